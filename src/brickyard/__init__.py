@@ -1,0 +1,76 @@
+"""brickyard: a zoo of multi-task vision models made of bricks.
+
+    import brickyard
+
+    model = brickyard.create_model("tf_efficientnet_lite0_cls.in1k", pretrained=True)
+
+Every public name loads its module when it is first used, so `import brickyard` itself loads no torch. What is public,
+and where it lives, stands in `__init__.pyi` for type checkers and editors; a test keeps the two alike.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BackboneResnet": "parts.backbones",
+    "BackboneSpec": "parts.backbones",
+    "Brick": "brick",
+    "BrickCollection": "collection",
+    "BrickError": "errors",
+    "BrickGraphError": "errors",
+    "BrickInputError": "errors",
+    "BrickIntegrityError": "errors",
+    "BrickInterface": "brick",
+    "BrickLoss": "brick",
+    "BrickMetricSingle": "metrics",
+    "BrickMetrics": "metrics",
+    "BrickMismatchError": "errors",
+    "BrickModule": "brick",
+    "BrickNotFoundError": "errors",
+    "BrickNotTrainable": "brick",
+    "BrickPerImageVisualization": "visualization",
+    "BrickTrainable": "brick",
+    "FeatureSpec": "parts.backbones",
+    "ImageClassifier": "parts.classification",
+    "InputSpec": "parts.backbones",
+    "MissingExtraError": "errors",
+    "MissingInputError": "errors",
+    "Preprocessor": "parts.preprocess",
+    "PushConflictError": "errors",
+    "Stage": "tags",
+    "Tag": "tags",
+    "UNPACK_NO_CONVERSION": "visualization",
+    "UNPACK_TENSORS_TO_NDARRAYS": "visualization",
+    "UnknownNameError": "errors",
+    "UnsafeBrickError": "errors",
+    "batched_tensor_to_channel_last": "parts.conversions",
+    "create_mermaid_dag_graph": "mermaid",
+    "create_part": "parts.registry",
+    "float2uint8": "parts.conversions",
+    "function_composer": "parts.conversions",
+    "per_stage_brick_collections": "collection",
+    "register_part": "parts.registry",
+    "torch_to_numpy": "parts.conversions",
+    "unpack_batched_array_to_arrays": "parts.conversions",
+    "unpack_batched_tensor_to_numpy_format": "parts.conversions",
+    "unpack_batched_tensor_to_pillow_images": "parts.conversions",
+    "unpack_batched_tensor_to_torchvision_format": "parts.conversions",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'brickyard' has no attribute '{name}'")
+    value = getattr(import_module(f"brickyard.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

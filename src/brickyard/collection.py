@@ -1,0 +1,290 @@
+"""A nested dictionary of bricks that runs as one module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from brickyard.brick import Brick, Tags, as_tags
+from brickyard.errors import MissingInputError, nearest
+from brickyard.metrics import BrickMetrics
+from brickyard.names import check_brick_names, join, place_of
+from brickyard.plan import Plan, make_plan, owners
+from brickyard.tags import Stage
+from brickyard.weights import load_bricks, save_bricks
+
+BrickTree = Mapping[str, Any]  # {name: a Brick, a BrickCollection or another such tree}
+
+
+class _Graph:
+    """What a collection shares with those nested in it: every brick by its path, and the plans made so far."""
+
+    def __init__(self, bricks: dict[str, Brick]) -> None:
+        check_brick_names(bricks)
+        make_plan(bricks)  # for its errors: a cycle, two producers
+        owners({path: brick.reports for path, brick in bricks.items() if isinstance(brick, BrickMetrics)}, "report")
+        self.bricks = bricks
+        self.plans: dict[Any, Plan] = {}
+
+    def replace(self, bricks: dict[str, Brick]) -> None:
+        """Take other bricks, if they are valid together."""
+        self.bricks = _Graph(bricks).bricks
+        self.plans = {}
+
+
+@final
+class BrickCollection(nn.ModuleDict):
+    """A dictionary of named bricks that is also a graph: every brick names what it reads and writes.
+
+    Args:
+        bricks: A nested dictionary of bricks or collections. It and its bricks stay as they are: the collection holds
+            copies with absolute names that share the modules, and metrics of its own.
+
+    It is an `nn.ModuleDict`: `collection["seg"]["head"]` or `collection["seg/head"]` is a brick, and bricks can be set,
+    updated, popped and deleted at any time; each change is resolved and checked like the first dictionary, and leaves
+    the collection as it was if it is refused.
+
+    Raises:
+        BrickGraphError: A cycle, two producers of one name, a name that does not resolve, a bad brick name.
+        TypeError: A value that is neither brick, collection nor dictionary.
+    """
+
+    def __init__(self, bricks: BrickTree) -> None:
+        super().__init__()
+        self._place = ""
+        self._adopt(_Graph({path: brick.placed(path) for path, brick in _flat(bricks)}))
+
+    def forward(
+        self,
+        named_inputs: Mapping[str, Any],
+        tags: Tags | None = None,
+        return_inputs: bool = True,
+        outputs: Iterable[str] | None = None,
+        skip_missing: bool = False,
+        *,
+        groups: Tags | None = None,
+    ) -> dict[str, Any]:
+        """Run the bricks and return the values by name.
+
+        Args:
+            named_inputs: What the bricks read and nobody makes; it is not changed.
+            tags: Run only the bricks with one of these tags.
+            return_inputs: Return the inputs too, before what was made.
+            outputs: Run only what these values need, return only them, and drop every other value after its last
+                reader.
+            skip_missing: Leave out bricks whose inputs are absent and whatever depends on them, as for a batch that
+                has labels for some tasks only.
+            groups: `tags` in the spelling of TorchBricks 0.3.
+
+        Raises:
+            MissingInputError: An input is absent; nothing has run.
+            UnknownNameError: A tag that is neither one of `Tag`'s nor carried by a brick.
+            BrickGraphError: An output that nobody makes, or nothing to run.
+        """
+        plan = self.plan(tags if groups is None else groups, outputs, named_inputs if skip_missing else None)
+        for name in plan.required:
+            if name not in named_inputs:
+                raise self._missing(plan, named_inputs)
+        bricks = self._graph.bricks
+        values = dict(named_inputs)
+        for path, drops in plan.steps:
+            values.update(bricks[path](values))
+            for name in drops:
+                values.pop(name, None)
+        if plan.outputs is not None:
+            return {name: values[name] for name in plan.outputs if name in values}
+        if return_inputs:
+            return values
+        return {name: value for name, value in values.items() if name not in named_inputs}
+
+    def plan(
+        self, tags: Tags | None = None, outputs: Iterable[str] | None = None, given: Iterable[str] | None = None
+    ) -> Plan:
+        """The steps that a call with this selection takes; the arguments and errors are those of `make_plan`."""
+        key = (
+            self._place,
+            None if tags is None else as_tags(tags),
+            None if outputs is None else tuple(outputs),
+            None if given is None else frozenset(given),
+        )
+        if torch.compiler.is_compiling():  # a graph that is traced must not depend on what has been planned before
+            return make_plan(self.bricks(), *key[1:])
+        plans = self._graph.plans
+        if key not in plans:
+            plans[key] = make_plan(self.bricks(), *key[1:])
+        return plans[key]
+
+    def bricks(self) -> dict[str, Brick]:
+        """Every brick by its path, those of nested collections included, in declared order."""
+        inside = join(self._place, "")
+        return {path: brick for path, brick in self._graph.bricks.items() if path.startswith(inside)}
+
+    def required_inputs(self, tags: Tags | None = None, outputs: Iterable[str] | None = None) -> list[str]:
+        """The names that a call with this selection must be given, sorted."""
+        return sorted(self.plan(tags, outputs).required)
+
+    def extract_losses(self, named_outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The losses among the outputs, by name: what to sum for training. Sub-losses are left out."""
+        names = [name for brick in self.bricks().values() for name in brick.loss_names]
+        return {name: named_outputs[name] for name in names if name in named_outputs}
+
+    def summarize(self, reset: bool) -> dict[str, Any]:
+        """Every metric over the calls since the last reset, under its place; metrics that did not run are left out.
+
+        Args:
+            reset: Start anew afterwards.
+        """
+        return {
+            name: value for brick in self.bricks().values() for name, value in brick.summarize(reset=reset).items()
+        }
+
+    def sub_collection(self, tags: Tags | None = None, outputs: Iterable[str] | None = None) -> BrickCollection:
+        """A collection of only the bricks that this selection runs; it shares them with this one."""
+        selected = {step.path for step in self.plan(tags, outputs).steps}
+        part = BrickCollection({})
+        part._place = self._place
+        part._adopt(_Graph({path: brick for path, brick in self.bricks().items() if path in selected}))
+        return part
+
+    def to_dict(self) -> dict[str, Any]:
+        """The bricks as a nested dictionary."""
+        return {key: child.to_dict() if isinstance(child, BrickCollection) else child for key, child in self.items()}
+
+    def save_bricks(self, path_model_folder: str | os.PathLike[str], exist_ok: bool = False) -> None:
+        """Write one safetensors file for each brick that has weights; see `weights.save_bricks`."""
+        save_bricks(self._stored(), path_model_folder, exist_ok)
+
+    def load_bricks(self, path_model_folder: str | os.PathLike[str]) -> None:
+        """Load what `save_bricks` wrote; see `weights.load_bricks`."""
+        load_bricks(self._stored(), path_model_folder)
+
+    # As a dictionary
+
+    def __getitem__(self, key: str) -> Any:
+        child: Any = self
+        for name in key.split("/"):
+            if not isinstance(child, BrickCollection) or name not in child._modules:
+                raise KeyError(f"No brick '{key}' here. {nearest(key, self._keys())}")
+            child = child._modules[name]
+        return child
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def __delitem__(self, key: str) -> None:
+        self.pop(key)
+
+    def update(self, bricks: BrickTree) -> None:
+        """Set several bricks at once: all of them, or none if one is refused. A replaced brick keeps its turn."""
+        tree = {key: bricks[key] for key in bricks}
+        placed = {path: brick.placed(path) for path, brick in _flat(tree, self._place)}
+        tops = {join(self._place, key): None for key in tree}
+        merged: dict[str, Brick] = {}
+        for path, brick in self._graph.bricks.items():
+            top = next((top for top in tops if _is_inside(path, top)), None)
+            if top is None:
+                merged[path] = brick
+            else:
+                merged |= {path: brick for path, brick in placed.items() if _is_inside(path, top)}
+        self._graph.replace({**merged, **placed})
+        self._sync()
+
+    def pop(self, key: str) -> Any:
+        """Take a brick or a nested collection out and return it; a collection then stands alone."""
+        popped = self[key]
+        top = join(self._place, key)
+        own = {path: brick for path, brick in self._graph.bricks.items() if _is_inside(path, top)}
+        self._graph.replace({path: brick for path, brick in self._graph.bricks.items() if path not in own})
+        parent = self[place_of(key)] if place_of(key) else self
+        del parent._modules[key.rpartition("/")[2]]
+        if isinstance(popped, BrickCollection):
+            popped._adopt(_Graph(own))
+        return popped
+
+    def clear(self) -> None:
+        """Take every brick out."""
+        for key in list(self._modules):
+            self.pop(key)
+
+    def _keys(self) -> set[str]:
+        """Every key that `self[key]` takes: the paths of bricks and of nested collections, from here."""
+        paths = [path.removeprefix(join(self._place, "")) for path in self.bricks()]
+        return set(self._modules).union(paths, *(_places(path) for path in paths))
+
+    def _adopt(self, graph: _Graph) -> None:
+        """Make `graph` this collection's, and that of every collection nested in it."""
+        self._graph = graph
+        self._sync()
+
+    def _sync(self) -> None:
+        """Bring the modules in line with the graph's bricks; nested collections that stay are the same objects."""
+        children: dict[str, nn.Module] = {}
+        for path, brick in self.bricks().items():
+            name, _, rest = path.removeprefix(join(self._place, "")).partition("/")
+            if not rest:
+                children[name] = brick
+            elif name not in children:
+                child = self._modules.get(name)
+                if not isinstance(child, BrickCollection):
+                    child = BrickCollection({})
+                    child._place = join(self._place, name)
+                child._adopt(self._graph)
+                children[name] = child
+        self._modules.clear()
+        for name, module in children.items():
+            self.add_module(name, module)
+
+    def _stored(self) -> dict[str, nn.Module]:
+        """The modules that have weights, by their path from here."""
+        modules = {path.removeprefix(join(self._place, "")): brick.module for path, brick in self.bricks().items()}
+        return {path: module for path, module in modules.items() if module is not None and module.state_dict()}
+
+    def _missing(self, plan: Plan, named_inputs: Mapping[str, Any]) -> MissingInputError:
+        missing = []
+        hints = []
+        makers = owners({path: brick.writes for path, brick in self.bricks().items()}, "write")
+        for name in plan.required:
+            if name not in named_inputs:
+                readers = (step.path for step in plan.steps if any(r.name == name for r in self._graph.bricks[step.path].reads))
+                missing.append((name, next(readers)))
+                if name in makers:
+                    hints.append(f"'{name}' is made by brick '{makers[name]}', which these tags leave out.")
+        return MissingInputError(missing, list(named_inputs), " ".join(hints))
+
+
+def _flat(tree: BrickTree, place: str = "") -> Iterator[tuple[str, Brick]]:
+    """Every brick of a nested dictionary with its path."""
+    for key in tree:
+        path, value = join(place, key), tree[key]
+        if isinstance(value, Brick):
+            yield path, value
+        elif isinstance(value, (Mapping, BrickCollection)):
+            yield from _flat(value, path)
+        else:
+            raise TypeError(f"'{path}': expected a brick, a collection or a dictionary, found {type(value).__name__}.")
+
+
+def _is_inside(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")
+
+
+def _places(path: str) -> list[str]:
+    """The places around a path: "a/b/c" -> ["a/b", "a"]."""
+    return [place, *_places(place)] if (place := place_of(path)) else []
+
+
+def per_stage_brick_collections(collection: BrickCollection) -> nn.ModuleDict:
+    """A collection for each of training, validation and test: the modules are shared, the metrics are not.
+
+    So that a validation in the middle of a training epoch leaves the epoch's metrics alone. The keys are stage names:
+    "TRAIN", "VALIDATION" and "TEST".
+    """
+    stages = (Stage.TRAIN, Stage.VALIDATION, Stage.TEST)
+    return nn.ModuleDict({stage.name: BrickCollection(collection.to_dict()) for stage in stages})

@@ -1,0 +1,131 @@
+"""Bricks that gather torchmetrics over many calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from brickyard.brick import Brick, InputNames, Tags
+from brickyard.names import join, place_of
+from brickyard.tags import Tag
+
+
+class BrickMetrics(Brick):
+    """A collection of metrics, updated at each call and computed by `summarize`.
+
+    Args:
+        metric_collection: A `torchmetrics.MetricCollection` or {name: metric}. It is cloned: the brick gathers in
+            metrics of its own, and a brick put in two places in two of them.
+        input_names: See `Brick`; handed to the metrics' `update`, detached from autograd.
+        tags: See `Brick`.
+        return_metrics: Also compute each batch's values and write them, under the names of the summary.
+        group: See `Brick`.
+    """
+
+    style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#1450A3"}
+
+    def __init__(
+        self,
+        metric_collection: MetricCollection | Mapping[str, Metric],
+        input_names: InputNames,
+        tags: Tags = Tag.METRIC,
+        return_metrics: bool = False,
+        group: Tags | None = None,
+    ) -> None:
+        if not isinstance(metric_collection, MetricCollection):
+            metric_collection = MetricCollection(dict(metric_collection))
+        output_names = [f"./{name}" for name in metric_collection] if return_metrics else []
+        super().__init__(input_names, output_names, tags, group)
+        self.metrics = metric_collection.clone()
+        self.return_metrics = return_metrics
+
+    @property
+    def module(self) -> nn.Module:
+        return self.metrics
+
+    @property
+    def module_name(self) -> str:
+        return f"{list(self.metrics)}"
+
+    @property
+    def reports(self) -> list[str]:
+        """The names that the summary has: each metric under the brick's place."""
+        return [join(place_of(self.path), name) for name in self.metrics]
+
+    @torch.compiler.disable  # torchmetrics' bookkeeping is no part of a graph
+    def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
+        with torch.no_grad():
+            if self.return_metrics:
+                return self._reported(self._call(self._forward, named_inputs))
+            self._call(self._update, named_inputs)
+        return {}
+
+    def summarize(self, reset: bool) -> dict[str, Any]:
+        """Every metric over the calls since the last reset, by name; none if there was no call."""
+        if not any(metric.update_called for metric in self.metrics.values()):
+            return {}
+        computed = self._reported(self.metrics.compute())
+        if reset:
+            self.metrics.reset()
+        return computed
+
+    def placed(self, path: str) -> Self:
+        twin = super().placed(path)
+        twin.metrics = self.metrics.clone()
+        twin.metrics.reset()
+        return twin
+
+    def _update(self, *args: Any, **kwargs: Any) -> None:
+        self.metrics.update(*_detached(args), **_detached(kwargs))
+
+    def _forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        values: dict[str, Any] = self.metrics(*_detached(args), **_detached(kwargs))
+        return values
+
+    def _reported(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        # By the computed keys: a metric that computes a dictionary reports each of its values.
+        return {join(place_of(self.path), name): value for name, value in values.items()}
+
+
+class BrickMetricSingle(BrickMetrics):
+    """One metric, updated at each call and computed by `summarize`.
+
+    Args:
+        metric: It is cloned, see `BrickMetrics`.
+        input_names: See `BrickMetrics`.
+        metric_name: Its name in the summary, by default the name of its class.
+        tags: See `Brick`.
+        return_metrics: See `BrickMetrics`.
+        group: See `Brick`.
+    """
+
+    def __init__(
+        self,
+        metric: Metric,
+        input_names: InputNames,
+        metric_name: str | None = None,
+        tags: Tags = Tag.METRIC,
+        return_metrics: bool = False,
+        group: Tags | None = None,
+    ) -> None:
+        super().__init__({metric_name or type(metric).__name__: metric}, input_names, tags, return_metrics, group)
+
+    @property
+    def module_name(self) -> str:
+        (name,) = self.metrics
+        return f"'{name}'"
+
+
+def _detached(value: Any) -> Any:
+    """The same value without autograd history, also inside lists, tuples and dictionaries (detection targets)."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {key: _detached(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_detached(item) for item in value] if isinstance(value, list) else tuple(map(_detached, value))
+    return value

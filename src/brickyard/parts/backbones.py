@@ -1,0 +1,150 @@
+"""Backbones: timm's models as they are, and torchvision's resnets without their classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import timm
+from torch import Tensor, nn
+from torchvision.models import ResNet
+
+from brickyard.errors import BrickMismatchError, UnknownNameError
+from brickyard.parts.registry import register_part
+
+
+@final
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The feature maps of a backbone, fine to coarse: map i is (B, channels[i], H / strides[i], W / strides[i])."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class InputSpec:
+    """The images that a backbone was trained on.
+
+    Attributes:
+        channels: C.
+        size: (H, W) in pixels.
+        mean: One number a channel, in [0, 1].
+        std: One number a channel.
+        interpolation: How pictures are resized, "bicubic" or "bilinear".
+        crop_pct: The part of the resized picture that the central crop keeps.
+        crop_mode: timm's name of the crop: "center", "squash" or "border".
+    """
+
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+
+
+@final
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What heads may count on.
+
+    Attributes:
+        features: Its feature maps.
+        embedding: The length of its pooled vector.
+        input: The images that it takes.
+        num_classes: The classes of timm's own classifier, 0 if it has none.
+    """
+
+    features: FeatureSpec
+    embedding: int
+    input: InputSpec
+    num_classes: int
+
+
+@register_part("timm")
+def timm_backbone(name: str, in_chans: int = 3, pretrained: bool = False, **options: Any) -> nn.Module:
+    """A timm model without its classifier.
+
+    Args:
+        name: timm's name, with or without a weights tag.
+        in_chans: Channels of the image; timm adapts pretrained weights.
+        pretrained: Take timm's own weights.
+        **options: Further arguments of `timm.create_model`, e.g. `drop_path_rate`, `img_size`.
+
+    Raises:
+        UnknownNameError: timm has no such model.
+        BrickMismatchError: The model cannot return its feature maps.
+    """
+    if not timm.is_model(name.partition(".")[0]):
+        raise UnknownNameError("backbone", name, timm.list_models())
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans, **options)
+    if not hasattr(model, "forward_intermediates"):
+        raise BrickMismatchError(f"Backbone '{name}' cannot serve", ["it has no `forward_intermediates` in timm"])
+    return model
+
+
+def timm_features(model: nn.Module, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run a timm model once for both its feature maps and its pooled vector.
+
+    Args:
+        model: A model of timm, as `timm_backbone` makes it.
+        image: (B, C, H, W), normalised.
+
+    Returns:
+        features, each (B, C_i, H / s_i, W / s_i), fine to coarse; and the embedding (B, E) that timm's own classifier
+        reads.
+    """
+    last, features = model.forward_intermediates(image, output_fmt="NCHW")  # type: ignore[operator]
+    return tuple(features), model.forward_head(last, pre_logits=True)  # type: ignore[operator]
+
+
+def timm_spec(model: nn.Module, in_chans: int = 3) -> BackboneSpec:
+    """What timm knows of a model that `timm_backbone` made."""
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    levels = [dict(level) for level in model.feature_info]  # type: ignore[union-attr]
+    return BackboneSpec(
+        features=FeatureSpec(
+            channels=tuple(level["num_chs"] for level in levels), strides=tuple(level["reduction"] for level in levels)
+        ),
+        embedding=int(model.head_hidden_size),  # type: ignore[arg-type]
+        input=InputSpec(
+            channels=in_chans,
+            size=tuple(config["input_size"][1:]),
+            mean=_for_channels(config["mean"], in_chans),
+            std=_for_channels(config["std"], in_chans),
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            crop_mode=config["crop_mode"],
+        ),
+        num_classes=config["num_classes"],
+    )
+
+
+def _for_channels(statistics: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One number a channel: repeated, as timm repeats the weights of the first convolution."""
+    return tuple(statistics[channel % len(statistics)] for channel in range(channels))
+
+
+@final
+class BackboneResnet(nn.Module):
+    """A torchvision resnet up to its last feature map, (B, 3, H, W) -> (B, n_backbone_features, H / 32, W / 32).
+
+    Args:
+        resnet: It stays as it is; its layers are shared, under torchvision's names.
+    """
+
+    def __init__(self, resnet: ResNet) -> None:
+        super().__init__()
+        for name, layer in resnet.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, layer)
+        self.n_backbone_features = resnet.fc.in_features
+
+    def forward(self, image: Tensor) -> Tensor:
+        for layer in self.children():
+            image = layer(image)
+        return image

@@ -1,0 +1,66 @@
+"""Parts by name: what a stored model says instead of an import path.
+
+A part is anything that a brick wraps: a module, a metric collection, a function object that draws. A registered part is
+made by `create_part(name, **args)`, which records the name and the arguments on it, so that it can be stored as JSON
+and made again in another process, without running code from anywhere but the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+from brickyard.errors import UnknownNameError
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+_FACTORIES: dict[str, Callable[..., Any]] = {}
+_RECORD = "_brickyard_part"
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """How a part was made.
+
+    Attributes:
+        type: Its registered name.
+        args: The factory's keyword arguments; JSON values.
+    """
+
+    type: str
+    args: dict[str, Any]
+
+
+def register_part(name: str) -> Callable[[Factory], Factory]:
+    """Register a class or function that makes a part; its arguments must be JSON values.
+
+    Raises:
+        ValueError: Another factory has this name.
+    """
+
+    def register(factory: Factory) -> Factory:
+        if _FACTORIES.setdefault(name, factory) is not factory:
+            raise ValueError(f"A part named '{name}' is registered already: {_FACTORIES[name]}. Choose another name.")
+        return factory
+
+    return register
+
+
+def create_part(name: str, **args: Any) -> Any:
+    """Make a registered part and record on it how it was made.
+
+    Raises:
+        UnknownNameError: No part has this name.
+    """
+    if name not in _FACTORIES:
+        raise UnknownNameError("part", name, _FACTORIES, "A part of your own is registered with `register_part`.")
+    made = _FACTORIES[name](**args)
+    setattr(made, _RECORD, Part(name, args))
+    return made
+
+
+def part_of(made: object) -> Part | None:
+    """How `made` was made, None if not by `create_part`."""
+    return getattr(made, _RECORD, None)

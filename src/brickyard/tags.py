@@ -1,0 +1,43 @@
+"""When a brick runs: tags on bricks, and the stages that select them."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Tag:
+    """The tags that brickyard itself uses; any other string is a tag as well."""
+
+    MODEL = "MODEL"
+    INFERENCE = "INFERENCE"  # decoders that training does not need
+    LOSS = "LOSS"
+    METRIC = "METRIC"
+    METRIC_EXTRA = "METRIC_EXTRA"  # metrics too slow for every epoch
+    VISUALIZATION = "VISUALIZATION"
+
+
+KNOWN_TAGS = frozenset(value for key, value in vars(Tag).items() if key.isupper())
+
+
+class Stage(Enum):
+    """What a model is used for; `tags` are the bricks that then run."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    INFERENCE = "inference"
+    EXPORT = "export"
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """The tags to call a collection with in this stage."""
+        return _STAGE_TAGS[self]
+
+
+_STAGE_TAGS = {
+    Stage.TRAIN: frozenset({Tag.MODEL, Tag.LOSS, Tag.METRIC}),
+    Stage.VALIDATION: frozenset({Tag.MODEL, Tag.INFERENCE, Tag.LOSS, Tag.METRIC}),
+    Stage.TEST: frozenset({Tag.MODEL, Tag.INFERENCE, Tag.LOSS, Tag.METRIC, Tag.METRIC_EXTRA}),
+    Stage.INFERENCE: frozenset({Tag.MODEL, Tag.INFERENCE}),
+    Stage.EXPORT: frozenset({Tag.MODEL, Tag.INFERENCE}),
+}

@@ -1,0 +1,182 @@
+"""Weights on disk: one canonical safetensors file for each brick.
+
+Canonical means contiguous tensors and only `format=pt` in the header, so that equal weights are equal bytes and one
+sha256 is a brick's identity. Files are written beside their place and then moved into it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from brickyard.errors import BrickIntegrityError, BrickMismatchError, UnsafeBrickError
+
+SUFFIX = ".safetensors"
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+
+
+def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str], exist_ok: bool = False) -> None:
+    """Write `<folder>/<path>.safetensors` for each module, with the keys of the bare module.
+
+    Args:
+        modules: The modules by their brick's path.
+        folder: Where to; made if it is not there.
+        exist_ok: Allow a folder that has files in it; those of other names stay.
+
+    Raises:
+        FileExistsError: The folder has files in it and `exist_ok` is False.
+        UnsafeBrickError: A module's state has something that is no tensor.
+
+    A save that fails leaves the folder as it was.
+    """
+    folder = Path(folder)
+    if not exist_ok and folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty. Pass exist_ok=True to replace the bricks in it.")
+    with replaced_together(folder) as staging:
+        for path, module in modules.items():
+            write_weights(module, staging / f"{path}{SUFFIX}")
+
+
+def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]) -> None:
+    """Load what `save_bricks` wrote, after every file has been checked.
+
+    Args:
+        modules: The modules by their brick's path. One without a file keeps its weights, with a warning.
+        folder: Where from. A safetensors file that is no brick's is left alone, with a warning.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: There is no such folder.
+        UnsafeBrickError: A brick has only a pickled file.
+        BrickIntegrityError: A file is cut short or is no safetensors file.
+        BrickMismatchError: Keys or shapes are not those of the module; nothing was loaded.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"Model directory not found: {folder}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"Model path is not a directory: {folder}")
+    found: dict[str, dict[str, Tensor]] = {}
+    problems: list[str] = []
+    for path, module in modules.items():
+        file = folder / f"{path}{SUFFIX}"
+        if file.exists():
+            found[path] = read_weights(file)
+            problems += [f"{path}: {problem}" for problem in weight_problems(module, found[path])]
+        else:
+            _refuse_pickle(folder / path)
+    if problems:
+        raise BrickMismatchError(f"{folder} does not fit this collection, nothing was loaded", problems)
+    for path in modules.keys() - found.keys():
+        warnings.warn(f"Brick '{path}' has no matching weight file and is initialized from scratch. ", stacklevel=3)
+    files = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob(f"*{SUFFIX}")}
+    for stray in sorted(files - modules.keys()):
+        warnings.warn(f"File '{stray}{SUFFIX}' in {folder} belongs to no brick and was not loaded.", stacklevel=3)
+    for path, tensors in found.items():
+        modules[path].load_state_dict(tensors)
+
+
+def write_weights(module: nn.Module, file: Path) -> None:
+    """Write a module's state as a canonical safetensors file.
+
+    Raises:
+        UnsafeBrickError: The state has something that is no tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    for key, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UnsafeBrickError(f"'{key}' of {type(module).__name__} is a {type(value).__name__}: only tensors are stored.")
+        tensors[key] = value.detach().contiguous().cpu()
+    storages: set[int] = set()
+    for key, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        if address in storages or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            tensors[key] = tensor.clone()  # the format refuses tied weights and views
+        storages.add(address)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Map a safetensors file: tensors are read from disk when they are used.
+
+    Raises:
+        BrickIntegrityError: It is cut short or is no safetensors file.
+    """
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise BrickIntegrityError(f"{file} is cut short or is no safetensors file ({error}). Fetch it again.") from None
+
+
+def weight_problems(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Why `tensors` are not the state of `module`: one sentence for each key."""
+    state = module.state_dict()
+    problems = [f"'{key}' is missing in the file" for key in state if key not in tensors]
+    problems += [f"'{key}' of the file is not in the module" for key in tensors if key not in state]
+    for key, tensor in tensors.items():
+        if key not in state:
+            continue
+        expected = state[key]
+        if tensor.shape != expected.shape:
+            problems.append(f"'{key}': expected shape {tuple(expected.shape)}, found {tuple(tensor.shape)}")
+        if tensor.is_floating_point() != expected.is_floating_point():
+            problems.append(f"'{key}': expected {expected.dtype}, found {tensor.dtype}")
+    return problems
+
+
+@contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files then go to `folder` together: all of them, or none if anything fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        new, old = staging / "new", staging / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            _move_all(new, folder, old)
+        else:
+            new.rename(folder)
+    finally:
+        shutil.rmtree(staging)
+
+
+def _move_all(source: Path, target: Path, backup: Path) -> None:
+    """Move every file of `source` into `target`; what it replaces goes to `backup`, and back if one move fails."""
+    moved: list[Path] = []
+    try:
+        for file in sorted(file for file in source.rglob("*") if file.is_file()):
+            name = file.relative_to(source)
+            for parent in (target / name, backup / name):
+                parent.parent.mkdir(parents=True, exist_ok=True)
+            if (target / name).exists():
+                shutil.copy2(target / name, backup / name)
+            moved.append(name)
+            os.replace(file, target / name)
+    except BaseException:
+        for name in moved:
+            if (backup / name).exists():
+                os.replace(backup / name, target / name)
+            else:
+                (target / name).unlink(missing_ok=True)
+        raise
+
+
+def _refuse_pickle(stem: Path) -> None:
+    pickled = [stem.with_name(stem.name + suffix) for suffix in _PICKLES]
+    for file in pickled:
+        if file.exists():
+            raise UnsafeBrickError(
+                f"{file} is a pickle, which can run code when it is read. Save the weights as {stem.name}{SUFFIX} "
+                "with safetensors in the program that made them."
+            )
