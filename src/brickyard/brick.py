@@ -1,7 +1,7 @@
 """Bricks: modules that say by name what they read and what they write.
 
-A brick takes the dictionary of all named values and returns a dictionary with what it makes. The kinds that are more
-than a module with names stand in `metrics.py` and `visualization.py`.
+A brick takes the dictionary of all named values and returns a dictionary with what it makes. The kinds stand in `modules.py`, `metrics.py`
+and `visualization.py`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from brickyard.errors import BrickGraphError, MissingInputError
 from brickyard.names import ALL, parse_reference, resolve
-from brickyard.tags import Tag
 
 InputNames = Sequence[str] | Mapping[str, str]
 Tags = str | Iterable[str]
@@ -35,6 +33,13 @@ class Brick(nn.Module, ABC):
 
     Names that start with `./` or `../` are relative to the brick's place; a collection makes them absolute, in a copy
     of the brick that shares its module. It reads the names when a brick is put in: to change them, put it in again.
+
+    Attributes:
+        path: Where it stands in its collection, "" while it is in none.
+        reads: The parsed names that it reads.
+        writes: The names that it writes.
+        tags: When it runs.
+        metadata: What else is to be known of it and travels with it (class names, licence, ...); JSON values.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px"}  # of its box in the mermaid graph
@@ -45,6 +50,7 @@ class Brick(nn.Module, ABC):
         super().__init__()
         self.path = ""  # in its collection; "" while it is in none
         self.tags = as_tags(tags if group is None else group)
+        self.metadata: dict[str, Any] = {}
         self._tags_spelling = "tags" if group is None else "groups"
         self._declared_inputs, self._declared_outputs = input_names, output_names
         self._wire()
@@ -70,6 +76,16 @@ class Brick(nn.Module, ABC):
     def output_names(self, names: Sequence[str]) -> None:
         self._declared_outputs = names
         self._wire()
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, all but what the brick wraps, with the names as they were declared; JSON."""
+
+    @property
+    @abstractmethod
+    def wrapped(self) -> Any:
+        """What the constructor was given to wrap."""
 
     @property
     @abstractmethod
@@ -100,9 +116,18 @@ class Brick(nn.Module, ABC):
         for key, value in vars(self).items():  # or the registries and hooks of the two would be one
             if isinstance(value, dict):
                 vars(twin)[key] = value.copy()
-        twin.path = path
-        twin._wire()
+        twin.place(path)
         return twin
+
+    def place(self, path: str) -> None:
+        """Stand at `path` of a collection from now on: relative names become absolute."""
+        self.path = path
+        self._wire()
+
+    def _names_and_tags(self) -> dict[str, Any]:
+        inputs = self._declared_inputs
+        names = dict(inputs) if isinstance(inputs, Mapping) else list(inputs)
+        return {"input_names": names, "output_names": list(self._declared_outputs), "tags": sorted(self.tags)}
 
     def _wire(self) -> None:
         """Parse the declared names, for the place the brick has now."""
@@ -164,156 +189,9 @@ class Brick(nn.Module, ABC):
         )
 
 
-class BrickModule(Brick):
-    """A module, or any callable, with names.
-
-    Args:
-        model: Called with what `input_names` name; returns one value, a tuple, a list or a dictionary.
-        input_names: See `Brick`.
-        output_names: See `Brick`; the keys of a returned dictionary are the last parts of these names.
-        tags: See `Brick`.
-        loss_output_names: The outputs that are losses: "all", "none" or a list of output names; the others are
-            sub-losses, reported but not summed.
-        calculate_gradients: False runs the module without autograd.
-        trainable: False freezes the parameters and keeps the module in evaluation mode, so that normalisation
-            statistics stand still as well. True leaves every layer as the caller has set it.
-        group: See `Brick`.
-
-    Raises:
-        BrickGraphError: `loss_output_names` has a name that is no output.
-    """
-
-    style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#355070"}
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[..., Any],
-        input_names: InputNames,
-        output_names: Sequence[str],
-        tags: Tags = Tag.MODEL,
-        loss_output_names: Sequence[str] | Literal["all", "none"] = "none",
-        calculate_gradients: bool = True,
-        trainable: bool = True,
-        group: Tags | None = None,
-    ) -> None:
-        super().__init__(input_names, output_names, tags, group)
-        self.model = model
-        self.calculate_gradients = calculate_gradients
-        self.trainable = trainable
-        self._loss_indices = _loss_indices(loss_output_names, list(output_names))
-        if not trainable and self.module is not None:
-            self.module.requires_grad_(False).eval()
-
-    @property
-    def module(self) -> nn.Module | None:
-        return self.model if isinstance(self.model, nn.Module) else None
-
-    @property
-    def module_name(self) -> str:
-        return self.model.__name__ if hasattr(self.model, "__name__") else type(self.model).__name__
-
-    @property
-    def loss_names(self) -> list[str]:
-        return [self.writes[index] for index in self._loss_indices]
-
-    def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
-        try:
-            model: Any = self._modules["model"]  # `self.model` is a slow look-up for a submodule, paid at every call
-        except KeyError:
-            model = self.model
-        if self.calculate_gradients:
-            # One name in and one tensor out is the common case; for a small brick, names cost as much as the module.
-            if self._sole_read in named_inputs:
-                output = model(named_inputs[self._sole_read])
-                if self._sole_write is not None and isinstance(output, Tensor):
-                    return {self._sole_write: output}
-                return self._named(output)
-            return self._named(self._call(model, named_inputs))
-        with torch.no_grad():
-            return self._named(self._call(model, named_inputs))
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if not self.trainable and self.module is not None:
-            self.module.eval()
-        return self
-
-
-class BrickTrainable(BrickModule):
-    """A module that is trained; layers that the caller froze stay frozen."""
-
-    style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#6D597A"}
-
-    def __init__(
-        self,
-        model: nn.Module,
-        input_names: InputNames,
-        output_names: Sequence[str],
-        loss_output_names: Sequence[str] | Literal["all", "none"] = "none",
-        tags: Tags = Tag.MODEL,
-        group: Tags | None = None,
-    ) -> None:
-        super().__init__(model, input_names, output_names, tags, loss_output_names, group=group)
-
-
-class BrickNotTrainable(BrickModule):
-    """A module that stands still: no parameter is trained and no statistic moves, also in `train()`.
-
-    Gradients still pass through it to what comes before, unless `calculate_gradients` is False.
-    """
-
-    style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#B56576"}
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[..., Any],
-        input_names: InputNames,
-        output_names: Sequence[str],
-        tags: Tags = Tag.MODEL,
-        calculate_gradients: bool = True,
-        group: Tags | None = None,
-    ) -> None:
-        super().__init__(
-            model,
-            input_names,
-            output_names,
-            tags,
-            calculate_gradients=calculate_gradients,
-            trainable=False,
-            group=group,
-        )
-
-
-class BrickLoss(BrickModule):
-    """A loss: every output is summed, or those that `loss_output_names` lists."""
-
-    style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#5C677D"}
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[..., Any],
-        input_names: InputNames,
-        output_names: Sequence[str],
-        loss_output_names: Sequence[str] | Literal["all", "none"] = "all",
-        tags: Tags = Tag.LOSS,
-        group: Tags | None = None,
-    ) -> None:
-        super().__init__(model, input_names, output_names, tags, loss_output_names, group=group)
+BrickInterface = Brick  # its name in TorchBricks
 
 
 def as_tags(tags: Tags) -> frozenset[str]:
     """One tag or several, as a set."""
     return frozenset({tags} if isinstance(tags, str) else tags)
-
-
-def _loss_indices(names: Sequence[str] | Literal["all", "none"], outputs: list[str]) -> list[int]:
-    if names == "all":
-        return list(range(len(outputs)))
-    wanted = [] if names == "none" else list(names)
-    unknown = [name for name in wanted if name not in outputs]
-    if unknown:
-        raise BrickGraphError(f"One or more loss_output_names are no outputs: {unknown}. Expected some of {outputs}.")
-    return [outputs.index(name) for name in wanted]
-
-
-BrickInterface = Brick  # its name in TorchBricks

@@ -58,6 +58,20 @@ class BrickCollection(nn.ModuleDict):
         self._place = ""
         self._adopt(_Graph({path: brick.placed(path) for path, brick in _flat(bricks)}))
 
+    @classmethod
+    def of_new(cls, bricks: Mapping[str, Brick]) -> BrickCollection:
+        """A collection of bricks by their paths that nobody else holds: it takes them over, without copies."""
+        for path, brick in bricks.items():
+            brick.place(path)
+        return cls._sharing(bricks)
+
+    @classmethod
+    def _sharing(cls, bricks: Mapping[str, Brick], place: str = "") -> BrickCollection:
+        collection = cls({})
+        collection._place = place
+        collection._adopt(_Graph(dict(bricks)))
+        return collection
+
     def forward(
         self,
         named_inputs: Mapping[str, Any],
@@ -145,10 +159,8 @@ class BrickCollection(nn.ModuleDict):
     def sub_collection(self, tags: Tags | None = None, outputs: Iterable[str] | None = None) -> BrickCollection:
         """A collection of only the bricks that this selection runs; it shares them with this one."""
         selected = {step.path for step in self.plan(tags, outputs).steps}
-        part = BrickCollection({})
-        part._place = self._place
-        part._adopt(_Graph({path: brick for path, brick in self.bricks().items() if path in selected}))
-        return part
+        bricks = {path: brick for path, brick in self.bricks().items() if path in selected}
+        return BrickCollection._sharing(bricks, self._place)
 
     def to_dict(self) -> dict[str, Any]:
         """The bricks as a nested dictionary."""

@@ -18,8 +18,8 @@ class BrickMetrics(Brick):
     """A collection of metrics, updated at each call and computed by `summarize`.
 
     Args:
-        metric_collection: A `torchmetrics.MetricCollection` or {name: metric}. It is cloned: the brick gathers in
-            metrics of its own, and a brick put in two places in two of them.
+        metric_collection: A `torchmetrics.MetricCollection` or {name: metric}. A collection clones it, so that a brick
+            gathers in metrics of its own, and a brick put in two places in two of them.
         input_names: See `Brick`; handed to the metrics' `update`, detached from autograd.
         tags: See `Brick`.
         return_metrics: Also compute each batch's values and write them, under the names of the summary.
@@ -40,8 +40,17 @@ class BrickMetrics(Brick):
             metric_collection = MetricCollection(dict(metric_collection))
         output_names = [f"./{name}" for name in metric_collection] if return_metrics else []
         super().__init__(input_names, output_names, tags, group)
-        self.metrics = metric_collection.clone()
+        self.metrics = metric_collection
         self.return_metrics = return_metrics
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        named = self._names_and_tags()
+        return {"input_names": named["input_names"], "tags": named["tags"], "return_metrics": self.return_metrics}
+
+    @property
+    def wrapped(self) -> MetricCollection | Metric:
+        return self.metrics
 
     @property
     def module(self) -> nn.Module:
@@ -112,12 +121,20 @@ class BrickMetricSingle(BrickMetrics):
         return_metrics: bool = False,
         group: Tags | None = None,
     ) -> None:
-        super().__init__({metric_name or type(metric).__name__: metric}, input_names, tags, return_metrics, group)
+        self.metric_name = metric_name or type(metric).__name__
+        super().__init__({self.metric_name: metric}, input_names, tags, return_metrics, group)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "metric_name": self.metric_name}
+
+    @property
+    def wrapped(self) -> Metric:
+        return self.metrics[self.metric_name]
 
     @property
     def module_name(self) -> str:
-        (name,) = self.metrics
-        return f"'{name}'"
+        return f"'{self.metric_name}'"
 
 
 def _detached(value: Any) -> Any:

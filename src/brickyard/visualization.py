@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from brickyard.brick import BrickModule, InputNames, Tags
+from brickyard.brick import InputNames, Tags
 from brickyard.errors import BrickInputError
+from brickyard.modules import BrickModule
 from brickyard.parts.conversions import unpack_batched_array_to_arrays, unpack_batched_tensor_to_numpy_format
 from brickyard.tags import Tag
 
@@ -67,6 +68,10 @@ class BrickPerImageVisualization(BrickModule):
             raise BrickInputError(type(self).__name__, f"unpack functions for some of {declared}", f"{unknown}")
         self._unpack_by_type = dict(by_type)
         self._unpack_by_position = {index: by_name[name] for index, name in enumerate(declared) if name in by_name}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self._names_and_tags()
 
     @property
     def callable(self) -> Callable[..., Any]:

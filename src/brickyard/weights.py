@@ -6,23 +6,47 @@ sha256 is a brick's identity. Files are written beside their place and then move
 
 from __future__ import annotations
 
+import functools
+import json
+import mmap
 import os
 import shutil
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, UnsafeBrickError
 
 SUFFIX = ".safetensors"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "BOOL": torch.bool,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+_skipping = threading.local()
+_patching = threading.Lock()
 
 
 def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str], exist_ok: bool = False) -> None:
@@ -71,7 +95,7 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
         file = folder / f"{path}{SUFFIX}"
         if file.exists():
             found[path] = read_weights(file)
-            problems += [f"{path}: {problem}" for problem in weight_problems(module, found[path])]
+            problems += [f"{path}: {problem}" for problem in weight_problems(module.state_dict(), found[path])]
         else:
             _refuse_pickle(folder / path)
     if problems:
@@ -107,20 +131,37 @@ def write_weights(module: nn.Module, file: Path) -> None:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Map a safetensors file: tensors are read from disk when they are used.
+    """Map a safetensors file: a tensor is read from disk when it is used, and a change to it never reaches the file.
+
+    safetensors checks the header. The mapping is ours, because its `load_file` copies every tensor.
 
     Raises:
         BrickIntegrityError: It is cut short or is no safetensors file.
     """
     try:
-        return load_file(file)
+        with safe_open(file, "pt"):
+            pass
     except SafetensorError as error:
         raise BrickIntegrityError(f"{file} is cut short or is no safetensors file ({error}). Fetch it again.") from None
+    with file.open("rb") as stream:
+        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header.pop("__metadata__", None)
+    return {key: _mapped(data, start, entry) for key, entry in header.items()}
 
 
-def weight_problems(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Why `tensors` are not the state of `module`: one sentence for each key."""
-    state = module.state_dict()
+def _mapped(data: mmap.mmap, start: int, entry: Mapping[str, Any]) -> Tensor:
+    begin, end = entry["data_offsets"]
+    dtype = _DTYPES[entry["dtype"]]
+    if begin == end:
+        return torch.empty(entry["shape"], dtype=dtype)
+    count = (end - begin) // dtype.itemsize
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + begin).view(entry["shape"])
+
+
+def weight_problems(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Why `tensors` cannot take the place of a module's `state`: one sentence for each key."""
     problems = [f"'{key}' is missing in the file" for key in state if key not in tensors]
     problems += [f"'{key}' of the file is not in the module" for key in tensors if key not in state]
     for key, tensor in tensors.items():
@@ -132,6 +173,59 @@ def weight_problems(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[st
         if tensor.is_floating_point() != expected.is_floating_point():
             problems.append(f"'{key}': expected {expected.dtype}, found {tensor.dtype}")
     return problems
+
+
+def assign_weights(module: nn.Module, file: Path, path: str) -> None:
+    """Give a module the tensors of a file, without copying: they are mapped and read when they are used.
+
+    Tensors of another floating type than the module's are converted, and copied by that.
+
+    Args:
+        module: Typically made under `uninitialised`.
+        file: Its weights.
+        path: The brick's path, for errors.
+
+    Raises:
+        BrickIntegrityError: The file is cut short or is no safetensors file.
+        BrickMismatchError: Keys or shapes are not those of the module.
+    """
+    tensors = read_weights(file)
+    state = module.state_dict(keep_vars=True)
+    problems = weight_problems(state, tensors)
+    if problems:
+        raise BrickMismatchError(f"{file} does not fit brick '{path}'", problems)
+    for key, value in state.items():
+        # What `load_state_dict(assign=True)` comes to, without its walk over the modules, which costs more than reading.
+        value.data = tensors[key].to(value.dtype)
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Within it, this thread makes modules whose parameters are not filled, for weights that a file brings anyway.
+
+    The functions of `torch.nn.init` are exchanged for ones that look at the thread; so modules that another thread
+    makes at the same time are initialised as ever.
+    """
+    with _patching:
+        originals = {name: getattr(nn.init, name) for name in _INITIALISERS}
+        for name, original in originals.items():
+            setattr(nn.init, name, _unless_skipping(original))
+        _skipping.now = True
+        try:
+            yield
+        finally:
+            _skipping.now = False
+            for name, original in originals.items():
+                setattr(nn.init, name, original)
+
+
+def _unless_skipping(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(fill)
+    def fill_or_skip(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        skips = getattr(_skipping, "now", False) and isinstance(tensor, nn.Parameter)
+        return tensor if skips else fill(tensor, *args, **kwargs)
+
+    return fill_or_skip
 
 
 @contextmanager

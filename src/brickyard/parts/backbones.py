@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Self, final
 
 import timm
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from brickyard.errors import BrickMismatchError, UnknownNameError
-from brickyard.parts.registry import register_part
 
 
 @final
@@ -64,15 +65,46 @@ class BackboneSpec:
     input: InputSpec
     num_classes: int
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The specification that `dataclasses.asdict` wrote."""
+        features, images = values["features"], values["input"]
+        return cls(
+            features=FeatureSpec(tuple(features["channels"]), tuple(features["strides"])),
+            embedding=values["embedding"],
+            input=InputSpec(
+                channels=images["channels"],
+                size=tuple(images["size"]),
+                mean=tuple(images["mean"]),
+                std=tuple(images["std"]),
+                interpolation=images["interpolation"],
+                crop_pct=images["crop_pct"],
+                crop_mode=images["crop_mode"],
+            ),
+            num_classes=values["num_classes"],
+        )
 
-@register_part("timm")
-def timm_backbone(name: str, in_chans: int = 3, pretrained: bool = False, **options: Any) -> nn.Module:
+
+@final
+class TimmNames(Collection[str]):
+    """The names of timm's models; a look-up does not list them."""
+
+    def __contains__(self, name: object) -> bool:
+        return bool(timm.is_model(str(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(timm.list_models())
+
+    def __len__(self) -> int:
+        return len(timm.list_models())
+
+
+def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
     """A timm model without its classifier.
 
     Args:
         name: timm's name, with or without a weights tag.
-        in_chans: Channels of the image; timm adapts pretrained weights.
-        pretrained: Take timm's own weights.
+        in_chans: Channels of the image.
         **options: Further arguments of `timm.create_model`, e.g. `drop_path_rate`, `img_size`.
 
     Raises:
@@ -80,8 +112,8 @@ def timm_backbone(name: str, in_chans: int = 3, pretrained: bool = False, **opti
         BrickMismatchError: The model cannot return its feature maps.
     """
     if not timm.is_model(name.partition(".")[0]):
-        raise UnknownNameError("backbone", name, timm.list_models())
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans, **options)
+        raise UnknownNameError("backbone", name, TimmNames())
+    model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **options)
     if not hasattr(model, "forward_intermediates"):
         raise BrickMismatchError(f"Backbone '{name}' cannot serve", ["it has no `forward_intermediates` in timm"])
     return model
@@ -122,6 +154,43 @@ def timm_spec(model: nn.Module, in_chans: int = 3) -> BackboneSpec:
         ),
         num_classes=config["num_classes"],
     )
+
+
+@final
+@dataclass(frozen=True)
+class TimmWeights:
+    """timm's own pretrained weights of a model.
+
+    Attributes:
+        state: Those of the whole model.
+        classifier: Those of its classifier alone, empty where that is more than one linear layer.
+        num_classes: What the classifier tells apart, 0 where it is empty.
+        labels: The names of its classes, None where timm does not know them.
+    """
+
+    state: dict[str, Tensor]
+    classifier: dict[str, Tensor]
+    num_classes: int
+    labels: tuple[str, ...] | None
+
+
+def timm_pretrained(name: str, in_chans: int = 3, **options: Any) -> TimmWeights:
+    """Fetch timm's weights; the arguments are those of `timm_backbone`, and timm adapts the first convolution."""
+    model = timm.create_model(name, pretrained=True, in_chans=in_chans, **options)
+    classifier = model.get_classifier()
+    subset = infer_imagenet_subset(model)
+    linear = isinstance(classifier, nn.Linear)
+    return TimmWeights(
+        state=model.state_dict(),
+        classifier=classifier.state_dict() if linear else {},
+        num_classes=classifier.out_features if linear else 0,
+        labels=tuple(ImageNetInfo(subset).label_descriptions()) if subset else None,
+    )
+
+
+def timm_tags(name: str) -> list[str]:
+    """The tags of timm's own weights for a backbone, the default first."""
+    return [full.partition(".")[2] for full in get_arch_pretrained_cfgs(name)]
 
 
 def _for_channels(statistics: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -11,11 +11,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
+from torch import nn
+
 from brickyard.errors import UnknownNameError
+from brickyard.parts.backbones import timm_backbone
+from brickyard.parts.classification import ClassPrediction, classification_metrics
+from brickyard.parts.draw import DrawClassification
+from brickyard.parts.preprocess import Preprocessor
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
-_FACTORIES: dict[str, Callable[..., Any]] = {}
+_FACTORIES: dict[str, Callable[..., Any]] = {
+    "class_prediction": ClassPrediction,
+    "classification_metrics": classification_metrics,
+    "cross_entropy": nn.CrossEntropyLoss,
+    "draw_classification": DrawClassification,
+    "linear": nn.Linear,
+    "normalize": Preprocessor,
+    "timm": timm_backbone,
+}
 _RECORD = "_brickyard_part"
 
 
@@ -48,7 +62,7 @@ def register_part(name: str) -> Callable[[Factory], Factory]:
     return register
 
 
-def create_part(name: str, **args: Any) -> Any:
+def create_part(name: str, /, **args: Any) -> Any:
     """Make a registered part and record on it how it was made.
 
     Raises:

@@ -1,0 +1,58 @@
+"""From a recipe to a collection."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from brickyard.backbone import BrickBackbone
+from brickyard.collection import BrickCollection
+from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.modules import BrickNotTrainable
+from brickyard.parts.backbones import BackboneSpec, timm_spec, timm_tags
+from brickyard.parts.registry import create_part
+from brickyard.recipe import HeadRecipe, Recipe
+from brickyard.tasks.registry import get_task
+from brickyard.tasks.task import HeadSpec
+
+
+def build(recipe: Recipe) -> BrickCollection:
+    """Build a model with fresh weights.
+
+    The collection reads `image`, (B, C, H, W) float in [0, 1] or uint8, and writes `normalized`, `features`,
+    `embedding` and what each task's docstring names.
+    """
+    tag = recipe.weights if recipe.weights in timm_tags(recipe.backbone) else None
+    name = f"{recipe.backbone}.{tag}" if tag else recipe.backbone
+    model = create_part("timm", name=name, in_chans=recipe.in_chans, **recipe.options)
+    spec = timm_spec(model, recipe.in_chans)
+    backbone = BrickBackbone(model, input_names=["normalized"], output_names=["features", "embedding"])
+    backbone.metadata = {"provides": asdict(spec)}
+    return BrickCollection(
+        {
+            "preprocessor": BrickNotTrainable(
+                create_part("normalize", mean=list(spec.input.mean), std=list(spec.input.std)),
+                input_names=["image"],
+                output_names=["normalized"],
+            ),
+            "backbone": backbone,
+            **{head.name: head_bricks(spec, head) for head in recipe.heads},
+        }
+    )
+
+
+def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
+    """One head's bricks, with fresh weights.
+
+    Raises:
+        UnknownNameError: No such task, or no such head of it.
+        BrickInputError: The number of labels is not the number of classes.
+    """
+    task = get_task(head.task)
+    variant = head.variant or task.variants[0]
+    if variant not in task.variants:
+        raise UnknownNameError(f"head of task '{task.name}'", variant, task.variants)
+    num_classes = head.num_classes or (len(head.labels) if head.labels else task.default_num_classes(backbone))
+    if head.labels and len(head.labels) != num_classes:
+        raise BrickInputError(f"labels of '{head.name}'", f"{num_classes} names", f"{len(head.labels)}")
+    return task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))

@@ -1,0 +1,208 @@
+"""The factory: from a name or a folder to a model."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from timm.models import adapt_input_conv
+
+from brickyard.build import build
+from brickyard.collection import BrickCollection
+from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.parts.backbones import TimmNames, timm_pretrained, timm_tags
+from brickyard.recipe import Recipe, parse_name
+from brickyard.store import load_pretrained, read_manifest
+from brickyard.tasks.registry import TASKS
+from brickyard.zoo import find_in_zoo, zoo_folders
+
+_LOCAL = "local-dir:"
+_log = logging.getLogger(__name__)
+
+Numbers = int | Mapping[str, int] | None
+Labels = Sequence[str] | Mapping[str, Sequence[str]] | None
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    num_classes: Numbers = None,
+    labels: Labels = None,
+    in_chans: int | None = None,
+    **options: Any,
+) -> BrickCollection:
+    """Assemble a model.
+
+    Args:
+        name: `<backbone>_<task>[-<head>][_<task>...][.<weights tag>]`, e.g. "resnet18_cls"; or "local-dir:<folder>"
+            for a saved model, which always brings its weights.
+        pretrained: Take trained weights: from the zoo that the package carries, else from a folder named in
+            `BRICKYARD_ZOO`, else timm's own for the backbone, with fresh heads (a classifier of timm's comes along
+            unless `num_classes` or `labels` are given). The log says which it took.
+        num_classes: For a model of one task a number, otherwise {task: number}; by default that of the weights.
+        labels: The class names, like `num_classes`.
+        in_chans: Channels of the image, by default those of the weights; pretrained weights are adapted as timm does.
+        **options: Further arguments of `timm.create_model`, e.g. `drop_path_rate=0.1`.
+
+    Returns:
+        The model, in training mode. It reads `image`, (B, C, H, W) float in [0, 1] or uint8.
+
+    Raises:
+        UnknownNameError: No such model, task, head or weights; the nearest names are shown.
+        BrickInputError: `num_classes` or `labels` do not fit the heads.
+        BrickNotFoundError, BrickMismatchError, BrickIntegrityError, UnsafeBrickError: A folder that cannot be loaded.
+    """
+    if name.startswith(_LOCAL):
+        return _loaded(name.removeprefix(_LOCAL), num_classes, labels, in_chans, options)
+    recipe = parse_name(name, TimmNames(), {task.name: task.variants for task in TASKS.values()})
+    wanted = _changed(recipe, num_classes, labels, in_chans, options)
+    folder = find_in_zoo(recipe.stem, recipe.weights)
+    if folder is None:
+        _check_tag(recipe)
+    if not pretrained:
+        return build(wanted)
+    if folder is None:
+        return _from_timm(wanted)
+    _log.info("'%s': weights from %s", name, folder)
+    return _loaded(folder, num_classes, labels, in_chans, options)
+
+
+def list_models(
+    filter: str | Sequence[str] = "*", *, pretrained: bool = False, tasks: Sequence[str] | None = None
+) -> list[str]:
+    """Names that `create_model` takes.
+
+    Args:
+        filter: Wildcards as in timm, e.g. "resnet*_cls"; of several, a name must match one.
+        pretrained: Only whole models with trained weights on this machine, with their weights tags.
+        tasks: Only models that have all these tasks.
+
+    Raises:
+        UnknownNameError: A task that is not registered.
+    """
+    for task in tasks or ():
+        if task not in TASKS:
+            raise UnknownNameError("task", task, TASKS)
+    wildcards = [filter] if isinstance(filter, str) else list(filter)
+    names = zoo_folders() if pretrained else _all_names()
+    return [
+        name
+        for name in names
+        if any(fnmatchcase(name, wildcard or "*") for wildcard in wildcards)
+        and (not tasks or set(tasks) <= {token.partition("-")[0] for token in name.partition(".")[0].split("_")})
+    ]
+
+
+def _all_names() -> Iterator[str]:
+    """Every backbone with every combination of tasks."""
+    counts = range(1, len(TASKS) + 1)
+    suffixes = ["_".join(tasks) for count in counts for tasks in itertools.combinations(TASKS, count)]
+    return (f"{backbone}_{suffix}" for backbone in TimmNames() for suffix in suffixes)
+
+
+def _changed(
+    recipe: Recipe, num_classes: Numbers, labels: Labels, in_chans: int | None, options: Mapping[str, Any]
+) -> Recipe:
+    """The recipe with what the caller asked for."""
+    numbers = _by_head(recipe, num_classes, "num_classes", int)
+    names = _by_head(recipe, labels, "labels", Sequence)
+    heads = []
+    for head in recipe.heads:
+        if head.name in names:
+            head = replace(head, labels=tuple(names[head.name]), num_classes=len(names[head.name]))
+        if head.name in numbers and numbers[head.name] != head.num_classes:
+            given = head.labels if head.name in names else None  # the names of other classes go with them
+            head = replace(head, num_classes=numbers[head.name], labels=given)
+        heads.append(head)
+    chans = recipe.in_chans if in_chans is None else in_chans
+    return replace(recipe, heads=tuple(heads), in_chans=chans, options={**recipe.options, **options})
+
+
+def _by_head(recipe: Recipe, given: Any, argument: str, kind: type) -> Mapping[str, Any]:
+    """What was given for each head: {head: value}, or one value where there is one head."""
+    names = [head.name for head in recipe.heads]
+    if given is None:
+        return {}
+    if isinstance(given, kind) and len(names) == 1:
+        return {names[0]: given}
+    if isinstance(given, Mapping) and set(given) <= set(names):
+        return given
+    raise BrickInputError(argument, f"a dictionary with some of the heads {names}", repr(given))
+
+
+def _loaded(
+    folder: str | Path, num_classes: Numbers, labels: Labels, in_chans: int | None, options: Mapping[str, Any]
+) -> BrickCollection:
+    """The model of a folder, or one with what the caller asked for and the weights of it that fit."""
+    stored, recipe = _stored(folder)
+    wanted = _changed(recipe, num_classes, labels, in_chans, options)
+    if wanted == recipe:
+        return stored
+    model = build(wanted)
+    first_convolution = model["backbone"].model.pretrained_cfg["first_conv"]
+    for path, brick in model.bricks().items():
+        if brick.module is None or not brick.module.state_dict():
+            continue
+        weights = stored[path].module.state_dict()
+        if path == "backbone" and wanted.in_chans != recipe.in_chans:
+            key = f"{first_convolution}.weight"
+            weights[key] = adapt_input_conv(wanted.in_chans, weights[key])
+        shapes = {key: tensor.shape for key, tensor in brick.module.state_dict().items()}
+        if shapes == {key: tensor.shape for key, tensor in weights.items()}:
+            brick.module.load_state_dict(weights)
+        else:
+            _warn_fresh(path)
+    return model
+
+
+def _from_timm(recipe: Recipe) -> BrickCollection:
+    """The backbone with timm's own weights; the classifier too, where the head is one of timm's classes."""
+    name = f"{recipe.backbone}.{recipe.weights}" if recipe.weights else recipe.backbone
+    if not timm_tags(recipe.backbone):
+        raise UnknownNameError("pretrained model", recipe.name, zoo_folders(), "timm has no weights for it either.")
+    _log.info("'%s': the backbone's weights from timm, '%s'", recipe.name, name)
+    weights = timm_pretrained(name, recipe.in_chans, **recipe.options)
+    kept = [
+        head.name
+        for head in recipe.heads
+        if head.task == "cls" and head.variant is None and head.num_classes in (None, weights.num_classes)
+    ]
+    heads = [
+        replace(head, labels=head.labels or weights.labels) if head.name in kept else head for head in recipe.heads
+    ]
+    model = build(replace(recipe, heads=tuple(heads)))
+    backbone = model["backbone"].model
+    backbone.load_state_dict({key: weights.state[key] for key in backbone.state_dict()})
+    for head in recipe.heads:
+        if head.name in kept:
+            model[f"{head.name}/head"].model.load_state_dict(weights.classifier)
+        else:
+            _warn_fresh(head.name)
+    return model
+
+
+def _stored(folder: str | Path) -> tuple[BrickCollection, Recipe]:
+    """A saved model, and its recipe with the class names that its heads brought."""
+    model = load_pretrained(folder)
+    recipe = read_manifest(Path(folder)).recipe
+    heads = [replace(head, labels=tuple(model[f"{head.name}/head"].metadata["labels"])) for head in recipe.heads]
+    return model, replace(recipe, heads=tuple(heads))
+
+
+def _check_tag(recipe: Recipe) -> None:
+    """Refuse a weights tag that neither the zoo nor timm knows."""
+    known = timm_tags(recipe.backbone)
+    if recipe.weights is not None and recipe.weights not in known:
+        zoo = [name.partition(".")[2] for name in zoo_folders() if name.startswith(f"{recipe.stem}.")]
+        raise UnknownNameError(f"weights of '{recipe.stem}'", recipe.weights, [*zoo, *known])
+
+
+def _warn_fresh(what: str) -> None:
+    warnings.warn(f"'{what}' starts with fresh weights: nothing that was trained fits it.", stacklevel=4)

@@ -1,0 +1,157 @@
+"""Model names, and the recipe that a name stands for.
+
+    <backbone>_<task>[-<head>][_<task>[-<head>] ...][.<weights tag>]
+
+    resnet18_cls                          a timm backbone and a classifier
+    tf_efficientnet_lite0_cls.in1k        the same with the weights tagged "in1k"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self, final
+
+from brickyard.errors import UnknownNameError, nearest
+
+
+@final
+@dataclass(frozen=True)
+class HeadRecipe:
+    """One head of a model.
+
+    Attributes:
+        name: Where its bricks stand.
+        task: The task's name.
+        variant: The head's name, None for the task's default.
+        num_classes: None for the task's default.
+        labels: The class names, None where nobody knows them.
+    """
+
+    name: str
+    task: str
+    variant: str | None = None
+    num_classes: int | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is made of, before anything is built.
+
+    Attributes:
+        backbone: timm's name, without a weights tag.
+        heads: In the order of their names.
+        weights: The weights tag, None for the default.
+        in_chans: Channels of the image.
+        options: Further arguments of `timm.create_model`; JSON values.
+    """
+
+    backbone: str
+    heads: tuple[HeadRecipe, ...]
+    weights: str | None = None
+    in_chans: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The model name that this recipe has, with its tasks in order."""
+        return f"{self.stem}.{self.weights}" if self.weights else self.stem
+
+    @property
+    def stem(self) -> str:
+        """The model name without the weights tag."""
+        tokens = [f"{head.task}-{head.variant}" if head.variant else head.task for head in self.heads]
+        return "_".join([self.backbone, *tokens])
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of JSON values, without class names: those stand in each head's own file."""
+        values = asdict(self)
+        for head in values["heads"]:
+            del head["labels"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The recipe that `to_json` wrote; fields it does not know are left out."""
+        heads = [
+            HeadRecipe(
+                name=head["name"],
+                task=head["task"],
+                variant=head.get("variant"),
+                num_classes=head.get("num_classes"),
+            )
+            for head in values["heads"]
+        ]
+        return cls(
+            backbone=values["backbone"],
+            heads=tuple(heads),
+            weights=values.get("weights"),
+            in_chans=values.get("in_chans", 3),
+            options=dict(values.get("options", {})),
+        )
+
+
+def parse_name(name: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]) -> Recipe:
+    """Read a model name.
+
+    Args:
+        name: The longest backbone that leaves only task tokens is taken; the order of the tasks does not matter.
+        backbones: Every backbone's name.
+        tasks: The variants of each task's head, by the task's name, in the order that recipes have.
+
+    Raises:
+        UnknownNameError: It is no model name (with the nearest ones), or it can be read in two ways (with both).
+    """
+    stem, _, weights = name.partition(".")
+    readings = [
+        (backbone, heads)
+        for backbone, tokens in _splits(stem)
+        if backbone in backbones and (heads := _heads(tokens, tasks)) is not None
+    ]
+    if not readings:
+        raise _unknown(name, stem, backbones, tasks)
+    if len(readings) > 1:
+        both = " or ".join(f"'{backbone}' with {[head.task for head in heads]}" for backbone, heads in readings)
+        raise UnknownNameError("model", name, [], f"It can be read in two ways: {both}. Put the tasks in another order.")
+    backbone, heads = readings[0]
+    return Recipe(backbone, heads, weights or None)
+
+
+def _splits(stem: str) -> Iterator[tuple[str, list[str]]]:
+    """Every way to read the stem as a backbone and one or more tokens, the longest backbone first."""
+    parts = stem.split("_")
+    for count in range(1, len(parts)):
+        yield "_".join(parts[:-count]), parts[-count:]
+
+
+def _heads(tokens: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> tuple[HeadRecipe, ...] | None:
+    """The heads that the tokens name, in the order of `tasks`; None if a token names none, or two name one task."""
+    heads: dict[str, HeadRecipe] = {}
+    for token in tokens:
+        task, dash, variant = token.partition("-")
+        if task in heads or task not in tasks or (dash and variant not in tasks[task]):
+            return None
+        default = not dash or variant == tasks[task][0]
+        heads[task] = HeadRecipe(name=task, task=task, variant=None if default else variant)
+    return tuple(heads[task] for task in tasks if task in heads)
+
+
+def _unknown(
+    name: str, stem: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]
+) -> UnknownNameError:
+    """Tell which part of the name is wrong."""
+    form = "A model name is <backbone>_<task>[-<head>]..., e.g. 'resnet18_cls'."
+    if stem in backbones:
+        hint = f"'{stem}' is a backbone: add a task to it, e.g. '{stem}_{next(iter(tasks))}'."
+        return UnknownNameError("model", name, [f"{stem}_{task}" for task in tasks], hint)
+    for backbone, tokens in _splits(stem):
+        if backbone in backbones:
+            known = [*tasks, *(f"{task}-{variant}" for task, variants in tasks.items() for variant in variants)]
+            wrong = next((token for token in tokens if _heads([token], tasks) is None), None)
+            if wrong is None:
+                return UnknownNameError("model", name, [], f"It names a task twice: {tokens}. {form}")
+            return UnknownNameError("task", wrong, known, f"In the model name '{name}'.")
+    backbone = stem.rpartition("_")[0] or stem
+    return UnknownNameError("model", name, [], f"No backbone '{backbone}'. {nearest(backbone, backbones)} {form}")

@@ -1,0 +1,37 @@
+"""The tasks there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from brickyard.errors import UnknownNameError
+from brickyard.tasks.cls import Classification
+from brickyard.tasks.task import Task
+
+_TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)
+
+
+def register_task(task: Task) -> Task:
+    """Make a task known to model names, files and the command line.
+
+    Raises:
+        ValueError: Another task has this name, or the name is no token of letters and digits.
+    """
+    if not (task.name.isascii() and task.name.isalnum()):
+        raise ValueError(f"'{task.name}' cannot be a task's name: expected letters and digits only.")
+    if _TASKS.setdefault(task.name, task) is not task:
+        raise ValueError(f"A task named '{task.name}' is registered already: {_TASKS[task.name]}. Choose another name.")
+    return task
+
+
+def get_task(name: str) -> Task:
+    """The task of this name.
+
+    Raises:
+        UnknownNameError: There is none.
+    """
+    if name not in _TASKS:
+        raise UnknownNameError("task", name, _TASKS, "A task of your own is registered with `register_task`.")
+    return _TASKS[name]
