@@ -41,7 +41,7 @@ class UnknownNameError(BrickError, ValueError):
 
     def __str__(self) -> str:
         kind, name, known, hint = self.args
-        return f"Unknown {kind} '{name}'. {nearest(name, known)} {hint}".strip()
+        return " ".join(filter(None, [f"Unknown {kind} '{name}'.", nearest(name, known), hint]))
 
 
 class BrickGraphError(BrickError, ValueError):
@@ -63,8 +63,8 @@ class MissingInputError(BrickError, KeyError):
     def __str__(self) -> str:
         missing, given, hint = self.args
         wants = "; ".join(f"brick '{path}' reads '{name}'" for name, path in missing)
-        close = " ".join(f"For '{name}': {nearest(name, given)}" for name, _ in missing)
-        return f"Missing inputs: {wants}. Given: {sorted(given)}. {close} {hint}".strip()
+        close = [f"For '{name}': {near}" for name, _ in missing if (near := nearest(name, given))]
+        return " ".join(filter(None, [f"Missing inputs: {wants}. Given: {sorted(given)}.", *close, hint]))
 
 
 class BrickInputError(BrickError, ValueError):
@@ -138,10 +138,10 @@ class MissingExtraError(BrickError, ImportError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the known names nearest to `name`, or with all of them where none is near."""
+    """A sentence with the known names nearest to `name`, or with the first dozen where none is near."""
     names = sorted(set(known))
     close = get_close_matches(name, names, n=5, cutoff=0.6)
     if close:
         return f"Did you mean {' or '.join(repr(other) for other in close)}?"
     shown = ", ".join(repr(other) for other in names[:12])
-    return f"There are: {shown}{', ...' if len(names) > 12 else ''}." if names else "There are none."
+    return f"There are: {shown}{', ...' if len(names) > 12 else ''}." if names else ""

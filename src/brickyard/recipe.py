@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self, final
 
-from brickyard.errors import UnknownNameError, nearest
+from brickyard.errors import UnknownNameError
 
 
 @final
@@ -153,5 +153,7 @@ def _unknown(
             if wrong is None:
                 return UnknownNameError("model", name, [], f"It names a task twice: {tokens}. {form}")
             return UnknownNameError("task", wrong, known, f"In the model name '{name}'.")
-    backbone = stem.rpartition("_")[0] or stem
-    return UnknownNameError("model", name, [], f"No backbone '{backbone}'. {nearest(backbone, backbones)} {form}")
+    tokens = stem.split("_")
+    first = next((i for i in range(1, len(tokens)) if _heads(tokens[i:], tasks) is not None), len(tokens))
+    backbone, suffix = "_".join(tokens[:first]), "_".join(tokens[first:]) or next(iter(tasks))
+    return UnknownNameError("model", name, [f"{other}_{suffix}" for other in backbones], f"No backbone '{backbone}'. {form}")

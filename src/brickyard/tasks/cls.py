@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
+
+import numpy as np
 
 from brickyard.metrics import BrickMetrics
 from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
@@ -62,4 +65,10 @@ class Classification(Task):
     def default_num_classes(self, backbone: BackboneSpec) -> int:
         return backbone.num_classes or 1000
 
-
+    def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+        """The five most likely classes: {"label", "class", "probability"}."""
+        probabilities = values["probabilities"]
+        best = np.argsort(-probabilities, kind="stable")[:5]
+        return [
+            {"label": labels[index], "class": int(index), "probability": float(probabilities[index])} for index in best
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -49,3 +50,13 @@ class Task(ABC):
     @abstractmethod
     def default_num_classes(self, backbone: BackboneSpec) -> int:
         """How many classes a head has where the caller names no number."""
+
+    @abstractmethod
+    def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+        """What was found on one picture, best first, as JSON values: each with its "label".
+
+        Args:
+            values: The head's outputs for that picture, as arrays without batch dimension, by the last part of their
+                names.
+            labels: The class names.
+        """

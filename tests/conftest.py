@@ -1,0 +1,16 @@
+import pytest
+import torch
+
+from brickyard import BrickCollection
+from tests.toys import tiny_bricks
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def collection() -> BrickCollection:
+    """The tiny multi-brick model of `toys.tiny_bricks`."""
+    return BrickCollection(tiny_bricks())
