@@ -40,6 +40,7 @@ _HOME = {
     "HeadSpec": "tasks.task",
     "ImageClassifier": "parts.classification",
     "InputSpec": "parts.backbones",
+    "LightningBrickCollection": "training",
     "MissingExtraError": "errors",
     "MissingInputError": "errors",
     "ModelInfo": "info",
@@ -59,12 +60,13 @@ _HOME = {
     "create_mermaid_dag_graph": "mermaid",
     "create_model": "create",
     "create_part": "parts.registry",
+    "export_bricks_as_onnx": "export",
     "float2uint8": "parts.conversions",
     "function_composer": "parts.conversions",
     "list_models": "create",
     "load_pretrained": "store",
     "model_info": "info",
-    "per_stage_brick_collections": "collection",
+    "per_stage_brick_collections": "stages",
     "register_part": "parts.registry",
     "register_task": "tasks.registry",
     "resnet_to_brick": "backbone",
@@ -76,7 +78,7 @@ _HOME = {
     "unpack_batched_tensor_to_torchvision_format": "parts.conversions",
 }
 
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

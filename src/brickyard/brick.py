@@ -1,7 +1,7 @@
 """Bricks: modules that say by name what they read and what they write.
 
-A brick takes the dictionary of all named values and returns a dictionary with what it makes. The kinds stand in `modules.py`, `metrics.py`
-and `visualization.py`.
+A brick takes the dictionary of all named values and returns a dictionary with what it makes. The kinds stand in
+`modules.py`, `metrics.py` and `visualization.py`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="brickyard")
 def main() -> None:
-    """A zoo of multi-task vision models made of bricks.
+    r"""A zoo of multi-task vision models made of bricks.
 
     \b
     brickyard predict photo.jpg         say what is on a picture
@@ -45,7 +45,9 @@ def main() -> None:
 @main.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="A model's name, or local-dir:FOLDER.")
-@click.option("--out", default="predictions", show_default=True, type=click.Path(path_type=Path), help="Folder for results.")
+@click.option(
+    "--out", default="predictions", show_default=True, type=click.Path(path_type=Path), help="Folder for results."
+)
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Pictures at a time.")
 @click.option("--device", default=None, help="cpu, cuda, ...  [default: a GPU if there is one]")
 def predict(pictures: tuple[Path, ...], model: str, out: Path, batch_size: int, device: str | None) -> None:

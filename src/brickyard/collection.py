@@ -14,10 +14,9 @@ from brickyard.errors import MissingInputError, nearest
 from brickyard.metrics import BrickMetrics
 from brickyard.names import check_brick_names, join, place_of
 from brickyard.plan import Plan, make_plan, owners
-from brickyard.tags import Stage
 from brickyard.weights import load_bricks, save_bricks
 
-BrickTree = Mapping[str, Any]  # {name: a Brick, a BrickCollection or another such tree}
+BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
 
 
 class _Graph:
@@ -152,9 +151,7 @@ class BrickCollection(nn.ModuleDict):
         Args:
             reset: Start anew afterwards.
         """
-        return {
-            name: value for brick in self.bricks().values() for name, value in brick.summarize(reset=reset).items()
-        }
+        return {name: value for brick in self.bricks().values() for name, value in brick.summarize(reset=reset).items()}
 
     def sub_collection(self, tags: Tags | None = None, outputs: Iterable[str] | None = None) -> BrickCollection:
         """A collection of only the bricks that this selection runs; it shares them with this one."""
@@ -264,7 +261,9 @@ class BrickCollection(nn.ModuleDict):
         makers = owners({path: brick.writes for path, brick in self.bricks().items()}, "write")
         for name in plan.required:
             if name not in named_inputs:
-                readers = (step.path for step in plan.steps if any(r.name == name for r in self._graph.bricks[step.path].reads))
+                readers = (
+                    step.path for step in plan.steps if any(r.name == name for r in self._graph.bricks[step.path].reads)
+                )
                 missing.append((name, next(readers)))
                 if name in makers:
                     hints.append(f"'{name}' is made by brick '{makers[name]}', which these tags leave out.")
@@ -277,7 +276,7 @@ def _flat(tree: BrickTree, place: str = "") -> Iterator[tuple[str, Brick]]:
         path, value = join(place, key), tree[key]
         if isinstance(value, Brick):
             yield path, value
-        elif isinstance(value, (Mapping, BrickCollection)):
+        elif isinstance(value, (dict, BrickCollection)):
             yield from _flat(value, path)
         else:
             raise TypeError(f"'{path}': expected a brick, a collection or a dictionary, found {type(value).__name__}.")
@@ -290,13 +289,3 @@ def _is_inside(path: str, top: str) -> bool:
 def _places(path: str) -> list[str]:
     """The places around a path: "a/b/c" -> ["a/b", "a"]."""
     return [place, *_places(place)] if (place := place_of(path)) else []
-
-
-def per_stage_brick_collections(collection: BrickCollection) -> nn.ModuleDict:
-    """A collection for each of training, validation and test: the modules are shared, the metrics are not.
-
-    So that a validation in the middle of a training epoch leaves the epoch's metrics alone. The keys are stage names:
-    "TRAIN", "VALIDATION" and "TEST".
-    """
-    stages = (Stage.TRAIN, Stage.VALIDATION, Stage.TEST)
-    return nn.ModuleDict({stage.name: BrickCollection(collection.to_dict()) for stage in stages})

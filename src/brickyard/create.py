@@ -17,7 +17,7 @@ from brickyard.build import build
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_pretrained, timm_tags
-from brickyard.recipe import Recipe, parse_name
+from brickyard.recipe import HeadRecipe, Recipe, parse_name
 from brickyard.store import load_pretrained, read_manifest
 from brickyard.tasks.registry import TASKS
 from brickyard.zoo import find_in_zoo, zoo_folders
@@ -113,16 +113,17 @@ def _changed(
     """The recipe with what the caller asked for."""
     numbers = _by_head(recipe, num_classes, "num_classes", int)
     names = _by_head(recipe, labels, "labels", Sequence)
-    heads = []
-    for head in recipe.heads:
-        if head.name in names:
-            head = replace(head, labels=tuple(names[head.name]), num_classes=len(names[head.name]))
-        if head.name in numbers and numbers[head.name] != head.num_classes:
-            given = head.labels if head.name in names else None  # the names of other classes go with them
-            head = replace(head, num_classes=numbers[head.name], labels=given)
-        heads.append(head)
+    heads = [_changed_head(head, numbers.get(head.name), names.get(head.name)) for head in recipe.heads]
     chans = recipe.in_chans if in_chans is None else in_chans
     return replace(recipe, heads=tuple(heads), in_chans=chans, options={**recipe.options, **options})
+
+
+def _changed_head(head: HeadRecipe, number: int | None, names: Sequence[str] | None) -> HeadRecipe:
+    if names is not None:
+        head = replace(head, labels=tuple(names), num_classes=len(names) if number is None else number)
+    elif number is not None and number != head.num_classes:
+        head = replace(head, num_classes=number, labels=None)  # the names of other classes go with them
+    return head
 
 
 def _by_head(recipe: Recipe, given: Any, argument: str, kind: type) -> Mapping[str, Any]:

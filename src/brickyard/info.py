@@ -73,7 +73,9 @@ def model_info(name: str) -> ModelInfo:
         tasks={head.name: head.task for head in recipe.heads},
         num_classes={name: len(brick.metadata["labels"]) for name, brick in heads.items()},
         labels={head.name: stored[f"{head.name}/head"]["labels"] for head in recipe.heads if stored},
-        parameters={path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))},
+        parameters={
+            path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))
+        },
         spec=BackboneSpec.from_json(facts["backbone"]["provides"]),
         licence={path: fact["licence"] for path, fact in facts.items() if "licence" in fact},
         metrics=extra.get("metrics", {}),

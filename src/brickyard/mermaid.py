@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from brickyard.brick import Brick
 from brickyard.collection import BrickCollection
@@ -49,7 +50,7 @@ def _input_edges(bricks: dict[str, Brick]) -> Iterator[str]:
     for path, brick in bricks.items():
         for name in _names_read(brick):
             if name not in made:
-                yield f"{name}:::input --> {path}"
+                yield f"{_value(name, bricks)}:::input --> {path}"
 
 
 def _edges(bricks: dict[str, Brick]) -> Iterator[tuple[str, str]]:
@@ -62,14 +63,19 @@ def _edges(bricks: dict[str, Brick]) -> Iterator[tuple[str, str]]:
                     yield path, f"{path} --> |{name}| {reader}"
         for name in brick.writes:
             if name not in read:
-                yield path, f"{path} --> {name}:::output"
+                yield path, f"{path} --> {_value(name, bricks)}:::output"
+
+
+def _value(name: str, bricks: dict[str, Brick]) -> str:
+    """The node of a value: its name, or an id of its own where a brick has that name as path."""
+    return f"{name}.value({name})" if name in bricks else name
 
 
 def _nested(edges: Iterator[tuple[str, str]]) -> list[str]:
     """The edges of each place in a subgraph of its own; a subgraph stands where its first edge was declared."""
-    tree: dict[str, list[str] | dict[str, object]] = {}
+    tree: dict[str, Any] = {}
     for path, edge in edges:
-        branch: dict = tree
+        branch: Any = tree
         *places, name = path.split("/")
         for place in places:
             branch = branch.setdefault(place, {})
@@ -77,7 +83,7 @@ def _nested(edges: Iterator[tuple[str, str]]) -> list[str]:
     return list(_lines(tree))
 
 
-def _lines(tree: dict) -> Iterator[str]:
+def _lines(tree: dict[str, Any]) -> Iterator[str]:
     for name, branch in tree.items():
         if isinstance(branch, list):
             yield from branch
@@ -88,7 +94,10 @@ def _lines(tree: dict) -> Iterator[str]:
 
 
 def _class_definitions(bricks: dict[str, Brick]) -> Iterator[str]:
-    kinds = {type(brick).__name__: ",".join(f"{key}:{value}" for key, value in brick.style.items()) for brick in bricks.values()}
+    kinds = {
+        type(brick).__name__: ",".join(f"{key}:{value}" for key, value in brick.style.items())
+        for brick in bricks.values()
+    }
     for name, style in {**_STYLES, **kinds}.items():
         yield f"classDef {name} {style} "
 

@@ -63,9 +63,9 @@ class BrickMetrics(Brick):
     @property
     def reports(self) -> list[str]:
         """The names that the summary has: each metric under the brick's place."""
-        return [join(place_of(self.path), name) for name in self.metrics]
+        return [join(place_of(self.path), str(name)) for name in self.metrics]
 
-    @torch.compiler.disable  # torchmetrics' bookkeeping is no part of a graph
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torchmetrics' bookkeeping is no part of a graph
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
             if self.return_metrics:

@@ -72,7 +72,7 @@ class BrickModule(Brick):
 
     @property
     def module_name(self) -> str:
-        return self.model.__name__ if hasattr(self.model, "__name__") else type(self.model).__name__
+        return str(getattr(self.model, "__name__", type(self.model).__name__))
 
     @property
     def loss_names(self) -> list[str]:

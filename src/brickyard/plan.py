@@ -174,9 +174,7 @@ def _needed_for(
     return needed[::-1]
 
 
-def _steps(
-    bricks: Mapping[str, Wired], ordered: list[str], outputs: tuple[str, ...] | None
-) -> tuple[Step, ...]:
+def _steps(bricks: Mapping[str, Wired], ordered: list[str], outputs: tuple[str, ...] | None) -> tuple[Step, ...]:
     """Each brick with the values that go after it: nobody reads them later and nobody asked for them."""
     if outputs is None:
         return tuple(Step(path, ()) for path in ordered)

@@ -137,7 +137,9 @@ class Predictor:
                 errors[file] = str(error)
         values: dict[str, npt.NDArray[Any]] = {}
         if read:
-            values = self({"image": np.stack([self._transform(picture.convert(self._mode)) for picture in read.values()])})
+            values = self(
+                {"image": np.stack([self._transform(picture.convert(self._mode)) for picture in read.values()])}
+            )
         row = itertools.count()
         for file in files:
             if file in errors:

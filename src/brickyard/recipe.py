@@ -1,9 +1,9 @@
 """Model names, and the recipe that a name stands for.
 
-    <backbone>_<task>[-<head>][_<task>[-<head>] ...][.<weights tag>]
+<backbone>_<task>[-<head>][_<task>[-<head>] ...][.<weights tag>]
 
-    resnet18_cls                          a timm backbone and a classifier
-    tf_efficientnet_lite0_cls.in1k        the same with the weights tagged "in1k"
+resnet18_cls                          a timm backbone and a classifier
+tf_efficientnet_lite0_cls.in1k        the same with the weights tagged "in1k"
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def parse_name(name: str, backbones: Collection[str], tasks: Mapping[str, Sequen
         raise _unknown(name, stem, backbones, tasks)
     if len(readings) > 1:
         both = " or ".join(f"'{backbone}' with {[head.task for head in heads]}" for backbone, heads in readings)
-        raise UnknownNameError("model", name, [], f"It can be read in two ways: {both}. Put the tasks in another order.")
+        raise UnknownNameError(
+            "model", name, [], f"It can be read in two ways: {both}. Put the tasks in another order."
+        )
     backbone, heads = readings[0]
     return Recipe(backbone, heads, weights or None)
 
@@ -138,9 +140,7 @@ def _heads(tokens: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> tuple[H
     return tuple(heads[task] for task in tasks if task in heads)
 
 
-def _unknown(
-    name: str, stem: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]
-) -> UnknownNameError:
+def _unknown(name: str, stem: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]) -> UnknownNameError:
     """Tell which part of the name is wrong."""
     form = "A model name is <backbone>_<task>[-<head>]..., e.g. 'resnet18_cls'."
     if stem in backbones:
@@ -156,4 +156,6 @@ def _unknown(
     tokens = stem.split("_")
     first = next((i for i in range(1, len(tokens)) if _heads(tokens[i:], tasks) is not None), len(tokens))
     backbone, suffix = "_".join(tokens[:first]), "_".join(tokens[first:]) or next(iter(tasks))
-    return UnknownNameError("model", name, [f"{other}_{suffix}" for other in backbones], f"No backbone '{backbone}'. {form}")
+    return UnknownNameError(
+        "model", name, [f"{other}_{suffix}" for other in backbones], f"No backbone '{backbone}'. {form}"
+    )

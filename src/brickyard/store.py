@@ -145,7 +145,9 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
         raise UnsafeBrickError(f"{file}: expected an object with a format number, found {str(values)[:60]!r}.")
     if values["format"] > FORMAT:
-        raise UnsafeBrickError(f"{file} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard.")
+        raise UnsafeBrickError(
+            f"{file} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
+        )
     return values
 
 
@@ -180,7 +182,7 @@ def make_brick(config: Mapping[str, Any], path: str) -> Brick:
     names = {"input_names": config["inputs"], "tags": config["tags"]}
     if config["outputs"]:
         names["output_names"] = config["outputs"]
-    brick = _KINDS[kind](create_part(config["type"], **config["args"]), **names, **config["settings"])  # type: ignore[call-arg]
+    brick = _KINDS[kind](create_part(config["type"], **config["args"]), **names, **config["settings"])
     brick.metadata = {key: value for key, value in config.items() if key not in _FIELDS}
     return brick
 

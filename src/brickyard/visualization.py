@@ -78,7 +78,7 @@ class BrickPerImageVisualization(BrickModule):
         """The function that draws one image."""
         return self.model
 
-    @torch.compiler.disable  # pictures are no part of a graph
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # pictures are no part of a graph
     @torch.no_grad()
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         return self._named(self._call(self._draw_each, named_inputs))
@@ -99,7 +99,11 @@ class BrickPerImageVisualization(BrickModule):
         return value if unpack is None else unpack(value)
 
     def _batch_size(self, values: list[Any]) -> int:
-        sizes = {name: len(value) for name, value in zip(self._read_names, values, strict=True) if isinstance(value, (list, tuple))}
+        sizes = {
+            name: len(value)
+            for name, value in zip(self._read_names, values, strict=True)
+            if isinstance(value, (list, tuple))
+        }
         if not sizes:
             found = "Can not estimate batch size from these inputs: none unpacks to a list"
             raise BrickInputError(f"brick '{self.path}'", "one input at least with an item an image", found)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -118,7 +117,9 @@ def write_weights(module: nn.Module, file: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for key, value in module.state_dict().items():
         if not isinstance(value, Tensor):
-            raise UnsafeBrickError(f"'{key}' of {type(module).__name__} is a {type(value).__name__}: only tensors are stored.")
+            raise UnsafeBrickError(
+                f"'{key}' of {type(module).__name__} is a {type(value).__name__}: only tensors are stored."
+            )
         tensors[key] = value.detach().contiguous().cpu()
     storages: set[int] = set()
     for key, tensor in tensors.items():
@@ -195,7 +196,7 @@ def assign_weights(module: nn.Module, file: Path, path: str) -> None:
     if problems:
         raise BrickMismatchError(f"{file} does not fit brick '{path}'", problems)
     for key, value in state.items():
-        # What `load_state_dict(assign=True)` comes to, without its walk over the modules, which costs more than reading.
+        # What `load_state_dict(assign=True)` comes to, without its walk over the modules: that costs more than reading.
         value.data = tensors[key].to(value.dtype)
 
 

@@ -119,7 +119,7 @@ def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
     return model
 
 
-def timm_features(model: nn.Module, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+def timm_features(model: Any, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
     """Run a timm model once for both its feature maps and its pooled vector.
 
     Args:
@@ -130,19 +130,19 @@ def timm_features(model: nn.Module, image: Tensor) -> tuple[tuple[Tensor, ...], 
         features, each (B, C_i, H / s_i, W / s_i), fine to coarse; and the embedding (B, E) that timm's own classifier
         reads.
     """
-    last, features = model.forward_intermediates(image, output_fmt="NCHW")  # type: ignore[operator]
-    return tuple(features), model.forward_head(last, pre_logits=True)  # type: ignore[operator]
+    last, features = model.forward_intermediates(image, output_fmt="NCHW")
+    return tuple(features), model.forward_head(last, pre_logits=True)
 
 
-def timm_spec(model: nn.Module, in_chans: int = 3) -> BackboneSpec:
+def timm_spec(model: Any, in_chans: int = 3) -> BackboneSpec:
     """What timm knows of a model that `timm_backbone` made."""
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    levels = [dict(level) for level in model.feature_info]  # type: ignore[union-attr]
+    config: dict[str, Any] = model.pretrained_cfg
+    levels = [dict(level) for level in model.feature_info]
     return BackboneSpec(
         features=FeatureSpec(
             channels=tuple(level["num_chs"] for level in levels), strides=tuple(level["reduction"] for level in levels)
         ),
-        embedding=int(model.head_hidden_size),  # type: ignore[arg-type]
+        embedding=int(model.head_hidden_size),
         input=InputSpec(
             channels=in_chans,
             size=tuple(config["input_size"][1:]),

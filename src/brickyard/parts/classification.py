@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 
@@ -46,7 +46,7 @@ def classification_metrics(num_classes: int) -> MetricCollection:
 
     Each reads predictions (B, K), logits or probabilities, and targets (B,) int64; by torchmetrics.
     """
-    metrics: dict[str, MulticlassAccuracy | MulticlassF1Score] = {
+    metrics: dict[str, Metric | MetricCollection] = {
         "Accuracy": MulticlassAccuracy(num_classes, average="micro"),
         "MeanAccuracy": MulticlassAccuracy(num_classes, average="macro"),
         "F1": MulticlassF1Score(num_classes, average="macro"),

@@ -35,7 +35,8 @@ def float2uint8(array: Array) -> npt.NDArray[np.uint8]:
     """[0, 1] -> [0, 255], rounded; values outside are clipped, and uint8 stays as it is."""
     if array.dtype == np.uint8:
         return array
-    return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def batched_tensor_to_channel_last(tensor: Tensor) -> Tensor:

@@ -47,7 +47,9 @@ class Preprocessor(nn.Module):
         if image.dtype == torch.uint8:
             image = image.to(self.mean.dtype) / 255
         elif not image.is_floating_point():
-            raise BrickInputError("image", "float in [0, 1] or uint8", str(image.dtype), "Convert it with .float() / 255.")
+            raise BrickInputError(
+                "image", "float in [0, 1] or uint8", str(image.dtype), "Convert it with .float() / 255."
+            )
         elif image.device.type == "cpu" and not torch.compiler.is_compiling() and image.numel():
             low, high = (value.item() for value in torch.aminmax(image))
             if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):

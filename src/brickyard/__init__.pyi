@@ -1,0 +1,96 @@
+from brickyard.backbone import (
+    BrickBackbone as BrickBackbone,
+    resnet_to_brick as resnet_to_brick,
+)
+from brickyard.brick import (
+    Brick as Brick,
+    BrickInterface as BrickInterface,
+)
+from brickyard.collection import (
+    BrickCollection as BrickCollection,
+)
+from brickyard.create import (
+    create_model as create_model,
+    list_models as list_models,
+)
+from brickyard.errors import (
+    BrickError as BrickError,
+    BrickGraphError as BrickGraphError,
+    BrickInputError as BrickInputError,
+    BrickIntegrityError as BrickIntegrityError,
+    BrickMismatchError as BrickMismatchError,
+    BrickNotFoundError as BrickNotFoundError,
+    MissingExtraError as MissingExtraError,
+    MissingInputError as MissingInputError,
+    PushConflictError as PushConflictError,
+    UnknownNameError as UnknownNameError,
+    UnsafeBrickError as UnsafeBrickError,
+)
+from brickyard.export import export_bricks_as_onnx as export_bricks_as_onnx
+from brickyard.info import (
+    ModelInfo as ModelInfo,
+    model_info as model_info,
+)
+from brickyard.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
+from brickyard.metrics import (
+    BrickMetricSingle as BrickMetricSingle,
+    BrickMetrics as BrickMetrics,
+)
+from brickyard.modules import (
+    BrickLoss as BrickLoss,
+    BrickModule as BrickModule,
+    BrickNotTrainable as BrickNotTrainable,
+    BrickTrainable as BrickTrainable,
+)
+from brickyard.parts.backbones import (
+    BackboneResnet as BackboneResnet,
+    BackboneSpec as BackboneSpec,
+    FeatureSpec as FeatureSpec,
+    InputSpec as InputSpec,
+)
+from brickyard.parts.classification import ImageClassifier as ImageClassifier
+from brickyard.parts.conversions import (
+    batched_tensor_to_channel_last as batched_tensor_to_channel_last,
+    float2uint8 as float2uint8,
+    function_composer as function_composer,
+    torch_to_numpy as torch_to_numpy,
+    unpack_batched_array_to_arrays as unpack_batched_array_to_arrays,
+    unpack_batched_tensor_to_numpy_format as unpack_batched_tensor_to_numpy_format,
+    unpack_batched_tensor_to_pillow_images as unpack_batched_tensor_to_pillow_images,
+    unpack_batched_tensor_to_torchvision_format as unpack_batched_tensor_to_torchvision_format,
+)
+from brickyard.parts.preprocess import Preprocessor as Preprocessor
+from brickyard.parts.registry import (
+    create_part as create_part,
+    register_part as register_part,
+)
+from brickyard.predict import (
+    Prediction as Prediction,
+    Predictor as Predictor,
+)
+from brickyard.recipe import (
+    HeadRecipe as HeadRecipe,
+    Recipe as Recipe,
+)
+from brickyard.store import (
+    load_pretrained as load_pretrained,
+    save_pretrained as save_pretrained,
+)
+from brickyard.tags import (
+    Stage as Stage,
+    Tag as Tag,
+)
+from brickyard.tasks.registry import register_task as register_task
+from brickyard.tasks.task import (
+    HeadSpec as HeadSpec,
+    Task as Task,
+)
+from brickyard.training import LightningBrickCollection as LightningBrickCollection
+from brickyard.visualization import (
+    BrickPerImageVisualization as BrickPerImageVisualization,
+    UNPACK_NO_CONVERSION as UNPACK_NO_CONVERSION,
+    UNPACK_TENSORS_TO_NDARRAYS as UNPACK_TENSORS_TO_NDARRAYS,
+)
+from brickyard.stages import per_stage_brick_collections as per_stage_brick_collections
+
+__version__: str
