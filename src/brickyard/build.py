@@ -9,8 +9,9 @@ from brickyard.backbone import BrickBackbone
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.modules import BrickNotTrainable
+from brickyard.names import place_of
 from brickyard.parts.backbones import BackboneSpec, timm_spec, timm_tags
-from brickyard.parts.registry import create_part
+from brickyard.parts.registry import create_part, part_of
 from brickyard.recipe import HeadRecipe, Recipe
 from brickyard.tasks.registry import get_task
 from brickyard.tasks.task import HeadSpec
@@ -56,3 +57,24 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
     if head.labels and len(head.labels) != num_classes:
         raise BrickInputError(f"labels of '{head.name}'", f"{num_classes} names", f"{len(head.labels)}")
     return task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))
+
+
+def recipe_of(model: BrickCollection, weights: str | None = None) -> Recipe | None:
+    """The recipe that a model was built after, None where it has no timm backbone.
+
+    Args:
+        model: A model that `build` made, or one with the same bricks.
+        weights: The weights tag of the recipe, None for that of the backbone.
+    """
+    backbone = part_of(model["backbone"].wrapped) if "backbone" in model else None
+    if backbone is None or backbone.type != "timm":
+        return None
+    options = dict(backbone.args)
+    name, _, tag = options.pop("name").partition(".")
+    heads = []
+    for path, brick in model.bricks().items():
+        if "task" in brick.metadata:
+            task, variant, labels = (brick.metadata[key] for key in ("task", "variant", "labels"))
+            default = variant == get_task(task).variants[0]
+            heads.append(HeadRecipe(place_of(path), task, None if default else variant, len(labels), tuple(labels)))
+    return Recipe(name, tuple(heads), weights or tag or None, options.pop("in_chans"), options)

@@ -13,12 +13,12 @@ from typing import Any
 
 from timm.models import adapt_input_conv
 
-from brickyard.build import build
+from brickyard.build import build, recipe_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_pretrained, timm_tags
 from brickyard.recipe import HeadRecipe, Recipe, parse_name
-from brickyard.store import load_pretrained, read_manifest
+from brickyard.store import load_pretrained
 from brickyard.tasks.registry import TASKS
 from brickyard.zoo import find_in_zoo, zoo_folders
 
@@ -142,7 +142,12 @@ def _loaded(
     folder: str | Path, num_classes: Numbers, labels: Labels, in_chans: int | None, options: Mapping[str, Any]
 ) -> BrickCollection:
     """The model of a folder, or one with what the caller asked for and the weights of it that fit."""
-    stored, recipe = _stored(folder)
+    stored = load_pretrained(folder)
+    recipe = recipe_of(stored)
+    if recipe is None:
+        if num_classes is None and labels is None and in_chans is None and not options:
+            return stored
+        raise BrickInputError(str(folder), "no other arguments: it has no timm backbone to build anew", "some")
     wanted = _changed(recipe, num_classes, labels, in_chans, options)
     if wanted == recipe:
         return stored
@@ -187,14 +192,6 @@ def _from_timm(recipe: Recipe) -> BrickCollection:
         else:
             _warn_fresh(head.name)
     return model
-
-
-def _stored(folder: str | Path) -> tuple[BrickCollection, Recipe]:
-    """A saved model, and its recipe with the class names that its heads brought."""
-    model = load_pretrained(folder)
-    recipe = read_manifest(Path(folder)).recipe
-    heads = [replace(head, labels=tuple(model[f"{head.name}/head"].metadata["labels"])) for head in recipe.heads]
-    return model, replace(recipe, heads=tuple(heads))
 
 
 def _check_tag(recipe: Recipe) -> None:

@@ -60,7 +60,7 @@ def model_info(name: str) -> ModelInfo:
     stored: dict[str, dict[str, Any]] = {}
     if folder is not None:
         manifest = read_manifest(folder)
-        recipe, extra = manifest.recipe, manifest.extra
+        recipe, extra = manifest.recipe or recipe, manifest.extra
         stored = {path: read_json(folder / f"{entry['at']}.json") for path, entry in manifest.bricks.items()}
     with torch.device("meta"):
         model = build(recipe)

@@ -19,6 +19,7 @@ from typing import Any, final
 
 from brickyard.backbone import BrickBackbone
 from brickyard.brick import Brick
+from brickyard.build import recipe_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
 from brickyard.metrics import BrickMetrics, BrickMetricSingle
@@ -54,24 +55,24 @@ class Manifest:
     """What `bricks.json` says.
 
     Attributes:
-        recipe: What the model is made of.
+        recipe: What the model is made of, None for bricks around no timm backbone.
         bricks: For each brick, in order: {"at": where its files are, "config": its JSON's sha256, "weights": its
             weights' sha256 or None, "size": their bytes}.
         extra: Fields of the file that this version does not know; they are kept.
     """
 
-    recipe: Recipe
+    recipe: Recipe | None
     bricks: dict[str, dict[str, Any]]
     extra: dict[str, Any]
 
 
-def save_pretrained(model: BrickCollection, folder: str | Path, recipe: Recipe) -> None:
+def save_pretrained(model: BrickCollection, folder: str | Path, *, weights: str | None = None) -> None:
     """Write a model as a folder that `create_model("local-dir:<folder>")` builds again, in any process.
 
     Args:
         model: Each brick must wrap a part that `create_part` made.
         folder: Where to; files of the same names are replaced, others stay. A save that fails changes nothing.
-        recipe: What the model is made of.
+        weights: A tag for the weights, as in the last part of a model's name.
 
     Raises:
         UnsafeBrickError: A brick wraps something that no registered part describes.
@@ -87,19 +88,20 @@ def save_pretrained(model: BrickCollection, folder: str | Path, recipe: Recipe) 
                 write_weights(brick.module, file)
                 hashes[path] = {"sha256": sha256_of(file), "size": file.stat().st_size}
         for path, config in described.items():
-            weights = hashes.get(path)
-            needs = {} if path == "backbone" or weights is None else _requires(described, hashes)
-            text = _dump({**config, **({"weights": weights} if weights else {}), **needs})
+            stored = hashes.get(path)
+            needs = _requires(described, hashes) if stored and path != "backbone" else {}
+            text = _dump({**config, **({"weights": stored} if stored else {}), **needs})
             file = staging / f"{path}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
             entries[path] = {
                 "at": path,
                 "config": hashlib.sha256(text.encode()).hexdigest(),
-                "weights": weights["sha256"] if weights else None,
-                "size": weights["size"] if weights else 0,
+                "weights": stored["sha256"] if stored else None,
+                "size": stored["size"] if stored else 0,
             }
-        manifest = {"format": FORMAT, "collection": recipe.to_json(), "bricks": entries}
+        recipe = recipe_of(model, weights)
+        manifest = {"format": FORMAT, "collection": recipe.to_json() if recipe else None, "bricks": entries}
         (staging / MANIFEST).write_text(_dump(manifest), encoding="utf-8")
 
 
@@ -131,7 +133,8 @@ def read_manifest(folder: Path) -> Manifest:
     bricks = values["bricks"]
     check_brick_names([*bricks, *(entry["at"] for entry in bricks.values())])
     extra = {key: value for key, value in values.items() if key not in ("format", "collection", "bricks")}
-    return Manifest(Recipe.from_json(values["collection"]), bricks, extra)
+    recipe = Recipe.from_json(values["collection"]) if values["collection"] else None
+    return Manifest(recipe, bricks, extra)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -205,6 +208,8 @@ def _load_weights(brick: Brick, file: Path, size: int, path: str) -> None:
 
 def _requires(described: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What a head needs of its backbone."""
+    if "provides" not in described.get("backbone", {}):
+        return {}
     provides = described["backbone"]["provides"]
     needs = {**provides["features"], "input": provides["input"], "sha256": hashes["backbone"]["sha256"]}
     return {"requires": {"backbone": needs}}

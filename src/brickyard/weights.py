@@ -223,7 +223,7 @@ def uninitialised() -> Iterator[None]:
 def _unless_skipping(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(fill)
     def fill_or_skip(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        skips = getattr(_skipping, "now", False) and isinstance(tensor, nn.Parameter)
+        skips = getattr(_skipping, "now", False) and type(tensor) is nn.Parameter
         return tensor if skips else fill(tensor, *args, **kwargs)
 
     return fill_or_skip

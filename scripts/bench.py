@@ -1,0 +1,184 @@
+"""Measure brickyard against its peers and print one table of ratios.
+
+    python scripts/bench.py [--json FILE] [--markdown FILE]
+
+Each row runs both sides alternately in one process (imports: in fresh ones) and reports the median of the ratios of
+neighbouring runs with their quartiles; below 1 means that brickyard is faster. Peers beyond brickyard's own
+dependencies are optional: `pip install torchbricks` adds its rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import brickyard
+from brickyard import BrickCollection, BrickNotTrainable, BrickTrainable, ImageClassifier, Preprocessor
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: seconds are medians of a single run."""
+
+    what: str
+    peer: str
+    ratio: float
+    low: float
+    high: float
+    ours_s: float
+    peer_s: float
+
+
+def compare(what: str, peer: str, ours: Run, theirs: Run, *, rounds: int, calls: int = 1) -> Row:
+    """Run both sides alternately; which goes first changes with each round."""
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for number in tqdm(range(rounds + 1), desc=what, leave=False, disable=None):
+        pair = [("ours", ours), ("theirs", theirs)]
+        for side, run in pair if number % 2 else pair[::-1]:
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            if number:  # the first round warms up
+                seconds[side].append((time.perf_counter() - start) / calls)
+    ratios = [ours_s / peer_s for ours_s, peer_s in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    low, ratio, high = statistics.quantiles(ratios, n=4)
+    medians = (statistics.median(seconds["ours"]), statistics.median(seconds["theirs"]))
+    return Row(what, peer, ratio, low, high, *medians)
+
+
+def import_rows() -> Iterator[Row]:
+    def importing(module: str) -> Run:
+        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+
+    yield compare("import", "import torch", importing("brickyard"), importing("torch"), rounds=5)
+
+
+class HandWritten(nn.Module):
+    """What the collection below does, wired by hand."""
+
+    def __init__(self, backbone: nn.Module, heads: list[nn.Module]) -> None:
+        super().__init__()
+        self.preprocessor = Preprocessor()
+        self.backbone = backbone
+        self.head0, self.head1, self.head2 = heads
+
+    def forward(self, image: Tensor) -> tuple[Any, ...]:
+        features = self.backbone.forward_features(self.preprocessor(image))
+        return self.head0(features), self.head1(features), self.head2(features)
+
+
+class Features(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.forward_features(image)
+
+
+def forward_rows() -> Iterator[Row]:
+    backbone = timm.create_model("test_resnet", num_classes=0).eval()
+    heads = [ImageClassifier(10, backbone.num_features).eval() for _ in range(3)]
+    by_hand = HandWritten(backbone, heads).eval()
+
+    def bricks(trainable: Any, fixed: Any) -> dict[str, Any]:
+        outputs = [[f"{output}{i}" for output in ("logits", "probabilities", "class")] for i in range(3)]
+        return {
+            "preprocessor": fixed(Preprocessor(), input_names=["image"], output_names=["normalized"]),
+            "backbone": trainable(Features(backbone), input_names=["normalized"], output_names=["features"]),
+            **{f"head{i}": trainable(heads[i], input_names=["features"], output_names=outputs[i]) for i in range(3)},
+        }
+
+    image = torch.rand(1, 3, 160, 160)
+    with torch.inference_mode():
+        collection = BrickCollection(bricks(BrickTrainable, BrickNotTrainable)).eval()
+        what = "forward, test_resnet with three heads, batch 1"
+        yield compare(
+            what, "by hand", lambda: collection({"image": image}), lambda: by_hand(image), rounds=60, calls=10
+        )
+        if importlib.util.find_spec("torchbricks"):
+            from torchbricks import brick_collection as peer_collection, bricks as peer  # noqa: I001, PLC0415
+
+            other = peer_collection.BrickCollection(bricks(peer.BrickTrainable, peer.BrickNotTrainable)).eval()
+            run = lambda: other(named_inputs={"image": image})  # noqa: E731
+            yield compare(what, "torchbricks", lambda: collection({"image": image}), run, rounds=60, calls=10)
+
+
+def chain_rows() -> Iterator[Row]:
+    by_hand = nn.Sequential(*(nn.Identity() for _ in range(20)))
+    value = torch.zeros(1)
+
+    def bricks(kind: Any) -> dict[str, Any]:
+        return {f"b{i}": kind(nn.Identity(), input_names=[f"x{i}"], output_names=[f"x{i + 1}"]) for i in range(20)}
+
+    collection = BrickCollection(bricks(BrickTrainable))
+    what = "chain of 20 identity bricks"
+    run = lambda: collection({"x0": value})  # noqa: E731
+    yield compare(what, "nn.Sequential", run, lambda: by_hand(value), rounds=60, calls=100)
+    if importlib.util.find_spec("torchbricks"):
+        from torchbricks import brick_collection as peer_collection, bricks as peer  # noqa: I001, PLC0415
+
+        other = peer_collection.BrickCollection(bricks(peer.BrickTrainable))
+        yield compare(what, "torchbricks", run, lambda: other(named_inputs={"x0": value}), rounds=60, calls=100)
+
+
+def load_rows() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        brickyard.save_pretrained(brickyard.create_model("resnet50_cls"), folder / "resnet50_cls")
+        sources = {
+            "tf_efficientnet_lite0": lambda: brickyard.create_model("tf_efficientnet_lite0_cls", pretrained=True),
+            "resnet50": lambda: brickyard.create_model(f"local-dir:{folder / 'resnet50_cls'}"),
+        }
+        for backbone, ours in sources.items():
+            checkpoint = folder / f"{backbone}.pth"
+            torch.save(timm.create_model(backbone).state_dict(), checkpoint)
+
+            def theirs(backbone: str = backbone, checkpoint: Path = checkpoint) -> None:
+                timm.create_model(backbone).load_state_dict(torch.load(checkpoint, weights_only=True))
+
+            peer = "timm.create_model + torch.load"
+            yield compare(f"create and load {backbone}", peer, ours, theirs, rounds=15)
+
+
+def as_markdown(rows: list[Row]) -> str:
+    lines = ["| what | against | ratio | quartiles | ours |", "|---|---|---|---|---|"]
+    for row in rows:
+        quartiles = f"{row.low:.3g} to {row.high:.3g}"
+        lines.append(f"| {row.what} | {row.peer} | **{row.ratio:.3g}** | {quartiles} | {row.ours_s * 1e3:.3g} ms |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--markdown", type=Path, help="also write the table here")
+    options = parser.parse_args()
+    rows = [*import_rows(), *forward_rows(), *chain_rows(), *load_rows()]
+    table = as_markdown(rows)
+    print(table)
+    if options.markdown:
+        options.markdown.write_text(table, encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
