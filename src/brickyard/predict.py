@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Predictor:
     """A trained model with everything around it: reading, resizing, batches, names of classes, pictures.
 
     Args:
-        source: A model, or what `create_model` takes for a trained one.
+        source: A model, which is copied, or what `create_model` takes for a trained one.
         device: Where it runs, by default the GPU if there is one.
         batch_size: Pictures at a time.
 
@@ -70,7 +71,7 @@ class Predictor:
 
     def __init__(self, source: str | BrickCollection, *, device: str | None = None, batch_size: int = 16) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = source if isinstance(source, BrickCollection) else create_model(source, pretrained=True)
+        model = copy.deepcopy(source) if isinstance(source, BrickCollection) else create_model(source, pretrained=True)
         self.model = model.sub_collection(tags=Stage.INFERENCE.tags).to(self.device).eval()
         self.batch_size = batch_size
         self._heads = {

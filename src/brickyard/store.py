@@ -123,6 +123,8 @@ def load_pretrained(folder: str | Path) -> BrickCollection:
             brick = make_brick(config, path)
         if config.get("weights"):
             _load_weights(brick, folder / f"{entry['at']}{SUFFIX}", config["weights"]["size"], path)
+        elif brick.module is not None and brick.module.state_dict():
+            raise BrickMismatchError(f"Brick '{path}'", ["it has parameters or buffers, but no weights are stored"])
         bricks[path] = brick
     return BrickCollection.of_new(bricks)
 
