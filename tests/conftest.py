@@ -4,6 +4,8 @@ import torch
 from brickyard import BrickCollection
 from tests.toys import tiny_bricks
 
+torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

@@ -57,7 +57,7 @@ def test_a_brick_picks_from_a_list_or_tuple_and_gets_none_for_what_may_be_absent
 
 @pytest.mark.parametrize("reads", [["image"], ["image", "x"], {"value": "image"}, ["image[0]"]])
 def test_a_missing_input_names_the_value(reads):
-    with pytest.raises(MissingInputError, match="reads 'image'.*Did you mean 'images'"):
+    with pytest.raises(MissingInputError, match=r"reads 'image'.*Did you mean 'images'"):
         identity(reads, ["out"])({"images": 1, "x": 2})
 
 
@@ -120,7 +120,9 @@ def test_a_timm_feature_list_is_one_value_or_one_a_name():
 
 
 def test_a_torchvision_segmentation_model_names_its_dictionary_by_key():
-    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4)
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=4
+    )
     image = torch.rand(1, 3, 32, 32)
     expected = model.eval()(image)["out"]
     named = BrickModule(model, ["image"], ["seg/out"])({"image": image})

@@ -67,15 +67,15 @@ def test_groups_are_tags_in_their_older_spelling(collection):
 
 
 def test_an_unknown_tag_names_the_tags_there_are(collection):
-    with pytest.raises(UnknownNameError, match="Unknown tag 'MODLE'. Did you mean 'MODEL'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown tag 'MODLE'. Did you mean 'MODEL'"):
         collection(tiny_inputs(), tags={"MODLE"})
-    with pytest.raises(UnknownNameError, match="'LOSS'.*'MODEL'"):
+    with pytest.raises(UnknownNameError, match=r"'LOSS'.*'MODEL'"):
         collection(tiny_inputs(), groups="zzz")
 
 
 @pytest.mark.parametrize("tags", ["METRIC_EXTRA", set()])
 def test_a_selection_that_runs_nothing_names_the_bricks(collection, tags):
-    with pytest.raises(BrickGraphError, match="No brick runs.*'head/loss'"):
+    with pytest.raises(BrickGraphError, match=r"No brick runs.*'head/loss'"):
         collection(tiny_inputs(), tags=tags)
 
 
@@ -102,9 +102,7 @@ def test_a_missing_input_that_the_tags_leave_out_names_its_maker(collection):
 def test_values_that_bricks_would_make_can_be_given_to_a_selection_that_reads_them(collection):
     logits = torch.rand(4, 3)
     outputs = collection({"head/logits": logits, "targets": tiny_inputs()["targets"]}, tags="LOSS", return_inputs=False)
-    torch.testing.assert_close(
-        outputs["head/loss_ce"], nn.functional.cross_entropy(logits, tiny_inputs()["targets"])
-    )
+    torch.testing.assert_close(outputs["head/loss_ce"], nn.functional.cross_entropy(logits, tiny_inputs()["targets"]))
 
 
 def test_outputs_run_only_what_they_need_and_are_all_that_is_returned(collection):
@@ -121,7 +119,7 @@ def test_outputs_come_in_the_order_asked_for(collection):
 
 
 def test_an_output_that_nobody_makes_names_the_nearest(collection):
-    with pytest.raises(BrickGraphError, match="'head/logit'. Did you mean 'head/logits'"):
+    with pytest.raises(BrickGraphError, match=r"'head/logit'. Did you mean 'head/logits'"):
         collection(tiny_inputs(), outputs=["head/logit"])
 
 

@@ -1,5 +1,7 @@
 """A collection as a dictionary: how it is built, and what a change does to it."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -50,7 +52,9 @@ def test_one_dictionary_under_two_names_makes_two_heads_with_names_of_their_own(
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_nested_collection_behaves_as_a_nested_dictionary(first):
-    inner = BrickCollection({"fc": identity(["features"], ["./logits"]), "deep": {"loss": identity(["../logits"], ["./loss"])}})
+    inner = BrickCollection(
+        {"fc": identity(["features"], ["./logits"]), "deep": {"loss": identity(["../logits"], ["./loss"])}}
+    )
     backbone = {"backbone": identity(["x"], ["features"])}
     collection = BrickCollection({"head": inner, **backbone} if first else {**backbone, "head": inner})
     assert collection["head/fc"].output_names == ["head/logits"]
@@ -82,7 +86,7 @@ def test_a_name_above_the_root_is_refused_with_the_brick():
 
 
 def test_a_cycle_and_two_writers_are_refused_when_the_collection_is_built():
-    with pytest.raises(BrickGraphError, match="wait for each other.*head/a"):
+    with pytest.raises(BrickGraphError, match=r"wait for each other.*head/a"):
         BrickCollection({"head": {"a": identity(["./z"], ["./y"]), "b": identity(["./y"], ["./z"])}})
     with pytest.raises(BrickGraphError, match="'a' and 'head/b' both write 'y'"):
         BrickCollection({"a": identity(["x"], ["y"]), "head": {"b": identity(["x"], ["../y"])}})
@@ -193,7 +197,7 @@ def test_a_brick_inside_a_brick_is_refused_when_the_collection_is_built():
         BrickCollection({"head": plus(1, ["x"], ["y"]), "head/loss": plus(1, ["x"], ["z"])})
 
 
-@pytest.mark.parametrize("name", ["values", "plan", "train", "type", "training"])
+@pytest.mark.parametrize("name", ["values", "plan", "train", "type", "training", "_modules", "_graph"])
 def test_a_brick_named_like_a_part_of_the_class_is_refused_or_works(name):
     collection = model()
     before = snapshot(collection)
@@ -245,10 +249,8 @@ def test_a_head_that_was_replaced_no_longer_reaches_the_collection():
     old = collection["head"]
     collection["head"] = plus(1, ["features"], ["logits"])
     before = snapshot(collection)
-    try:
+    with contextlib.suppress(BrickError):
         old["more"] = plus(1, ["x"], ["./more"])
-    except BrickError:
-        pass
     assert snapshot(collection) == before
 
 

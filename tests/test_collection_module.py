@@ -33,7 +33,9 @@ def test_a_collection_prints_its_bricks_and_not_their_modules(collection):
     assert str(collection) == PRINTED
 
 
-@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "twin_of", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["deepcopy", "pickle"]
+)
 def test_a_copy_computes_the_same_and_shares_nothing(collection, twin_of):
     collection.eval()(tiny_inputs())
     twin = twin_of(collection)
@@ -83,14 +85,19 @@ def test_gradients_are_those_of_the_modules_wired_by_hand():
     sum(collection.extract_losses(collection(inputs)).values()).backward()
     features = by_hand["backbone"].model(inputs["raw"] / 2)
     nn.functional.cross_entropy(by_hand["head"]["classifier"].model(features), inputs["targets"]).backward()
-    for brick, other in ((bricks["backbone"], by_hand["backbone"]), (bricks["head"]["classifier"], by_hand["head"]["classifier"])):
+    for brick, other in (
+        (bricks["backbone"], by_hand["backbone"]),
+        (bricks["head"]["classifier"], by_hand["head"]["classifier"]),
+    ):
         for left, right in zip(brick.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(left.grad, right.grad)
 
 
 def test_functional_calls_take_other_parameters():
     collection = BrickCollection({"deep": {"fc": BrickModule(nn.Linear(2, 2, bias=False), ["x"], ["y"])}})
-    outputs = torch.func.functional_call(collection, {"deep.fc.model.weight": 2 * torch.eye(2)}, ({"x": torch.ones(1, 2)},))
+    outputs = torch.func.functional_call(
+        collection, {"deep.fc.model.weight": 2 * torch.eye(2)}, ({"x": torch.ones(1, 2)},)
+    )
     assert torch.equal(outputs["y"], torch.full((1, 2), 2.0))
 
 

@@ -87,7 +87,10 @@ def test_a_missing_extra_error_says_how_to_install_it():
 
 def test_far_names_are_listed_instead():
     assert nearest("zebra", ["b", "a"]) == "There are: 'a', 'b'."
-    assert nearest("zebra", []) == "There are none."
+
+
+def test_no_names_are_not_listed():
+    assert nearest("zebra", []) == ""
 
 
 def test_a_long_list_of_far_names_is_cut():

@@ -95,7 +95,9 @@ def test_places_in_places_are_subgraphs_in_subgraphs():
 
 
 def test_a_value_read_twice_by_one_brick_is_one_edge():
-    collection = BrickCollection({"a": identity(["x[0]", "x[1]"], ["y", "z"]), "b": identity(["y[0]", "y[-1]"], ["p", "q"])})
+    collection = BrickCollection(
+        {"a": identity(["x[0]", "x[1]"], ["y", "z"]), "b": identity(["y[0]", "y[-1]"], ["p", "q"])}
+    )
     graph = create_mermaid_dag_graph(collection)
     assert graph.count("x:::input --> a\n") == 1
     assert graph.count("a --> |y| b\n") == 1

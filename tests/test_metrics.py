@@ -108,7 +108,9 @@ def test_a_collection_of_metrics_reports_each_like_torchmetrics():
 
 
 def test_a_plain_dictionary_of_metrics_will_do():
-    brick = BrickMetrics({"b": accuracy(), "a": MeanMetric()}, {"preds": "logits", "target": "targets", "value": "value"})
+    brick = BrickMetrics(
+        {"b": accuracy(), "a": MeanMetric()}, {"preds": "logits", "target": "targets", "value": "value"}
+    )
     BrickCollection({"metrics": brick})({**BATCH, "value": torch.tensor(2.0)})
 
 

@@ -72,7 +72,10 @@ def test_a_trainable_brick_leaves_layers_that_the_caller_froze():
     model.conv.requires_grad_(False)
     collection = BrickCollection({"backbone": BrickTrainable(model, ["x"], ["y"])}).train()
     collection({"x": torch.rand(2, 3, 4, 4)})["y"].sum().backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["norm.weight", "norm.bias"]
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [
+        "norm.weight",
+        "norm.bias",
+    ]
     assert model.conv.weight.grad is None
     assert model.norm.bias.grad is not None
 

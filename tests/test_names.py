@@ -27,10 +27,11 @@ def test_a_name_resolves_from_the_place_of_its_brick(name, path, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("../x", "head"), ("../../x", "a/b"), (".", "a/b"), ("./", "a/b"), ("..", "a/b/c"), ("./x/..", "a")]
+    ("name", "path"),
+    [("../x", "head"), ("../../x", "a/b"), (".", "a/b"), ("./", "a/b"), ("..", "a/b/c"), ("./x/..", "a")],
 )
 def test_a_name_that_leaves_the_collection_or_ends_in_a_place_is_refused_with_the_brick(name, path):
-    with pytest.raises(BrickGraphError, match="Failed to resolve input name. Unable to resolve") as caught:
+    with pytest.raises(BrickGraphError, match=r"Failed to resolve input name. Unable to resolve") as caught:
         resolve(name, path)
     assert f"'{name}'" in str(caught.value)
     assert f"'{path}'" in str(caught.value)
@@ -60,7 +61,9 @@ def test_a_reference_is_parsed(text, expected):
     assert parse_reference(text, "brick") == expected
 
 
-@pytest.mark.parametrize("text", ["", "features[", "features[a]", "features[1:2:3]", "features[]", "[0]", "?", "a?[0]", "a??"])
+@pytest.mark.parametrize(
+    "text", ["", "features[", "features[a]", "features[1:2:3]", "features[]", "[0]", "?", "a?[0]", "a??"]
+)
 def test_a_reference_of_another_form_is_refused_with_its_brick(text):
     with pytest.raises(BrickGraphError, match="'seg/head' cannot read"):
         parse_reference(text, "seg/head")

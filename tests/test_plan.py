@@ -64,7 +64,7 @@ def test_one_brick_can_carry_several_tags():
 
 
 def test_a_tag_that_nobody_carries_is_an_error_that_names_the_tags():
-    with pytest.raises(UnknownNameError, match="Unknown tag 'MODLE'. Did you mean 'MODEL'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown tag 'MODLE'. Did you mean 'MODEL'"):
         make_plan(CHAIN, tags={"MODLE"})
 
 
@@ -118,7 +118,7 @@ def test_a_reader_of_everything_runs_after_the_bricks_declared_before_it():
 
 
 def test_an_output_that_nobody_makes_names_the_nearest():
-    with pytest.raises(BrickGraphError, match="No brick makes the output 'logit'. Did you mean 'logits'"):
+    with pytest.raises(BrickGraphError, match=r"No brick makes the output 'logit'. Did you mean 'logits'"):
         make_plan(CHAIN, outputs=("logit",))
 
 

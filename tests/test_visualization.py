@@ -33,7 +33,11 @@ def test_the_function_gets_one_channel_last_array_an_image():
 
 
 def test_a_number_an_image_comes_as_an_array_of_one_item():
-    drawn = drawn_with(lambda image, label: label, ["image", "label"], {"image": torch.zeros(2, 3, 4, 5), "label": torch.tensor([7, 8])})
+    drawn = drawn_with(
+        lambda image, label: label,
+        ["image", "label"],
+        {"image": torch.zeros(2, 3, 4, 5), "label": torch.tensor([7, 8])},
+    )
     assert [(array.shape, array[0]) for array in drawn] == [((1,), 7), ((1,), 8)]
 
 
@@ -56,13 +60,17 @@ def test_a_list_has_one_item_an_image():
 
 def test_inputs_can_go_in_by_keyword():
     values = {"image": torch.zeros(2, 3, 4, 5), "label": torch.tensor([7, 8])}
-    drawn = drawn_with(lambda *, label, picture: label[0] + picture.ndim, {"label": "label", "picture": "image"}, values)
+    drawn = drawn_with(
+        lambda *, label, picture: label[0] + picture.ndim, {"label": "label", "picture": "image"}, values
+    )
     assert drawn == [10, 11]
 
 
 def test_without_conversion_each_item_is_a_tensor():
     images = torch.rand(2, 3, 4, 5)
-    drawn = drawn_with(lambda image: image, ["image"], {"image": images}, unpack_functions_for_type=UNPACK_NO_CONVERSION)
+    drawn = drawn_with(
+        lambda image: image, ["image"], {"image": images}, unpack_functions_for_type=UNPACK_NO_CONVERSION
+    )
     assert torch.equal(torch.stack(drawn), images)
 
 
@@ -86,7 +94,12 @@ def test_a_type_or_a_name_with_none_is_left_alone():
     )
     assert by_name == [[0, 1, 2], [0, 1, 2]]
     unpack = {**UNPACK_TENSORS_TO_NDARRAYS, torch.Tensor: None}
-    items = drawn_with(lambda item, whole: item * len(whole), ["items", "whole"], {"items": ["a", "b"], "whole": torch.ones(3, 2)}, unpack_functions_for_type=unpack)
+    items = drawn_with(
+        lambda item, whole: item * len(whole),
+        ["items", "whole"],
+        {"items": ["a", "b"], "whole": torch.ones(3, 2)},
+        unpack_functions_for_type=unpack,
+    )
     assert items == ["aaa", "bbb"]
 
 
@@ -116,7 +129,7 @@ def test_an_empty_batch_draws_nothing():
 
 def test_a_function_with_another_number_of_outputs_is_refused_with_the_brick():
     collection = BrickCollection({"draw": BrickPerImageVisualization(lambda x: (1, 2, 3), ["x"], ["a", "b"])})
-    with pytest.raises(BrickGraphError, match="'draw'.*3 values"):
+    with pytest.raises(BrickGraphError, match=r"'draw'.*3 values"):
         collection({"x": torch.zeros(2)})
 
 

@@ -15,6 +15,7 @@ import brickyard
 from brickyard import Brick, BrickLoss, BrickMetrics, BrickModule, BrickNotTrainable, BrickTrainable
 
 SOURCE = Path(brickyard.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 
 
 class Half(nn.Module):
@@ -100,8 +101,8 @@ def run_python(code: str, *flags: str, **environment: str) -> str:
     """What a new interpreter prints when it runs `code`."""
     done = subprocess.run(
         [sys.executable, *flags, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(SOURCE.parent)]), **environment},
-        cwd=SOURCE.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(ROOT)]), **environment},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

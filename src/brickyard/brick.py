@@ -48,6 +48,8 @@ class Brick(nn.Module, ABC):
         self, input_names: InputNames, output_names: Sequence[str], tags: Tags, group: Tags | None = None
     ) -> None:
         super().__init__()
+        if isinstance(input_names, str) or isinstance(output_names, str):
+            raise TypeError(f"Expected lists of names, found {input_names!r} and {output_names!r}.")
         self.path = ""  # in its collection; "" while it is in none
         self.tags = as_tags(tags if group is None else group)
         self.metadata: dict[str, Any] = {}
@@ -138,6 +140,9 @@ class Brick(nn.Module, ABC):
         self.reads = tuple(parse_reference(name, self.path) for name in self._read_names)
         self.required = tuple(read.name for read in self.reads if not read.optional and read.name != ALL)
         self.writes = tuple(resolve(name, self.path) for name in self._declared_outputs)
+        for name in self.writes:
+            if not parse_reference(name, self.path).is_plain:
+                raise BrickGraphError(f"Brick '{self.path}' cannot write '{name}': expected a name and nothing else.")
         sole = len(names) == 1 and self._arguments is None and self.reads[0].is_plain
         self._sole_read = self.reads[0].name if sole else None
         self._sole_write = self.writes[0] if len(self.writes) == 1 else None
@@ -159,7 +164,8 @@ class Brick(nn.Module, ABC):
         """
         names = self.writes
         if isinstance(outputs, dict) and names:
-            by_key = {name: outputs[key] for name in names if (key := name.rpartition("/")[2]) in outputs}
+            keys = {name: name.rpartition("/")[2] for name in names}  # no walrus: torch.compile cannot trace it here
+            by_key = {name: outputs[key] for name, key in keys.items() if key in outputs}
             if len(by_key) == len(names):
                 return by_key
             if len(names) > 1:

@@ -11,28 +11,12 @@ from torch import nn
 
 from brickyard.brick import Brick, Tags, as_tags
 from brickyard.errors import MissingInputError, nearest
-from brickyard.metrics import BrickMetrics
-from brickyard.names import check_brick_names, join, place_of
+from brickyard.graph import BrickGraph
+from brickyard.names import join, place_of
 from brickyard.plan import Plan, make_plan, owners
 from brickyard.weights import load_bricks, save_bricks
 
 BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
-
-
-class _Graph:
-    """What a collection shares with those nested in it: every brick by its path, and the plans made so far."""
-
-    def __init__(self, bricks: dict[str, Brick]) -> None:
-        check_brick_names(bricks)
-        make_plan(bricks)  # for its errors: a cycle, two producers
-        owners({path: brick.reports for path, brick in bricks.items() if isinstance(brick, BrickMetrics)}, "report")
-        self.bricks = bricks
-        self.plans: dict[Any, Plan] = {}
-
-    def replace(self, bricks: dict[str, Brick]) -> None:
-        """Take other bricks, if they are valid together."""
-        self.bricks = _Graph(bricks).bricks
-        self.plans = {}
 
 
 @final
@@ -55,7 +39,7 @@ class BrickCollection(nn.ModuleDict):
     def __init__(self, bricks: BrickTree) -> None:
         super().__init__()
         self._place = ""
-        self._adopt(_Graph({path: brick.placed(path) for path, brick in _flat(bricks)}))
+        self._adopt(BrickGraph({path: brick.placed(path) for path, brick in _flat(bricks)}))
 
     @classmethod
     def of_new(cls, bricks: Mapping[str, Brick]) -> BrickCollection:
@@ -68,7 +52,7 @@ class BrickCollection(nn.ModuleDict):
     def _sharing(cls, bricks: Mapping[str, Brick], place: str = "") -> BrickCollection:
         collection = cls({})
         collection._place = place
-        collection._adopt(_Graph(dict(bricks)))
+        collection._adopt(BrickGraph(dict(bricks)))
         return collection
 
     def forward(
@@ -76,7 +60,7 @@ class BrickCollection(nn.ModuleDict):
         named_inputs: Mapping[str, Any],
         tags: Tags | None = None,
         return_inputs: bool = True,
-        outputs: Iterable[str] | None = None,
+        outputs: str | Iterable[str] | None = None,
         skip_missing: bool = False,
         *,
         groups: Tags | None = None,
@@ -112,16 +96,16 @@ class BrickCollection(nn.ModuleDict):
             return {name: values[name] for name in plan.outputs if name in values}
         if return_inputs:
             return values
-        return {name: value for name, value in values.items() if name not in named_inputs}
+        return {name: value for name, value in values.items() if value is not named_inputs.get(name, self)}
 
     def plan(
-        self, tags: Tags | None = None, outputs: Iterable[str] | None = None, given: Iterable[str] | None = None
+        self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None, given: Iterable[str] | None = None
     ) -> Plan:
         """The steps that a call with this selection takes; the arguments and errors are those of `make_plan`."""
         key = (
             self._place,
             None if tags is None else as_tags(tags),
-            None if outputs is None else tuple(outputs),
+            None if outputs is None else ((outputs,) if isinstance(outputs, str) else tuple(outputs)),
             None if given is None else frozenset(given),
         )
         if torch.compiler.is_compiling():  # a graph that is traced must not depend on what has been planned before
@@ -136,7 +120,7 @@ class BrickCollection(nn.ModuleDict):
         inside = join(self._place, "")
         return {path: brick for path, brick in self._graph.bricks.items() if path.startswith(inside)}
 
-    def required_inputs(self, tags: Tags | None = None, outputs: Iterable[str] | None = None) -> list[str]:
+    def required_inputs(self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None) -> list[str]:
         """The names that a call with this selection must be given, sorted."""
         return sorted(self.plan(tags, outputs).required)
 
@@ -153,7 +137,7 @@ class BrickCollection(nn.ModuleDict):
         """
         return {name: value for brick in self.bricks().values() for name, value in brick.summarize(reset=reset).items()}
 
-    def sub_collection(self, tags: Tags | None = None, outputs: Iterable[str] | None = None) -> BrickCollection:
+    def sub_collection(self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None) -> BrickCollection:
         """A collection of only the bricks that this selection runs; it shares them with this one."""
         selected = {step.path for step in self.plan(tags, outputs).steps}
         bricks = {path: brick for path, brick in self.bricks().items() if path in selected}
@@ -183,6 +167,11 @@ class BrickCollection(nn.ModuleDict):
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (Brick, BrickCollection)):
+            raise TypeError(f"Set a brick as an item: collection['{name}'] = ...")
+        super().__setattr__(name, value)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
@@ -214,7 +203,7 @@ class BrickCollection(nn.ModuleDict):
         parent = self[place_of(key)] if place_of(key) else self
         del parent._modules[key.rpartition("/")[2]]
         if isinstance(popped, BrickCollection):
-            popped._adopt(_Graph(own))
+            popped._adopt(BrickGraph(own))
         return popped
 
     def clear(self) -> None:
@@ -227,7 +216,7 @@ class BrickCollection(nn.ModuleDict):
         paths = [path.removeprefix(join(self._place, "")) for path in self.bricks()]
         return set(self._modules).union(paths, *(_places(path) for path in paths))
 
-    def _adopt(self, graph: _Graph) -> None:
+    def _adopt(self, graph: BrickGraph) -> None:
         """Make `graph` this collection's, and that of every collection nested in it."""
         self._graph = graph
         self._sync()
@@ -246,9 +235,12 @@ class BrickCollection(nn.ModuleDict):
                     child._place = join(self._place, name)
                 child._adopt(self._graph)
                 children[name] = child
+        gone = [child for child in self._modules.values() if child not in children.values()]
         self._modules.clear()
-        for name, module in children.items():
-            self.add_module(name, module)
+        self._modules.update(children)
+        for child in gone:
+            if isinstance(child, BrickCollection):  # whoever still holds it changes it alone
+                child._adopt(BrickGraph({brick.path: brick for brick in child.modules() if isinstance(brick, Brick)}))
 
     def _stored(self) -> dict[str, nn.Module]:
         """The modules that have weights, by their path from here."""

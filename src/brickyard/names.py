@@ -137,3 +137,11 @@ def check_brick_names(paths: Iterable[str]) -> None:
         other = seen.setdefault(path.lower(), path)
         if other != path:
             raise BrickGraphError(f"Bricks '{other}' and '{path}' differ only in case: rename one of them.")
+    for path in seen.values():
+        place = place_of(path)
+        while place:
+            if place.lower() in seen:
+                raise BrickGraphError(
+                    f"'{path}' stands inside '{seen[place.lower()]}', which is a brick: rename one of them."
+                )
+            place = place_of(place)

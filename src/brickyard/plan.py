@@ -98,8 +98,11 @@ def owners(names: Mapping[str, Iterable[str]], verb: str) -> dict[str, str]:
     for path, owned in names.items():
         for name in owned:
             if name in found:
+                who = f"Bricks '{found[name]}' and '{path}' both {verb}"
+                if found[name] == path:
+                    who = f"Brick '{path}' would twice {verb}"
                 raise BrickGraphError(
-                    f"Bricks '{found[name]}' and '{path}' both {verb} '{name}'. Rename one of the two, or put it in a "
+                    f"{who} '{name}'. Rename one of the two, or put it in a "
                     f"nested dictionary: there './{name}' is relative to its place."
                 )
             found[name] = path

@@ -99,7 +99,7 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
             _refuse_pickle(folder / path)
     if problems:
         raise BrickMismatchError(f"{folder} does not fit this collection, nothing was loaded", problems)
-    for path in modules.keys() - found.keys():
+    for path in (path for path in modules if path not in found):
         warnings.warn(f"Brick '{path}' has no matching weight file and is initialized from scratch. ", stacklevel=3)
     files = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob(f"*{SUFFIX}")}
     for stray in sorted(files - modules.keys()):
@@ -249,9 +249,11 @@ def replaced_together(folder: Path) -> Iterator[Path]:
 def _move_all(source: Path, target: Path, backup: Path) -> None:
     """Move every file of `source` into `target`; what it replaces goes to `backup`, and back if one move fails."""
     moved: list[Path] = []
+    made: list[Path] = []
     try:
         for file in sorted(file for file in source.rglob("*") if file.is_file()):
             name = file.relative_to(source)
+            made += [folder for folder in reversed((target / name).parents) if not folder.exists()]
             for parent in (target / name, backup / name):
                 parent.parent.mkdir(parents=True, exist_ok=True)
             if (target / name).exists():
@@ -264,6 +266,9 @@ def _move_all(source: Path, target: Path, backup: Path) -> None:
                 os.replace(backup / name, target / name)
             else:
                 (target / name).unlink(missing_ok=True)
+        for folder in reversed(made):
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
         raise
 
 

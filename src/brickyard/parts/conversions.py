@@ -50,8 +50,9 @@ def unpack_batched_array_to_arrays(array: Array) -> list[Array]:
 
 
 def unpack_batched_tensor_to_numpy_format(batched_tensor: Tensor) -> list[Array]:
-    """(B, C, H, W) -> B arrays (H, W, C); (B, C) -> B arrays (C,); (B,) -> B arrays (1,)."""
-    return unpack_batched_array_to_arrays(torch_to_numpy(batched_tensor_to_channel_last(batched_tensor)))
+    """(B, C, H, W) -> B arrays (H, W, C); (B, C) -> B arrays (C,); (B,) -> B arrays (1,); copies, to be drawn on."""
+    shared = torch_to_numpy(batched_tensor_to_channel_last(batched_tensor))
+    return unpack_batched_array_to_arrays(np.array(shared, order="C"))
 
 
 def unpack_batched_tensor_to_torchvision_format(batched_tensor: Tensor) -> list[Tensor]:
