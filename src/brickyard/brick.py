@@ -54,7 +54,7 @@ class Brick(nn.Module, ABC):
         self.tags = as_tags(tags if group is None else group)
         self.metadata: dict[str, Any] = {}
         self._tags_spelling = "tags" if group is None else "groups"
-        self._declared_inputs, self._declared_outputs = input_names, output_names
+        self._declared_inputs, self._declared_outputs = copy.copy(input_names), list(output_names)
         self._wire()
 
     @property
@@ -66,7 +66,7 @@ class Brick(nn.Module, ABC):
 
     @input_names.setter
     def input_names(self, names: InputNames) -> None:
-        self._declared_inputs = names
+        self._declared_inputs = copy.copy(names)
         self._wire()
 
     @property
@@ -76,7 +76,7 @@ class Brick(nn.Module, ABC):
 
     @output_names.setter
     def output_names(self, names: Sequence[str]) -> None:
-        self._declared_outputs = names
+        self._declared_outputs = list(names)
         self._wire()
 
     @property

@@ -17,6 +17,7 @@ from brickyard.errors import UnknownNameError
 from brickyard.parts.backbones import timm_backbone
 from brickyard.parts.classification import ClassPrediction, classification_metrics
 from brickyard.parts.draw import DrawClassification
+from brickyard.parts.necks import Pyramid
 from brickyard.parts.preprocess import Preprocessor
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -28,6 +29,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "draw_classification": DrawClassification,
     "linear": nn.Linear,
     "normalize": Preprocessor,
+    "pyramid": Pyramid,
     "timm": timm_backbone,
 }
 _RECORD = "_brickyard_part"
