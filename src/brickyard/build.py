@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from brickyard.backbone import BrickBackbone
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, UnknownNameError
-from brickyard.modules import BrickNotTrainable
+from brickyard.modules import BrickLoss, BrickNotTrainable
 from brickyard.names import place_of
 from brickyard.parts.backbones import BackboneSpec, timm_spec, timm_tags
 from brickyard.parts.registry import create_part, part_of
@@ -38,6 +39,7 @@ def build(recipe: Recipe) -> BrickCollection:
             ),
             "backbone": backbone,
             **{head.name: head_bricks(spec, head) for head in recipe.heads},
+            **_loss_sum(recipe),
         }
     )
 
@@ -59,6 +61,25 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
     return task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))
 
 
+def _loss_sum(recipe: Recipe) -> dict[str, Any]:
+    """The brick that adds the heads' losses, where the recipe has weights; a head without labels is left out."""
+    weights = recipe.loss_weights
+    if weights is None:
+        return {}
+    heads = [head.name for head in recipe.heads]
+    if isinstance(weights, str):
+        if weights != "learned":
+            raise BrickInputError(
+                "loss_weights", f"'learned', or some of the heads {heads} with a number each", repr(weights)
+            )
+        part = create_part("uncertainty_weighting", count=len(heads))
+    else:
+        if not set(weights) <= set(heads):
+            raise BrickInputError("loss_weights", f"some of the heads {heads}", f"{list(weights)}")
+        part = create_part("weighted_sum", weights=[float(weights.get(head, 1.0)) for head in heads])
+    return {"loss": BrickLoss(part, input_names=[f"{head}/loss?" for head in heads], output_names=["loss"])}
+
+
 def recipe_of(model: BrickCollection, weights: str | None = None) -> Recipe | None:
     """The recipe that a model was built after, None where it has no timm backbone.
 
@@ -77,4 +98,14 @@ def recipe_of(model: BrickCollection, weights: str | None = None) -> Recipe | No
             task, variant, labels = (brick.metadata[key] for key in ("task", "variant", "labels"))
             default = variant == get_task(task).variants[0]
             heads.append(HeadRecipe(place_of(path), task, None if default else variant, len(labels), tuple(labels)))
-    return Recipe(name, tuple(heads), weights or tag or None, options.pop("in_chans"), options)
+    in_chans = options.pop("in_chans")
+    return Recipe(name, tuple(heads), weights or tag or None, in_chans, _loss_weights_of(model, heads), options)
+
+
+def _loss_weights_of(model: BrickCollection, heads: Sequence[HeadRecipe]) -> dict[str, float] | str | None:
+    part = part_of(model["loss"].wrapped) if "loss" in model else None
+    if part is None:
+        return None
+    if part.type == "uncertainty_weighting":
+        return "learned"
+    return dict(zip((head.name for head in heads), part.args["weights"], strict=True))

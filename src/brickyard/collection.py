@@ -12,6 +12,7 @@ from torch import nn
 from brickyard.brick import Brick, Tags, as_tags
 from brickyard.errors import MissingInputError, nearest
 from brickyard.graph import BrickGraph
+from brickyard.modules import BrickModule
 from brickyard.names import join, place_of
 from brickyard.plan import Plan, make_plan, owners
 from brickyard.weights import load_bricks, save_bricks
@@ -125,8 +126,13 @@ class BrickCollection(nn.ModuleDict):
         return sorted(self.plan(tags, outputs).required)
 
     def extract_losses(self, named_outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The losses among the outputs, by name: what to sum for training. Sub-losses are left out."""
-        names = [name for brick in self.bricks().values() for name in brick.loss_names]
+        """The losses among the outputs, by name: what to sum for training.
+
+        Sub-losses are left out, and so are losses that went into one of another brick, a weighted sum.
+        """
+        made = [brick for brick in self.bricks().values() if any(name in named_outputs for name in brick.loss_names)]
+        summed = {read.name for brick in made for read in brick.reads}
+        names = [name for brick in made for name in brick.loss_names if name not in summed]
         return {name: named_outputs[name] for name in names if name in named_outputs}
 
     def summarize(self, reset: bool) -> dict[str, Any]:
@@ -136,6 +142,16 @@ class BrickCollection(nn.ModuleDict):
             reset: Start anew afterwards.
         """
         return {name: value for brick in self.bricks().values() for name, value in brick.summarize(reset=reset).items()}
+
+    def freeze(self, path: str) -> None:
+        """Make the brick at `path`, or all below it, stand still: parameters and BatchNorm statistics, in any mode."""
+        for brick in self._modules_at(path):
+            brick.freeze()
+
+    def unfreeze(self, path: str) -> None:
+        """Train the brick at `path`, or all below it, again."""
+        for brick in self._modules_at(path):
+            brick.unfreeze()
 
     def sub_collection(self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None) -> BrickCollection:
         """A collection of only the bricks that this selection runs; it shares them with this one."""
@@ -246,6 +262,11 @@ class BrickCollection(nn.ModuleDict):
         """The modules that have weights, by their path from here."""
         modules = {path.removeprefix(join(self._place, "")): brick.module for path, brick in self.bricks().items()}
         return {path: module for path, module in modules.items() if module is not None and module.state_dict()}
+
+    def _modules_at(self, path: str) -> list[BrickModule]:
+        found = self[path]
+        bricks = found.bricks().values() if isinstance(found, BrickCollection) else [found]
+        return [brick for brick in bricks if isinstance(brick, BrickModule)]
 
     def _missing(self, plan: Plan, named_inputs: Mapping[str, Any]) -> MissingInputError:
         missing = []

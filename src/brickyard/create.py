@@ -6,10 +6,10 @@ import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from timm.models import adapt_input_conv
 
@@ -17,7 +17,7 @@ from brickyard.build import build, recipe_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_pretrained, timm_tags
-from brickyard.recipe import HeadRecipe, Recipe, parse_name
+from brickyard.recipe import HeadRecipe, Recipe, parse_heads, parse_name
 from brickyard.store import load_pretrained
 from brickyard.tasks.registry import TASKS
 from brickyard.zoo import find_in_zoo, zoo_folders
@@ -29,13 +29,27 @@ Numbers = int | Mapping[str, int] | None
 Labels = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """What a caller wants other than it is stored; see `create_model`."""
+
+    num_classes: Numbers = None
+    labels: Labels = None
+    in_chans: int | None = None
+    loss_weights: Mapping[str, float] | Literal["learned"] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def create_model(
-    name: str,
+    name: str | None = None,
     *,
+    backbone: str | None = None,
+    tasks: Mapping[str, str] | None = None,
     pretrained: bool = False,
     num_classes: Numbers = None,
     labels: Labels = None,
     in_chans: int | None = None,
+    loss_weights: Mapping[str, float] | Literal["learned"] | None = None,
     **options: Any,
 ) -> BrickCollection:
     """Assemble a model.
@@ -43,12 +57,16 @@ def create_model(
     Args:
         name: `<backbone>_<task>[-<head>][_<task>...][.<weights tag>]`, e.g. "resnet18_cls"; or "local-dir:<folder>"
             for a saved model, which always brings its weights.
+        backbone: Instead of a name, timm's name of the backbone, with
+        tasks: its heads: {"age": "cls", "breed": "cls", "parts": "seg-unet"}, so that several may be of one task.
         pretrained: Take trained weights: from the zoo that the package carries, else from a folder named in
             `BRICKYARD_ZOO`, else timm's own for the backbone, with fresh heads (a classifier of timm's comes along
             unless `num_classes` or `labels` are given). The log says which it took.
         num_classes: For a model of one task a number, otherwise {task: number}; by default that of the weights.
         labels: The class names, like `num_classes`.
         in_chans: Channels of the image, by default those of the weights; pretrained weights are adapted as timm does.
+        loss_weights: Add the heads' losses to one, `loss`: {head: weight}, 1 where a head is not named, or "learned"
+            for uncertainty weighting (Kendall et al. 2018).
         **options: Further arguments of `timm.create_model`, e.g. `drop_path_rate=0.1`.
 
     Returns:
@@ -59,19 +77,20 @@ def create_model(
         BrickInputError: `num_classes` or `labels` do not fit the heads.
         BrickNotFoundError, BrickMismatchError, BrickIntegrityError, UnsafeBrickError: A folder that cannot be loaded.
     """
-    if name.startswith(_LOCAL):
-        return _loaded(name.removeprefix(_LOCAL), num_classes, labels, in_chans, options)
-    recipe = parse_name(name, TimmNames(), {task.name: task.variants for task in TASKS.values()})
-    wanted = _changed(recipe, num_classes, labels, in_chans, options)
-    folder = find_in_zoo(recipe.stem, recipe.weights)
+    changes = _Changes(num_classes, labels, in_chans, loss_weights, options)
+    if name is not None and name.startswith(_LOCAL):
+        return _loaded(name.removeprefix(_LOCAL), changes)
+    recipe = _recipe(name, backbone, tasks)
+    wanted = _changed(recipe, changes)
+    folder = None if name is None else find_in_zoo(recipe.stem, recipe.weights)
     if folder is None:
         _check_tag(recipe)
     if not pretrained:
         return build(wanted)
     if folder is None:
         return _from_timm(wanted)
-    _log.info("'%s': weights from %s", name, folder)
-    return _loaded(folder, num_classes, labels, in_chans, options)
+    _log.info("'%s': weights from %s", recipe.name, folder)
+    return _loaded(folder, changes)
 
 
 def list_models(
@@ -107,15 +126,29 @@ def _all_names() -> Iterator[str]:
     return (f"{backbone}_{suffix}" for backbone in TimmNames() for suffix in suffixes)
 
 
-def _changed(
-    recipe: Recipe, num_classes: Numbers, labels: Labels, in_chans: int | None, options: Mapping[str, Any]
-) -> Recipe:
+def _recipe(name: str | None, backbone: str | None, tasks: Mapping[str, str] | None) -> Recipe:
+    variants = {task.name: task.variants for task in TASKS.values()}
+    if name is not None and backbone is None and tasks is None:
+        return parse_name(name, TimmNames(), variants)
+    if name is None and backbone is not None and tasks:
+        stem, _, weights = backbone.partition(".")
+        if stem not in TimmNames():
+            raise UnknownNameError("backbone", stem, TimmNames())
+        return Recipe(stem, parse_heads(tasks, variants), weights or None)
+    raise BrickInputError("create_model", "a name, or backbone= and tasks=", f"{name=}, {backbone=}, {tasks=}")
+
+
+def _changed(recipe: Recipe, changes: _Changes) -> Recipe:
     """The recipe with what the caller asked for."""
-    numbers = _by_head(recipe, num_classes, "num_classes", int)
-    names = _by_head(recipe, labels, "labels", Sequence)
-    heads = [_changed_head(head, numbers.get(head.name), names.get(head.name)) for head in recipe.heads]
-    chans = recipe.in_chans if in_chans is None else in_chans
-    return replace(recipe, heads=tuple(heads), in_chans=chans, options={**recipe.options, **options})
+    numbers = _by_head(recipe, changes.num_classes, "num_classes", int)
+    names = _by_head(recipe, changes.labels, "labels", Sequence)
+    return replace(
+        recipe,
+        heads=tuple(_changed_head(head, numbers.get(head.name), names.get(head.name)) for head in recipe.heads),
+        in_chans=recipe.in_chans if changes.in_chans is None else changes.in_chans,
+        loss_weights=recipe.loss_weights if changes.loss_weights is None else changes.loss_weights,
+        options={**recipe.options, **changes.options},
+    )
 
 
 def _changed_head(head: HeadRecipe, number: int | None, names: Sequence[str] | None) -> HeadRecipe:
@@ -138,17 +171,15 @@ def _by_head(recipe: Recipe, given: Any, argument: str, kind: type) -> Mapping[s
     raise BrickInputError(argument, f"a dictionary with some of the heads {names}", repr(given))
 
 
-def _loaded(
-    folder: str | Path, num_classes: Numbers, labels: Labels, in_chans: int | None, options: Mapping[str, Any]
-) -> BrickCollection:
+def _loaded(folder: str | Path, changes: _Changes) -> BrickCollection:
     """The model of a folder, or one with what the caller asked for and the weights of it that fit."""
     stored = load_pretrained(folder)
     recipe = recipe_of(stored)
     if recipe is None:
-        if num_classes is None and labels is None and in_chans is None and not options:
+        if changes == _Changes():
             return stored
         raise BrickInputError(str(folder), "no other arguments: it has no timm backbone to build anew", "some")
-    wanted = _changed(recipe, num_classes, labels, in_chans, options)
+    wanted = _changed(recipe, changes)
     if wanted == recipe:
         return stored
     model = build(wanted)
@@ -156,7 +187,7 @@ def _loaded(
     for path, brick in model.bricks().items():
         if brick.module is None or not brick.module.state_dict():
             continue
-        weights = stored[path].module.state_dict()
+        weights = stored[path].module.state_dict() if path in stored else {}
         if path == "backbone" and wanted.in_chans != recipe.in_chans:
             key = f"{first_convolution}.weight"
             weights[key] = adapt_input_conv(wanted.in_chans, weights[key])
@@ -178,7 +209,10 @@ def _from_timm(recipe: Recipe) -> BrickCollection:
     kept = [
         head.name
         for head in recipe.heads
-        if head.task == "cls" and head.variant is None and head.num_classes in (None, weights.num_classes)
+        if weights.classifier
+        and head.task == "cls"
+        and head.variant is None
+        and head.num_classes in (None, weights.num_classes)
     ]
     heads = [
         replace(head, labels=head.labels or weights.labels) if head.name in kept else head for head in recipe.heads

@@ -48,10 +48,10 @@ class BrickModule(Brick):
         super().__init__(input_names, output_names, tags, group)
         self.model = model
         self.calculate_gradients = calculate_gradients
-        self.trainable = trainable
+        self.trainable = True
         self._loss_indices = _loss_indices(loss_output_names, list(output_names))
-        if not trainable and self.module is not None:
-            self.module.requires_grad_(False).eval()
+        if not trainable:
+            self.freeze()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -93,6 +93,18 @@ class BrickModule(Brick):
             return self._named(self._call(model, named_inputs))
         with torch.no_grad():
             return self._named(self._call(model, named_inputs))
+
+    def freeze(self) -> None:
+        """Make the module stand still: no parameter is trained and no statistic moves, also in `train()`."""
+        self.trainable = False
+        if self.module is not None:
+            self.module.requires_grad_(False).eval()
+
+    def unfreeze(self) -> None:
+        """Train every parameter of the module again."""
+        self.trainable = True
+        if self.module is not None:
+            self.module.requires_grad_(True).train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

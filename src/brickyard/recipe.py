@@ -9,7 +9,7 @@ tf_efficientnet_lite0_cls.in1k        the same with the weights tagged "in1k"
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self, final
 
 from brickyard.errors import UnknownNameError
@@ -45,6 +45,7 @@ class Recipe:
         heads: In the order of their names.
         weights: The weights tag, None for the default.
         in_chans: Channels of the image.
+        loss_weights: How the heads' losses are added to one, `loss`: {head: weight}, "learned", or None to leave them.
         options: Further arguments of `timm.create_model`; JSON values.
     """
 
@@ -52,6 +53,7 @@ class Recipe:
     heads: tuple[HeadRecipe, ...]
     weights: str | None = None
     in_chans: int = 3
+    loss_weights: Mapping[str, float] | str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,6 +91,7 @@ class Recipe:
             heads=tuple(heads),
             weights=values.get("weights"),
             in_chans=values.get("in_chans", 3),
+            loss_weights=values.get("loss_weights"),
             options=dict(values.get("options", {})),
         )
 
@@ -121,6 +124,30 @@ def parse_name(name: str, backbones: Collection[str], tasks: Mapping[str, Sequen
     return Recipe(backbone, heads, weights or None)
 
 
+def parse_heads(heads: Mapping[str, str], tasks: Mapping[str, Sequence[str]]) -> tuple[HeadRecipe, ...]:
+    """Read heads of any names, such as {"age": "cls", "parts": "seg-unet"}.
+
+    Args:
+        heads: The task token of each head, by the head's name.
+        tasks: The variants of each task's head, by the task's name.
+
+    Raises:
+        UnknownNameError: A token that names no task, or no head of it.
+    """
+    parsed = []
+    for name, token in heads.items():
+        found = _heads([token], tasks)
+        if found is None:
+            raise UnknownNameError("task", token, _tokens(tasks), f"For the head '{name}'.")
+        parsed.append(replace(found[0], name=name))
+    return tuple(parsed)
+
+
+def _tokens(tasks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Every token that names a task, alone or with a variant."""
+    return [*tasks, *(f"{task}-{variant}" for task, variants in tasks.items() for variant in variants)]
+
+
 def _splits(stem: str) -> Iterator[tuple[str, list[str]]]:
     """Every way to read the stem as a backbone and one or more tokens, the longest backbone first."""
     parts = stem.split("_")
@@ -148,11 +175,10 @@ def _unknown(name: str, stem: str, backbones: Collection[str], tasks: Mapping[st
         return UnknownNameError("model", name, [f"{stem}_{task}" for task in tasks], hint)
     for backbone, tokens in _splits(stem):
         if backbone in backbones:
-            known = [*tasks, *(f"{task}-{variant}" for task, variants in tasks.items() for variant in variants)]
             wrong = next((token for token in tokens if _heads([token], tasks) is None), None)
             if wrong is None:
                 return UnknownNameError("model", name, [], f"It names a task twice: {tokens}. {form}")
-            return UnknownNameError("task", wrong, known, f"In the model name '{name}'.")
+            return UnknownNameError("task", wrong, _tokens(tasks), f"In the model name '{name}'.")
     tokens = stem.split("_")
     first = next((i for i in range(1, len(tokens)) if _heads(tokens[i:], tasks) is not None), len(tokens))
     backbone, suffix = "_".join(tokens[:first]), "_".join(tokens[first:]) or next(iter(tasks))

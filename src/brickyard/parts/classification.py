@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import final
 
 import torch
+from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAveragePrecision,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+)
+
+from brickyard.parts.losses import LabelledMetrics
 
 
 @final
@@ -41,7 +50,39 @@ class ClassPrediction(nn.Module):
         return logits.softmax(dim=1), logits.argmax(dim=1)
 
 
-def classification_metrics(num_classes: int) -> MetricCollection:
+@final
+class MultilabelPrediction(nn.Module):
+    """Logits (B, K) -> probabilities (B, K), each in [0, 1], and class_prediction (B, K) bool: above one half."""
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.sigmoid(), logits > 0
+
+
+@final
+class AttentionClassifier(nn.Module):
+    """A learned query attends to every cell of the feature map, and a linear layer reads what it found.
+
+    timm's `AttentionPoolLatent`, the pooling of SigLIP (Zhai et al. 2023, https://arxiv.org/abs/2303.15343).
+
+    Args:
+        in_channels: C.
+        num_classes: K.
+
+    Shape: (B, C, H, W) of any size -> logits (B, K).
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        heads = next(heads for heads in (8, 4, 2, 1) if in_channels % heads == 0)
+        self.pool = AttentionPoolLatent(in_channels, num_heads=heads, mlp_ratio=2.0)
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.pool(features.flatten(2).transpose(1, 2)))
+        return logits
+
+
+def classification_metrics(num_classes: int) -> LabelledMetrics:
     """Accuracy over pictures, its mean over classes, macro F1, and top-5 accuracy from 6 classes on.
 
     Each reads predictions (B, K), logits or probabilities, and targets (B,) int64; by torchmetrics.
@@ -53,4 +94,18 @@ def classification_metrics(num_classes: int) -> MetricCollection:
     }
     if num_classes > 5:
         metrics["AccuracyTop5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-    return MetricCollection(metrics)
+    return LabelledMetrics(metrics)
+
+
+def multilabel_metrics(num_classes: int) -> LabelledMetrics:
+    """Macro F1, mean average precision, and the share of pictures with every class right.
+
+    Each reads logits (B, K) and targets (B, K) of 0 and 1; by torchmetrics.
+    """
+    return LabelledMetrics(
+        {
+            "F1": MultilabelF1Score(num_classes, average="macro"),
+            "MeanAveragePrecision": MultilabelAveragePrecision(num_classes, average="macro", thresholds=101),
+            "ExactMatch": MultilabelExactMatch(num_classes),
+        }
+    )

@@ -15,22 +15,35 @@ from torch import nn
 
 from brickyard.errors import UnknownNameError
 from brickyard.parts.backbones import timm_backbone
-from brickyard.parts.classification import ClassPrediction, classification_metrics
+from brickyard.parts.classification import (
+    AttentionClassifier,
+    ClassPrediction,
+    MultilabelPrediction,
+    classification_metrics,
+    multilabel_metrics,
+)
 from brickyard.parts.draw import DrawClassification
+from brickyard.parts.losses import BinaryCrossEntropy, CrossEntropy, UncertaintyWeighting, WeightedSum
 from brickyard.parts.necks import Pyramid
 from brickyard.parts.preprocess import Preprocessor
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 _FACTORIES: dict[str, Callable[..., Any]] = {
+    "attention_classifier": AttentionClassifier,
+    "binary_cross_entropy": BinaryCrossEntropy,
     "class_prediction": ClassPrediction,
     "classification_metrics": classification_metrics,
-    "cross_entropy": nn.CrossEntropyLoss,
+    "cross_entropy": CrossEntropy,
     "draw_classification": DrawClassification,
     "linear": nn.Linear,
+    "multilabel_metrics": multilabel_metrics,
+    "multilabel_prediction": MultilabelPrediction,
     "normalize": Preprocessor,
     "pyramid": Pyramid,
     "timm": timm_backbone,
+    "uncertainty_weighting": UncertaintyWeighting,
+    "weighted_sum": WeightedSum,
 }
 _RECORD = "_brickyard_part"
 

@@ -1,4 +1,4 @@
-"""`cls`: what is on the picture, one class of K."""
+"""`cls`: what is on the picture, one class of K or several."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from brickyard.brick import Brick
 from brickyard.metrics import BrickMetrics
 from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
@@ -19,39 +20,43 @@ from brickyard.visualization import BrickPerImageVisualization
 class Classification(Task):
     """Image classification.
 
-    Reads `embedding` (B, E) and `targets/cls` (B,) int64. Writes `cls/logits` (B, K), `cls/probabilities` (B, K),
-    `cls/class_prediction` (B,) int64, `cls/loss` and a list of pictures, `cls/picture`.
+    Reads `embedding` (B, E) or `features[-1]`, `targets/cls` (B,) int64, and optionally `labelled/cls` (B,) bool: the
+    rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction` (B,) int64,
+    `cls/loss` and a list of pictures, `cls/picture`.
 
-    Variants: `linear` is timm's own classifier, one linear layer on the pooled vector.
+    Variants:
+        linear: timm's own classifier, one linear layer on the pooled vector.
+        attention: A learned query over the last feature map instead of pooling.
+        multilabel: Any number of classes a picture: `targets/cls` is (B, K) of 0 and 1, `cls/class_prediction`
+            (B, K) bool.
     """
 
     name: ClassVar[str] = "cls"
-    variants: ClassVar[tuple[str, ...]] = ("linear",)
+    variants: ClassVar[tuple[str, ...]] = ("linear", "attention", "multilabel")
     required_labels: ClassVar[tuple[str, ...]] = ("cls",)
     main_output: ClassVar[str] = "logits"
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-        target = f"targets/{head.name}"
+        scored = ["./logits", f"targets/{head.name}", f"labelled/{head.name}?"]
+        several = head.variant == "multilabel"
         labels = list(head.labels or map(str, range(head.num_classes)))
         bricks = {
-            "head": BrickTrainable(
-                create_part("linear", in_features=backbone.embedding, out_features=head.num_classes),
-                input_names=["embedding"],
-                output_names=["./logits"],
-            ),
+            "head": _head(backbone, head),
             "prediction": BrickNotTrainable(
-                create_part("class_prediction"),
+                create_part("multilabel_prediction" if several else "class_prediction"),
                 input_names=["./logits"],
                 output_names=["./probabilities", "./class_prediction"],
             ),
             "loss": BrickLoss(
-                create_part("cross_entropy"),
-                input_names=["./logits", target],
+                create_part("binary_cross_entropy" if several else "cross_entropy"),
+                input_names=scored,
                 output_names=["./loss"],
             ),
             "metrics": BrickMetrics(
-                create_part("classification_metrics", num_classes=head.num_classes),
-                input_names=["./logits", target],
+                create_part(
+                    "multilabel_metrics" if several else "classification_metrics", num_classes=head.num_classes
+                ),
+                input_names=scored,
             ),
             "picture": BrickPerImageVisualization(
                 create_part("draw_classification", labels=labels),
@@ -72,3 +77,12 @@ class Classification(Task):
         return [
             {"label": labels[index], "class": int(index), "probability": float(probabilities[index])} for index in best
         ]
+
+
+def _head(backbone: BackboneSpec, head: HeadSpec) -> Brick:
+    if head.variant == "attention":
+        channels = backbone.features.channels[-1]
+        part = create_part("attention_classifier", in_channels=channels, num_classes=head.num_classes)
+        return BrickTrainable(part, input_names=["features[-1]"], output_names=["./logits"])
+    part = create_part("linear", in_features=backbone.embedding, out_features=head.num_classes)
+    return BrickTrainable(part, input_names=["embedding"], output_names=["./logits"])
