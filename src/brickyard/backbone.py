@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from brickyard.brick import InputNames, Tags
+from brickyard.errors import BrickInputError
 from brickyard.modules import BrickModule, BrickTrainable
 from brickyard.parts.backbones import BackboneResnet, timm_features
 from brickyard.tags import Tag
@@ -24,7 +25,11 @@ class BrickBackbone(BrickModule):
         output_names: Two names: the feature maps, a tuple of (B, C_i, H / s_i, W / s_i); the embedding, (B, E).
         tags: See `Brick`.
         trainable: See `BrickModule`.
+        fixed_size: The only (H, W) that it is sure to take, None for any.
         group: See `Brick`.
+
+    Raises:
+        BrickInputError: At the call, for images of another size than a backbone of fixed size takes.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#6D597A"}
@@ -36,19 +41,30 @@ class BrickBackbone(BrickModule):
         output_names: Sequence[str],
         tags: Tags = Tag.MODEL,
         trainable: bool = True,
+        fixed_size: Sequence[int] | None = None,
         group: Tags | None = None,
     ) -> None:
         super().__init__(model, input_names, output_names, tags, trainable=trainable, group=group)
+        self.fixed_size = fixed_size
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**self._names_and_tags(), "trainable": self.trainable}
+        return {**self._names_and_tags(), "trainable": self.trainable, "fixed_size": self.fixed_size}
 
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         return self._named(self._call(self._features, named_inputs))
 
     def _features(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        return timm_features(self.model, image)
+        try:
+            return timm_features(self.model, image)
+        except (AssertionError, RuntimeError) as error:
+            if self.fixed_size is None or tuple(image.shape[-2:]) == tuple(self.fixed_size):
+                raise
+            expected = f"images of {self.fixed_size[0]}x{self.fixed_size[1]} pixels (H x W), which the backbone fixes"
+            mend = "Resize them, or create the model with img_size=, or dynamic_img_size=True where timm has it."
+            raise BrickInputError(
+                f"brick '{self.path}'", expected, f"{image.shape[-2]}x{image.shape[-1]}", mend
+            ) from error
 
 
 def resnet_to_brick(resnet: ResNet, input_name: str, output_name: str) -> BrickTrainable:

@@ -27,8 +27,13 @@ def build(recipe: Recipe) -> BrickCollection:
     tag = recipe.weights if recipe.weights in timm_tags(recipe.backbone) else None
     name = f"{recipe.backbone}.{tag}" if tag else recipe.backbone
     model = create_part("timm", name=name, in_chans=recipe.in_chans, **recipe.options)
-    spec = timm_spec(model, recipe.in_chans)
-    backbone = BrickBackbone(model, input_names=["normalized"], output_names=["features", "embedding"])
+    spec = timm_spec(model, recipe.in_chans, **recipe.options)
+    backbone = BrickBackbone(
+        model,
+        input_names=["normalized"],
+        output_names=["features", "embedding"],
+        fixed_size=spec.input.size if spec.input.fixed else None,
+    )
     backbone.metadata = {"provides": asdict(spec)}
     return BrickCollection(
         {

@@ -97,7 +97,8 @@ def info(name: str) -> None:
     table.add_row("backbone", f"{facts.backbone}, strides {list(facts.spec.features.strides)}")
     for head, task in facts.tasks.items():
         table.add_row("head", f"{head}: task {task}, {facts.num_classes[head]} classes")
-    table.add_row("image", f"{images.channels}x{images.size[0]}x{images.size[1]}, {images.interpolation}")
+    fixed = "fixed size" if images.fixed else "any size"
+    table.add_row("image", f"{images.channels}x{images.size[0]}x{images.size[1]}, {fixed}, {images.interpolation}")
     for path, count in facts.parameters.items():
         licence = f", {facts.licence[path]}" if path in facts.licence else ""
         table.add_row("brick", f"{path}: {count:,} parameters{licence}")

@@ -13,7 +13,7 @@ from brickyard.brick import Brick, Tags, as_tags
 from brickyard.errors import MissingInputError, nearest
 from brickyard.graph import BrickGraph
 from brickyard.modules import BrickModule
-from brickyard.names import join, place_of
+from brickyard.names import is_inside, join, place_of, places
 from brickyard.plan import Plan, make_plan, owners
 from brickyard.weights import load_bricks, save_bricks
 
@@ -202,11 +202,11 @@ class BrickCollection(nn.ModuleDict):
         tops = {join(self._place, key): None for key in tree}
         merged: dict[str, Brick] = {}
         for path, brick in self._graph.bricks.items():
-            top = next((top for top in tops if _is_inside(path, top)), None)
+            top = next((top for top in tops if is_inside(path, top)), None)
             if top is None:
                 merged[path] = brick
             else:
-                merged |= {path: brick for path, brick in placed.items() if _is_inside(path, top)}
+                merged |= {path: brick for path, brick in placed.items() if is_inside(path, top)}
         self._graph.replace({**merged, **placed})
         self._sync()
 
@@ -214,7 +214,7 @@ class BrickCollection(nn.ModuleDict):
         """Take a brick or a nested collection out and return it; a collection then stands alone."""
         popped = self[key]
         top = join(self._place, key)
-        own = {path: brick for path, brick in self._graph.bricks.items() if _is_inside(path, top)}
+        own = {path: brick for path, brick in self._graph.bricks.items() if is_inside(path, top)}
         self._graph.replace({path: brick for path, brick in self._graph.bricks.items() if path not in own})
         parent = self[place_of(key)] if place_of(key) else self
         del parent._modules[key.rpartition("/")[2]]
@@ -230,7 +230,7 @@ class BrickCollection(nn.ModuleDict):
     def _keys(self) -> set[str]:
         """Every key that `self[key]` takes: the paths of bricks and of nested collections, from here."""
         paths = [path.removeprefix(join(self._place, "")) for path in self.bricks()]
-        return set(self._modules).union(paths, *(_places(path) for path in paths))
+        return set(self._modules).union(paths, *(places(path) for path in paths))
 
     def _adopt(self, graph: BrickGraph) -> None:
         """Make `graph` this collection's, and that of every collection nested in it."""
@@ -293,12 +293,3 @@ def _flat(tree: BrickTree, place: str = "") -> Iterator[tuple[str, Brick]]:
             yield from _flat(value, path)
         else:
             raise TypeError(f"'{path}': expected a brick, a collection or a dictionary, found {type(value).__name__}.")
-
-
-def _is_inside(path: str, top: str) -> bool:
-    return path == top or path.startswith(f"{top}/")
-
-
-def _places(path: str) -> list[str]:
-    """The places around a path: "a/b/c" -> ["a/b", "a"]."""
-    return [place, *_places(place)] if (place := place_of(path)) else []

@@ -31,6 +31,16 @@ def place_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def places(path: str) -> list[str]:
+    """The places around a path: "a/b/c" -> ["a/b", "a"]."""
+    return [place, *places(place)] if (place := place_of(path)) else []
+
+
+def is_inside(path: str, top: str) -> bool:
+    """Whether `path` is `top` or below it."""
+    return path == top or path.startswith(f"{top}/")
+
+
 def resolve(name: str, path: str) -> str:
     """Make a relative value name absolute.
 
@@ -138,10 +148,8 @@ def check_brick_names(paths: Iterable[str]) -> None:
         if other != path:
             raise BrickGraphError(f"Bricks '{other}' and '{path}' differ only in case: rename one of them.")
     for path in seen.values():
-        place = place_of(path)
-        while place:
+        for place in places(path):
             if place.lower() in seen:
                 raise BrickGraphError(
                     f"'{path}' stands inside '{seen[place.lower()]}', which is a brick: rename one of them."
                 )
-            place = place_of(place)

@@ -8,6 +8,7 @@ from typing import Any, Self, final
 
 import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.layers import to_2tuple
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 from torchvision.models import ResNet
@@ -32,6 +33,7 @@ class InputSpec:
     Attributes:
         channels: C.
         size: (H, W) in pixels.
+        fixed: Whether timm says that it takes no other size; some take others all the same.
         mean: One number a channel, in [0, 1].
         std: One number a channel.
         interpolation: How pictures are resized, "bicubic" or "bilinear".
@@ -41,6 +43,7 @@ class InputSpec:
 
     channels: int
     size: tuple[int, int]
+    fixed: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -75,6 +78,7 @@ class BackboneSpec:
             input=InputSpec(
                 channels=images["channels"],
                 size=tuple(images["size"]),
+                fixed=images["fixed"],
                 mean=tuple(images["mean"]),
                 std=tuple(images["std"]),
                 interpolation=images["interpolation"],
@@ -134,8 +138,8 @@ def timm_features(model: Any, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor
     return tuple(features), model.forward_head(last, pre_logits=True)
 
 
-def timm_spec(model: Any, in_chans: int = 3) -> BackboneSpec:
-    """What timm knows of a model that `timm_backbone` made."""
+def timm_spec(model: Any, in_chans: int = 3, **options: Any) -> BackboneSpec:
+    """What timm knows of a model that `timm_backbone` made with these arguments."""
     config: dict[str, Any] = model.pretrained_cfg
     levels = [dict(level) for level in model.feature_info]
     return BackboneSpec(
@@ -145,7 +149,8 @@ def timm_spec(model: Any, in_chans: int = 3) -> BackboneSpec:
         embedding=int(model.head_hidden_size),
         input=InputSpec(
             channels=in_chans,
-            size=tuple(config["input_size"][1:]),
+            size=to_2tuple(options.get("img_size", config["input_size"][1:])),
+            fixed=bool(config["fixed_input_size"]) and not options.get("dynamic_img_size", False),
             mean=_for_channels(config["mean"], in_chans),
             std=_for_channels(config["std"], in_chans),
             interpolation=config["interpolation"],
