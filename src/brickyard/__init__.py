@@ -66,6 +66,7 @@ _HOME = {
     "list_models": "create",
     "load_pretrained": "store",
     "model_info": "info",
+    "parameter_groups": "optim",
     "per_stage_brick_collections": "stages",
     "register_part": "parts.registry",
     "register_task": "tasks.registry",

@@ -42,6 +42,9 @@ from brickyard.modules import (
     BrickNotTrainable as BrickNotTrainable,
     BrickTrainable as BrickTrainable,
 )
+from brickyard.optim import (
+    parameter_groups as parameter_groups,
+)
 from brickyard.parts.backbones import (
     BackboneResnet as BackboneResnet,
     BackboneSpec as BackboneSpec,

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from brickyard.parts.losses import BinaryCrossEntropy, CrossEntropy, LabelledMetrics, UncertaintyWeighting, WeightedSum
+
+
+def test_cross_entropy_over_labelled_rows_is_that_of_the_rows_alone() -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    target, labelled = torch.tensor([0, -7, 2, 99]), torch.tensor([True, False, True, False])
+    loss = CrossEntropy()(logits, target, labelled)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits[labelled], target[labelled]))
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[~labelled].abs().sum() == 0
+    assert logits.grad[labelled].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"), [(CrossEntropy(), torch.zeros(2).long()), (BinaryCrossEntropy(), torch.ones(2, 3))]
+)
+def test_without_labelled_rows_a_loss_is_a_zero_that_backward_runs_through(
+    loss: nn.Module, target: torch.Tensor
+) -> None:
+    logits = torch.randn(2, 3, requires_grad=True)
+    value = loss(logits, target, torch.zeros(2, dtype=torch.bool))
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() == 0
+
+
+def test_binary_cross_entropy_equals_torch() -> None:
+    logits, target = torch.randn(4, 3), torch.randint(0, 2, (4, 3))
+    expected = nn.BCEWithLogitsLoss()(logits, target.float())
+    torch.testing.assert_close(BinaryCrossEntropy()(logits, target), expected)
+    labelled = torch.tensor([True, False, False, True])
+    kept = nn.BCEWithLogitsLoss()(logits[labelled], target[labelled].float())
+    torch.testing.assert_close(BinaryCrossEntropy()(logits, target, labelled), kept)
+
+
+def test_a_weighted_sum_leaves_absent_losses_out() -> None:
+    total = WeightedSum([2.0, 3.0, 4.0])
+    assert total(torch.tensor(1.0), torch.tensor(10.0), torch.tensor(100.0)) == 432
+    assert total(torch.tensor(1.0), None, torch.tensor(100.0)) == 402
+
+
+def test_uncertainty_weighting_starts_at_half_and_learns_to_trust_the_smaller_loss() -> None:
+    weighting = UncertaintyWeighting(2)
+    losses = torch.tensor(0.1), torch.tensor(5.0)
+    torch.testing.assert_close(weighting(*losses), torch.tensor(2.55))
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        weighting(*losses).backward()
+        optimizer.step()
+    torch.testing.assert_close(weighting.log_variance.exp(), torch.stack(losses), rtol=0.01, atol=0.0)
+
+
+def test_metrics_drop_unlabelled_rows_and_wait_where_none_is_labelled() -> None:
+    metrics = LabelledMetrics({"Accuracy": MulticlassAccuracy(3, average="micro")})
+    preds, target = torch.eye(3), torch.tensor([0, 1, 0])
+    metrics.update(preds, target, torch.zeros(3, dtype=torch.bool))
+    assert not metrics["Accuracy"].update_called
+    metrics.update(preds, target, torch.tensor([True, False, True]))
+    assert metrics.compute()["Accuracy"] == 0.5
