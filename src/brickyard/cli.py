@@ -69,8 +69,8 @@ def predict(pictures: tuple[Path, ...], model: str, out: Path, batch_size: int, 
             Console(stderr=True).print(f"[red]not read:[/red] {prediction.error}", highlight=False)
             continue
         _print(console, prediction)
-        for head, picture in prediction.drawn.items():
-            picture.save(out / _free_name(f"{prediction.file.stem}_{head}", taken))
+        if prediction.drawn is not None:
+            prediction.drawn.save(out / _free_name(prediction.file.stem, taken))
     (out / "predictions.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"{len(rows) - failed} of {len(rows)} pictures; results in {out}", highlight=False)
     sys.exit(1 if failed else 0)
@@ -122,7 +122,8 @@ def _print(console: Console, prediction: Prediction) -> None:
     for results in prediction.results.values():
         table = Table(show_header=False, box=None)
         for result in results:
-            table.add_row(f"{result['probability']:7.2%}", result["label"])
+            share = next(value for value in result.values() if isinstance(value, float))
+            table.add_row(f"{share:7.2%}", result["label"])
         console.print(table, highlight=False)
 
 

@@ -37,18 +37,18 @@ class Prediction:
         file: The picture.
         size: Its (width, height) in pixels, upright; (0, 0) if it could not be read.
         results: For each head what its task's `results` say, best first.
-        drawn: For each head the annotated picture.
+        drawn: The picture with what every head found, None if nothing was drawn.
         error: Why the picture could not be read, None if it could.
     """
 
     file: Path
     size: tuple[int, int] = (0, 0)
     results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    drawn: dict[str, Image.Image] = field(default_factory=dict)
+    drawn: Image.Image | None = None
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the drawn pictures, as JSON values."""
+        """Everything but the drawn picture, as JSON values."""
         if self.error is not None:
             return {"file": str(self.file), "error": self.error}
         return {"file": str(self.file), "width": self.size[0], "height": self.size[1], **self.results}
@@ -81,12 +81,14 @@ class Predictor:
         }
         self._painters = {head: model[f"{head}/picture"] for head in self._heads}
         spec = BackboneSpec.from_json(model["backbone"].metadata["provides"]).input
+        self._size = spec.size
+        dense = any(get_task(facts["task"]).is_dense for facts in self._heads.values())
         self._mode = {1: "L", 3: "RGB"}[spec.channels]
         self._transform = create_transform(
             (spec.channels, *spec.size),
             interpolation=spec.interpolation,
-            crop_pct=spec.crop_pct,
-            crop_mode=spec.crop_mode,
+            crop_pct=1.0 if dense else spec.crop_pct,
+            crop_mode="squash" if dense else spec.crop_mode,
             normalize=False,  # the model's preprocessor does it
         )
 
@@ -149,17 +151,28 @@ class Predictor:
                 index = next(row)
                 yield self._prediction(file, read[file], {name: array[index] for name, array in values.items()}, draw)
 
-    def _prediction(self, file: Path, picture: Image.Image, values: dict[str, Any], draw: bool) -> Prediction:
+    def _prediction(self, file: Path, picture: Image.Image, values: Mapping[str, Any], draw: bool) -> Prediction:
         results = {}
-        drawn = {}
         for head, facts in self._heads.items():
-            own = {name.removeprefix(f"{head}/"): value for name, value in values.items()}
-            results[head] = get_task(facts["task"]).results(own, facts["labels"])
-            if draw:
-                painter = self._painters[head]
-                small = picture.copy()
-                small.thumbnail((_DRAWN_SIDE, _DRAWN_SIDE))
-                shown = {**values, "image": np.asarray(small)}
-                arguments = {argument: shown[name] for argument, name in painter.input_names.items()}
-                drawn[head] = painter.callable(**arguments)
-        return Prediction(file, picture.size, results, drawn)
+            task = get_task(facts["task"])
+            found = task.on_picture(_own(values, head), self._size, (picture.height, picture.width))
+            results[head] = task.results(found, facts["labels"])
+        return Prediction(file, picture.size, results, self._drawn(picture, values) if draw else None)
+
+    def _drawn(self, picture: Image.Image, values: Mapping[str, Any]) -> Image.Image:
+        """All heads on one picture: the dense ones first, onto it; then those that write beside it."""
+        drawn = picture.copy()
+        drawn.thumbnail((_DRAWN_SIDE, _DRAWN_SIDE))
+        size = (drawn.height, drawn.width)
+        for head in sorted(self._heads, key=lambda head: not get_task(self._heads[head]["task"]).is_dense):
+            task = get_task(self._heads[head]["task"])
+            found = task.on_picture(_own(values, head), self._size, size)
+            shown = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in found.items()}}
+            painter = self._painters[head]
+            drawn = painter.callable(**{argument: shown[name] for argument, name in painter.input_names.items()})
+        return drawn
+
+
+def _own(values: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """A head's values, by the last part of their names."""
+    return {name.removeprefix(f"{head}/"): value for name, value in values.items() if name.startswith(f"{head}/")}

@@ -36,12 +36,14 @@ class Task(ABC):
         variants: The names of its heads, the default one first.
         required_labels: What a training batch must bring, by name under `targets/`.
         main_output: The output that losses and metrics read, by name under the head's place.
+        is_dense: Whether the outputs have places on the picture; the whole picture is then looked at, without a crop.
     """
 
     name: ClassVar[str]
     variants: ClassVar[tuple[str, ...]]
     required_labels: ClassVar[tuple[str, ...]]
     main_output: ClassVar[str]
+    is_dense: ClassVar[bool] = False
 
     @abstractmethod
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
@@ -60,3 +62,13 @@ class Task(ABC):
                 names.
             labels: The class names.
         """
+
+    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+        """The same values for a picture of another size; a dense task overrides it.
+
+        Args:
+            values: As for `results`.
+            seen: (H, W) of the image that the model saw.
+            shown: (H, W) of the picture.
+        """
+        return dict(values)
