@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a steady clock: threads of other programs would wait for each other
     rows = [*import_rows(), *forward_rows(), *chain_rows(), *load_rows()]
     table = as_markdown(rows)
     print(table)

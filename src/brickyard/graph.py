@@ -32,12 +32,12 @@ class BrickGraph:
                 raise BrickGraphError(
                     f"'{path}': {sorted(reserved)} cannot name a brick, a module has attributes of that name."
                 )
-        make_plan(bricks)  # for its errors
+        self.whole = make_plan(bricks)  # the plan that most calls take, and its errors
         owners({path: brick.reports for path, brick in bricks.items() if isinstance(brick, BrickMetrics)}, "report")
         self.bricks = bricks
         self.plans: dict[Any, Plan] = {}
 
     def replace(self, bricks: dict[str, Brick]) -> None:
         """Take other bricks, if they are valid together."""
-        self.bricks = BrickGraph(bricks).bricks
-        self.plans = {}
+        valid = BrickGraph(bricks)
+        self.bricks, self.whole, self.plans = valid.bricks, valid.whole, valid.plans

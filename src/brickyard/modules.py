@@ -85,11 +85,11 @@ class BrickModule(Brick):
             model = self.model
         if self.calculate_gradients:
             # One name in and one tensor out is the common case; for a small brick, names cost as much as the module.
-            if self._sole_read in named_inputs:
-                output = model(named_inputs[self._sole_read])
-                if self._sole_write is not None and isinstance(output, Tensor):
-                    return {self._sole_write: output}
-                return self._named(output)
+            read = self._sole_read
+            if read in named_inputs:
+                output = model(named_inputs[read])
+                write = self._sole_write
+                return {write: output} if write is not None and isinstance(output, Tensor) else self._named(output)
             return self._named(self._call(model, named_inputs))
         with torch.no_grad():
             return self._named(self._call(model, named_inputs))
