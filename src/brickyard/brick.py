@@ -111,7 +111,7 @@ class Brick(nn.Module, ABC):
         left out where it has nothing to do.
         """
         hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        if hooked or self._compiled_call_impl is not None or torch_module._has_any_global_hook():
+        if hooked or self._compiled_call_impl is not None or torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
             named_outputs: dict[str, Any] = super().__call__(named_inputs)
             return named_outputs
         return self.forward(named_inputs)

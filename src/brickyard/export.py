@@ -28,8 +28,19 @@ class _Named(nn.Module):
         self.names = names
 
     def forward(self, named_inputs: dict[str, Tensor]) -> tuple[Any, ...]:
-        outputs = self.collection(named_inputs, return_inputs=False)
+        outputs = _flat(self.collection(named_inputs, return_inputs=False))
         return tuple(outputs[name] for name in self.names)
+
+
+def _flat(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs with each tuple or list, such as feature maps, under names with an index: `features.0`."""
+    flat: dict[str, Any] = {}
+    for name, value in outputs.items():
+        if isinstance(value, (list, tuple)):
+            flat |= {f"{name}.{index}": item for index, item in enumerate(value)}
+        else:
+            flat[name] = value
+    return flat
 
 
 def export_bricks_as_onnx(
@@ -46,7 +57,7 @@ def export_bricks_as_onnx(
         path_onnx: The file; it is only replaced once the export is complete.
         brick_collection: It stays as it is, statistics and mode included.
         named_inputs: An example batch; what the bricks do not read is left out. The inputs and outputs of the graph
-            have the collection's names.
+            have the collection's names; a tuple of tensors becomes outputs with an index, `features.0`.
         dynamic_batch_size: Take batches of any size, along dimension 0 of every input.
         tags: By default those of `Stage.EXPORT`.
         **onnx_export_kwargs: Further arguments of `torch.onnx.export`.
@@ -66,23 +77,22 @@ def export_bricks_as_onnx(
         # Of a size of one, torch.export would make a constant.
         example = {name: torch.cat([value, value]) if len(value) == 1 else value for name, value in example.items()}
     with torch.no_grad():
-        outputs = selected(example, return_inputs=False)
-    flat = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
-    if flat.keys() != outputs.keys():
-        others = [name for name in outputs if name not in flat]
+        outputs = _flat(selected(example, return_inputs=False))
+    others = [name for name, value in outputs.items() if not isinstance(value, Tensor)]
+    if others:
         raise BrickInputError("ONNX outputs", "tensors", f"{others}", "Leave their bricks out by tags.")
     batch = torch.export.Dim("batch_size")
     shapes = {"named_inputs": {name: {0: batch} for name in example}} if dynamic_batch_size else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own exporter warns of its own parts
         program: Any = torch.onnx.export(
-            _Named(selected, list(flat)),
+            _Named(selected, list(outputs)),
             args=(),
             kwargs={"named_inputs": example},
             dynamo=True,
             dynamic_shapes=shapes,
             input_names=list(example),
-            output_names=list(flat),
+            output_names=list(outputs),
             verbose=False,
             **onnx_export_kwargs,
         )

@@ -12,6 +12,7 @@ class Tag:
     INFERENCE = "INFERENCE"  # decoders that training does not need
     LOSS = "LOSS"
     METRIC = "METRIC"
+    METRIC_INFERENCE = "METRIC_INFERENCE"  # metrics of what a decoder makes
     METRIC_EXTRA = "METRIC_EXTRA"  # metrics too slow for every epoch
     VISUALIZATION = "VISUALIZATION"
 
@@ -36,8 +37,8 @@ class Stage(Enum):
 
 _STAGE_TAGS = {
     Stage.TRAIN: frozenset({Tag.MODEL, Tag.LOSS, Tag.METRIC}),
-    Stage.VALIDATION: frozenset({Tag.MODEL, Tag.INFERENCE, Tag.LOSS, Tag.METRIC}),
-    Stage.TEST: frozenset({Tag.MODEL, Tag.INFERENCE, Tag.LOSS, Tag.METRIC, Tag.METRIC_EXTRA}),
+    Stage.VALIDATION: frozenset({Tag.MODEL, Tag.INFERENCE, Tag.LOSS, Tag.METRIC, Tag.METRIC_INFERENCE}),
+    Stage.TEST: frozenset({Tag.MODEL, Tag.INFERENCE, Tag.LOSS, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_EXTRA}),
     Stage.INFERENCE: frozenset({Tag.MODEL, Tag.INFERENCE}),
     Stage.EXPORT: frozenset({Tag.MODEL, Tag.INFERENCE}),
 }

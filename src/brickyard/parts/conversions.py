@@ -40,8 +40,10 @@ def float2uint8(array: Array) -> npt.NDArray[np.uint8]:
 
 
 def batched_tensor_to_channel_last(tensor: Tensor) -> Tensor:
-    """(B, C, ...) -> (B, ..., C); (B, C) and (B,) stay as they are."""
-    return tensor if tensor.ndim < 3 else tensor.movedim(1, -1)
+    """(B, C, ...) -> (B, ..., C); what has no channels stays: (B, C), (B,) and integer maps (B, H, W)."""
+    if tensor.ndim < 3 or (tensor.ndim == 3 and not tensor.is_floating_point()):
+        return tensor
+    return tensor.movedim(1, -1)
 
 
 def unpack_batched_array_to_arrays(array: Array) -> list[Array]:

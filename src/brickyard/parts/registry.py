@@ -22,10 +22,28 @@ from brickyard.parts.classification import (
     classification_metrics,
     multilabel_metrics,
 )
+from brickyard.parts.detection.centernet import CenterNet, CenterNetDecode, CenterNetLoss
+from brickyard.parts.detection.fcos import FCOS, FCOSDecode, FCOSLoss
+from brickyard.parts.detection.metrics import detection_metrics
+from brickyard.parts.detection.retinanet import RetinaNet, RetinaNetDecode, RetinaNetLoss
+from brickyard.parts.detection.ssdlite import SSDLite, SSDLiteDecode, SSDLiteLoss
+from brickyard.parts.detection.targets import PadBoxes
 from brickyard.parts.draw import DrawClassification
+from brickyard.parts.draw_boxes import DrawBoxes
+from brickyard.parts.draw_masks import DrawSegmentation
 from brickyard.parts.losses import BinaryCrossEntropy, CrossEntropy, UncertaintyWeighting, WeightedSum
 from brickyard.parts.necks import Pyramid
 from brickyard.parts.preprocess import Preprocessor
+from brickyard.parts.segmentation import ClassMap, ResizeLogits, SegmentationLoss, segmentation_metrics
+from brickyard.parts.segmentation_heads import (
+    LRASPP,
+    DeepLabV3Plus,
+    FPNSegmentation,
+    SegFormerMLP,
+    UNet,
+    segmentation_deeplabv3,
+    segmentation_fcn,
+)
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -33,14 +51,41 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "attention_classifier": AttentionClassifier,
     "binary_cross_entropy": BinaryCrossEntropy,
     "class_prediction": ClassPrediction,
+    "centernet": CenterNet,
+    "centernet_decode": CenterNetDecode,
+    "centernet_loss": CenterNetLoss,
+    "class_map": ClassMap,
     "classification_metrics": classification_metrics,
     "cross_entropy": CrossEntropy,
+    "detection_metrics": detection_metrics,
+    "draw_boxes": DrawBoxes,
     "draw_classification": DrawClassification,
+    "draw_segmentation": DrawSegmentation,
+    "fcos": FCOS,
+    "fcos_decode": FCOSDecode,
+    "fcos_loss": FCOSLoss,
     "linear": nn.Linear,
     "multilabel_metrics": multilabel_metrics,
     "multilabel_prediction": MultilabelPrediction,
     "normalize": Preprocessor,
+    "pad_boxes": PadBoxes,
     "pyramid": Pyramid,
+    "resize_logits": ResizeLogits,
+    "retinanet": RetinaNet,
+    "retinanet_decode": RetinaNetDecode,
+    "retinanet_loss": RetinaNetLoss,
+    "segmentation_deeplabv3": segmentation_deeplabv3,
+    "segmentation_deeplabv3plus": DeepLabV3Plus,
+    "segmentation_fcn": segmentation_fcn,
+    "segmentation_fpn": FPNSegmentation,
+    "segmentation_loss": SegmentationLoss,
+    "segmentation_lraspp": LRASPP,
+    "segmentation_metrics": segmentation_metrics,
+    "segmentation_segformer": SegFormerMLP,
+    "segmentation_unet": UNet,
+    "ssdlite": SSDLite,
+    "ssdlite_decode": SSDLiteDecode,
+    "ssdlite_loss": SSDLiteLoss,
     "timm": timm_backbone,
     "uncertainty_weighting": UncertaintyWeighting,
     "weighted_sum": WeightedSum,

@@ -7,9 +7,11 @@ from types import MappingProxyType
 
 from brickyard.errors import UnknownNameError
 from brickyard.tasks.cls import Classification
+from brickyard.tasks.det import Detection
+from brickyard.tasks.seg import Segmentation
 from brickyard.tasks.task import Task
 
-_TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+_TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
 TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)
 
 

@@ -1,0 +1,105 @@
+"""`seg`: what class each pixel has, one of K."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from brickyard.metrics import BrickMetrics
+from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.parts.backbones import BackboneSpec
+from brickyard.parts.draw_masks import stretched
+from brickyard.parts.registry import create_part
+from brickyard.tasks.pyramid import pyramid_of
+from brickyard.tasks.task import HeadSpec, Task
+from brickyard.visualization import BrickPerImageVisualization
+
+_OF_LAST_MAP = ("fcn", "deeplabv3")  # the heads that need no pyramid
+
+
+@final
+class Segmentation(Task):
+    """Semantic segmentation.
+
+    Reads `features` and `image`, `targets/seg` (B, H, W) int64 with 255 for pixels of unknown class, and optionally
+    `labelled/seg` (B,) bool: the rows that have a label. Writes `seg/coarse` (B, K, h, w), `seg/logits` (B, K, H, W) at
+    image size, `seg/class_prediction` (B, H, W) int64, `seg/loss` and a list of pictures, `seg/picture`. Backbones of
+    one stride get a `seg/pyramid`.
+
+    Variants:
+        fpn: A light feature pyramid, summed at stride 4.
+        fcn: torchvision's FCN head on the last map.
+        deeplabv3: torchvision's DeepLabV3 head on the last map.
+        deeplabv3plus: Atrous pooling of the last map, refined at stride 4.
+        lraspp: torchvision's LR-ASPP head, the smallest.
+        segformer: SegFormer's head of linear layers.
+        unet: U-Net's decoder, at the stride of the finest map.
+    """
+
+    name: ClassVar[str] = "seg"
+    variants: ClassVar[tuple[str, ...]] = ("fpn", "fcn", "deeplabv3", "deeplabv3plus", "lraspp", "segformer", "unet")
+    required_labels: ClassVar[tuple[str, ...]] = ("seg",)
+    main_output: ClassVar[str] = "logits"
+    is_dense: ClassVar[bool] = True
+
+    def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+        labelled = [f"targets/{head.name}", f"labelled/{head.name}?"]
+        labels = list(head.labels or map(str, range(head.num_classes)))
+        bricks = {
+            **_head(backbone, head),
+            "resize": BrickNotTrainable(
+                create_part("resize_logits"),
+                input_names=["./coarse", "image"],
+                output_names=["./logits"],
+            ),
+            "prediction": BrickNotTrainable(
+                create_part("class_map"),
+                input_names=["./logits"],
+                output_names=["./class_prediction"],
+            ),
+            "loss": BrickLoss(
+                create_part("segmentation_loss", where=f"{head.name}/loss"),
+                input_names=["./logits", *labelled],
+                output_names=["./loss"],
+            ),
+            "metrics": BrickMetrics(
+                create_part("segmentation_metrics", labels=labels),
+                input_names=["./class_prediction", *labelled],
+            ),
+            "picture": BrickPerImageVisualization(
+                create_part("draw_segmentation", labels=labels),
+                input_names={"image": "image", "class_prediction": "./class_prediction"},
+                output_names=["./picture"],
+            ),
+        }
+        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": labels}
+        return bricks
+
+    def default_num_classes(self, backbone: BackboneSpec) -> int:
+        return 21  # Pascal VOC's
+
+    def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+        """The classes that are there, largest first: {"label", "class", "share"}, share in (0, 1] of the pixels."""
+        classes = values["class_prediction"]
+        pixels = np.bincount(classes.ravel(), minlength=len(labels))
+        return [
+            {"label": labels[index], "class": int(index), "share": float(pixels[index] / classes.size)}
+            for index in np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)]
+        ]
+
+    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+        """The same values with the `class_prediction` (H, W) of a picture of another size."""
+        return {**values, "class_prediction": stretched(values["class_prediction"], *shown)}
+
+
+def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+    """The bricks up to the coarse logits."""
+    name = f"segmentation_{head.variant}"
+    if head.variant in _OF_LAST_MAP:
+        part = create_part(name, in_channels=backbone.features.channels[-1], num_classes=head.num_classes)
+        return {"head": BrickTrainable(part, input_names=["features[-1]"], output_names=["./coarse"])}
+    bricks, read, spec = pyramid_of(backbone.features)
+    part = create_part(name, channels=list(spec.channels), strides=list(spec.strides), num_classes=head.num_classes)
+    return {**bricks, "head": BrickTrainable(part, input_names=[read], output_names=["./coarse"])}

@@ -1,0 +1,42 @@
+import torch
+from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
+from torchvision.ops import box_iou, clip_boxes_to_image
+
+from brickyard.parts.detection.boxes import clip, decode_deltas, decode_distances, encode_deltas, overlaps
+
+
+def boxes(*shape):
+    start = 50 * torch.rand(*shape, 2)
+    return torch.cat([start, start + 5 + 60 * torch.rand(*shape, 2)], dim=-1)
+
+
+def test_distances_are_decoded_as_by_torchvision():
+    distances, anchors = torch.rand(3, 20, 4), boxes(20)
+    torch.testing.assert_close(
+        decode_distances(distances, anchors), BoxLinearCoder().decode(distances, anchors.expand(3, -1, -1))
+    )
+
+
+def test_deltas_are_decoded_as_by_torchvision_far_ones_too():
+    deltas, anchors = 3 * torch.randn(20, 4), boxes(20)
+    torch.testing.assert_close(
+        decode_deltas(deltas, anchors), BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchors)
+    )
+
+
+def test_deltas_are_encoded_as_by_torchvision_and_decoded_again():
+    found, anchors = boxes(20), boxes(20)
+    deltas = encode_deltas(found, anchors)
+    torch.testing.assert_close(deltas, BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(found, anchors))
+    torch.testing.assert_close(decode_deltas(deltas, anchors), found)
+
+
+def test_overlaps_are_those_of_torchvision():
+    found, anchors = boxes(3, 7), boxes(20)
+    expected = torch.stack([box_iou(each, anchors) for each in found])
+    torch.testing.assert_close(overlaps(found, anchors), expected)
+
+
+def test_boxes_are_clipped_as_by_torchvision():
+    found = boxes(30) * 3 - 40
+    assert torch.equal(clip(found, (60, 90)), clip_boxes_to_image(found, (60, 90)))

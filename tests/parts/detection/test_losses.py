@@ -1,0 +1,138 @@
+"""Losses against torchvision's on the same head outputs."""
+
+import pytest
+import torch
+
+from brickyard.parts.detection.fcos import FCOSLoss
+from brickyard.parts.detection.points import anchors_around, cell_centers
+from brickyard.parts.detection.retinanet import RetinaNetLoss, _shapes
+from brickyard.parts.detection.ssdlite import SSDLiteLoss
+from brickyard.parts.detection.ssdlite import _shapes as default_boxes
+from brickyard.parts.detection.targets import PadBoxes
+from tests.parts.detection.references import (
+    COUNTS,
+    SIZE,
+    STRIDES,
+    assert_same_gradients,
+    fcos,
+    maps,
+    random_targets,
+    retinanet,
+    ssd,
+)
+
+K = 3
+CENTERS = cell_centers(maps(), STRIDES, SIZE, own=3)
+SQUARES = anchors_around(CENTERS, [[(stride, stride)] for stride in STRIDES])
+ANCHORS = anchors_around(CENTERS, [_shapes(stride) for stride in STRIDES])
+DEFAULTS = anchors_around(CENTERS, [default_boxes(stride) for stride in STRIDES])
+
+
+def leaf(*shape):
+    return torch.randn(*shape, requires_grad=True)
+
+
+def batched(anchors, pictures):
+    return anchors.expand(pictures, -1, -1)
+
+
+def padded(targets):
+    return PadBoxes(K)(targets, torch.zeros(len(targets), 3, *SIZE))
+
+
+@pytest.mark.parametrize("counts", [(5, 0, 1, 9), (0,), (40,)])
+@pytest.mark.parametrize("seed", range(3))
+def test_fcos_is_torchvisions_in_value_and_gradient(counts, seed):
+    torch.manual_seed(seed)
+    targets = random_targets(4, K, counts)
+    leaves = [leaf(4, len(SQUARES), K), leaf(4, len(SQUARES), 4), leaf(4, len(SQUARES), 1)]
+    logits, regression, centerness = leaves[0], leaves[1].relu(), leaves[2]
+    theirs = fcos(K).compute_loss(
+        targets,
+        {"cls_logits": logits, "bbox_regression": regression, "bbox_ctrness": centerness},
+        [SQUARES] * 4,
+        COUNTS,
+    )
+    loss, *parts = FCOSLoss(STRIDES)(logits, regression, centerness, batched(SQUARES, 4), *padded(targets))
+    torch.testing.assert_close(torch.stack(parts), torch.stack(list(theirs.values())))
+    torch.testing.assert_close(loss, sum(theirs.values()))
+    assert_same_gradients(loss, sum(theirs.values()), leaves)
+
+
+@pytest.mark.parametrize("counts", [(5, 0, 1, 9), (40,)])
+@pytest.mark.parametrize("seed", range(3))
+def test_retinanet_is_torchvisions_in_value_and_gradient(counts, seed):
+    torch.manual_seed(seed)
+    targets = random_targets(4, K, counts)
+    leaves = [leaf(4, len(ANCHORS), K), leaf(4, len(ANCHORS), 4)]
+    outputs = {"cls_logits": leaves[0], "bbox_regression": leaves[1]}
+    theirs = retinanet(K).compute_loss(targets, outputs, [ANCHORS] * 4)
+    loss, *parts = RetinaNetLoss()(*leaves, batched(ANCHORS, 4), *padded(targets))
+    torch.testing.assert_close(torch.stack(parts), torch.stack(list(theirs.values())))
+    assert_same_gradients(loss, sum(theirs.values()), leaves)
+
+
+@pytest.mark.parametrize("counts", [(5, 0, 1, 9), (40,)])
+@pytest.mark.parametrize("seed", range(3))
+def test_ssdlite_is_torchvisions_in_value_and_gradient(counts, seed):
+    torch.manual_seed(seed)
+    targets = random_targets(4, K, counts)
+    leaves = [leaf(4, len(DEFAULTS), K + 1), leaf(4, len(DEFAULTS), 4)]
+    reference = ssd(K)
+    from torchvision.ops import box_iou  # noqa: PLC0415 - the matching stands in the middle of `SSD.forward`
+
+    matches = [
+        reference.proposal_matcher(box_iou(target["boxes"], DEFAULTS))
+        if len(target["boxes"])
+        else torch.full((len(DEFAULTS),), -1)
+        for target in targets
+    ]
+    with_background = [{**target, "labels": target["labels"] + 1} for target in targets]
+    outputs = {"cls_logits": leaves[0], "bbox_regression": leaves[1]}
+    theirs = reference.compute_loss(with_background, outputs, [DEFAULTS] * 4, matches)
+    loss, loss_cls, loss_box = SSDLiteLoss()(*leaves, batched(DEFAULTS, 4), *padded(targets))
+    torch.testing.assert_close(loss_cls, theirs["classification"])
+    torch.testing.assert_close(loss_box, theirs["bbox_regression"])
+    assert_same_gradients(loss, sum(theirs.values()), leaves)
+
+
+LOSSES = {
+    "fcos": (FCOSLoss(STRIDES), SQUARES, [K, 4, 1]),
+    "retinanet": (RetinaNetLoss(), ANCHORS, [K, 4]),
+    "ssdlite": (SSDLiteLoss(), DEFAULTS, [K + 1, 4]),
+}
+
+
+@pytest.mark.parametrize("variant", LOSSES)
+def test_unlabelled_rows_are_as_if_they_were_not_there(variant):
+    loss, anchors, widths = LOSSES[variant]
+    leaves = [leaf(4, len(anchors), width) for width in widths]
+    targets = random_targets(4, K)
+    labelled = torch.tensor([True, False, False, True])
+    value = loss(*leaves, batched(anchors, 4), *padded(targets), labelled)[0]
+    kept = loss(*(each[labelled] for each in leaves), batched(anchors, 2), *padded([targets[0], targets[3]]))[0]
+    torch.testing.assert_close(value, kept)
+    for gradient in torch.autograd.grad(value, leaves):
+        assert not gradient[~labelled].any()
+        assert gradient[labelled].any()
+
+
+@pytest.mark.parametrize("variant", LOSSES)
+def test_without_any_label_the_loss_is_a_zero_that_can_run_backward(variant):
+    loss, anchors, widths = LOSSES[variant]
+    leaves = [leaf(2, len(anchors), width) for width in widths]
+    value = loss(*leaves, batched(anchors, 2), *padded(random_targets(2, K)), torch.zeros(2, dtype=torch.bool))[0]
+    assert value.item() == 0
+    for gradient in torch.autograd.grad(value, leaves):
+        assert not gradient.any()
+
+
+def test_no_size_of_box_lies_between_two_maps():
+    # Strides that do not double: torchvision's ranges, up to 64 and from 128 pixels, would leave a gap.
+    strides = (8, 32)
+    cells = [torch.zeros(1, 1, 256 // stride, 256 // stride) for stride in strides]
+    points = anchors_around(cell_centers(cells, strides, (256, 256), 2), [[(stride, stride)] for stride in strides])
+    for side in range(8, 250, 2):
+        box = torch.tensor([[[0.0, 0.0, side, side]]])
+        match = FCOSLoss(strides).match(points, box, torch.zeros(1, 1, dtype=torch.int64))
+        assert (match == 0).any(), side

@@ -1,0 +1,193 @@
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+from torchvision.models.segmentation.lraspp import LRASPPHead
+
+from brickyard.parts.segmentation_heads import (
+    LRASPP,
+    DeepLabV3Plus,
+    FPNSegmentation,
+    PooledBatchNorm2d,
+    SegFormerMLP,
+    UNet,
+    segmentation_deeplabv3,
+    segmentation_fcn,
+)
+
+HEADS = [FPNSegmentation, DeepLabV3Plus, LRASPP, SegFormerMLP, UNet]
+CHANNELS, STRIDES = (8, 16, 24, 32, 40), (2, 4, 8, 16, 32)
+
+
+def maps(sizes, channels=CHANNELS, batch=2):
+    return [torch.randn(batch, count, *size) for count, size in zip(channels, sizes, strict=True)]
+
+
+def pyramid(batch=2):
+    return maps([(31, 45), (16, 23), (8, 12), (4, 6), (2, 3)], batch=batch)
+
+
+def moved(head):
+    """The head with other statistics and factors than a fresh batch norm has, in evaluation mode."""
+    for module in head.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+    return head.eval()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda: segmentation_fcn(16, 5), lambda: FCNHead(16, 5)),
+        (lambda: segmentation_deeplabv3(16, 5), lambda: DeepLabHead(16, 5)),
+    ],
+    ids=["fcn", "deeplabv3"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_heads_of_torchvision_take_its_weights_and_give_its_values(ours, theirs, training):
+    head, reference = moved(ours()).train(training), theirs().train(training)
+    reference.load_state_dict(head.state_dict())
+    features = torch.randn(2, 16, 7, 9)
+    torch.manual_seed(1)  # of the dropout
+    found = head(features)
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, reference(features))
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(head.state_dict()[name], value)
+
+
+def test_lraspp_is_torchvisions_on_the_map_of_stride_8_and_the_last():
+    head = moved(LRASPP(CHANNELS, STRIDES, 5))
+    reference = LRASPPHead(24, 40, 5, 128).eval()
+    reference.load_state_dict(head.head.state_dict())
+    features = pyramid()
+    torch.testing.assert_close(head(features), reference({"low": features[2], "high": features[4]}))
+
+
+@pytest.mark.parametrize("make", [lambda: segmentation_deeplabv3(40, 3), lambda: DeepLabV3Plus(CHANNELS, STRIDES, 3)])
+def test_atrous_pooling_trains_on_one_picture(make):
+    head = make().train()
+    features = pyramid(batch=1)
+    head(features[-1] if isinstance(head, torch.nn.Sequential) else features).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_one_picture_is_normalised_by_the_running_statistics_and_leaves_them():
+    norm, reference = PooledBatchNorm2d(4), torch.nn.BatchNorm2d(4).eval()
+    norm(torch.randn(5, 4, 1, 1))
+    reference.load_state_dict(norm.state_dict())
+    single = torch.randn(1, 4, 1, 1)
+    torch.testing.assert_close(norm(single), reference(single))
+    for name, value in reference.state_dict().items():
+        assert torch.equal(norm.state_dict()[name], value)
+
+
+# The other heads once more, without a module: names of weights and calls of functions.
+
+
+class ByHand:
+    """The weights of a head, applied by functions."""
+
+    def __init__(self, head):
+        self.weights = head.state_dict()
+
+    def conv(self, name, x, **options):
+        return F.conv2d(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"), **options)
+
+    def norm_relu(self, name, x):
+        mean, var, weight, bias = (
+            self.weights[f"{name}.{key}"][:, None, None] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
+
+    def block(self, name, x, **options):
+        return self.norm_relu(f"{name}.1", self.conv(f"{name}.0", x, **options))
+
+    def separable(self, name, x):
+        return self.block(f"{name}.1", self.conv(f"{name}.0", x, padding=1, groups=x.shape[1]))
+
+
+def up(x, like):
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def test_fpn_by_hand():
+    head, features = moved(FPNSegmentation(CHANNELS, STRIDES, 5)), pyramid()
+    hand = ByHand(head)
+    c4, c8, c16, c32 = (hand.block(f"laterals.{level}", features[level + 1]) for level in range(4))
+    p16 = c16 + up(c32, c16)
+    p8 = c8 + up(p16, c8)
+    p4 = c4 + up(p8, c4)
+    summed = sum(up(hand.separable(f"levels.{level}", p), p4) for level, p in enumerate((p4, p8, p16, c32)))
+    torch.testing.assert_close(head(features), hand.conv("classifier", summed))
+    assert head(features).shape == (2, 5, 16, 23)
+
+
+def test_deeplabv3plus_by_hand():
+    head, features = moved(DeepLabV3Plus(CHANNELS, STRIDES, 5)), pyramid()
+    hand, last = ByHand(head), features[-1]
+    branches = [hand.block("pooling.convs.0", last)]
+    branches += [
+        hand.block(f"pooling.convs.{place}", last, padding=rate, dilation=rate)
+        for place, rate in enumerate((6, 12, 18), start=1)
+    ]
+    pooled = hand.norm_relu("pooling.convs.4.2", hand.conv("pooling.convs.4.1", last.mean((2, 3), keepdim=True)))
+    coarse = hand.block("pooling.project", torch.cat([*branches, pooled.expand_as(branches[0])], dim=1))
+    fine = hand.block("reduce", features[1])
+    refined = hand.separable("refine.1", hand.separable("refine.0", torch.cat([up(coarse, fine), fine], dim=1)))
+    torch.testing.assert_close(head(features), hand.conv("classifier", refined))
+
+
+def test_segformer_by_hand():
+    head, features = moved(SegFormerMLP(CHANNELS, STRIDES, 5)), pyramid()
+    hand = ByHand(head)
+    tokens = []
+    for level, each in reversed(list(enumerate(features[1:]))):  # as the paper has it: a linear layer on tokens
+        weight, bias = hand.weights[f"linears.{level}.weight"][:, :, 0, 0], hand.weights[f"linears.{level}.bias"]
+        linear = F.linear(each.flatten(2).transpose(1, 2), weight, bias).transpose(1, 2)
+        tokens.append(up(linear.unflatten(2, each.shape[2:]), features[1]))
+    expected = hand.conv("classifier.1", hand.block("fuse", torch.cat(tokens, dim=1)))
+    torch.testing.assert_close(head(features), expected)
+
+
+def test_unet_by_hand():
+    head, features = moved(UNet(CHANNELS, STRIDES, 5)), pyramid()
+    hand, x = ByHand(head), features[-1]
+    for step, skip in enumerate(features[-2::-1]):
+        rows = torch.arange(skip.shape[2]) * x.shape[2] // skip.shape[2]
+        columns = torch.arange(skip.shape[3]) * x.shape[3] // skip.shape[3]
+        x = torch.cat([x[:, :, rows][:, :, :, columns], skip], dim=1)
+        x = hand.block(f"steps.{step}.1", hand.block(f"steps.{step}.0", x, padding=1), padding=1)
+    torch.testing.assert_close(head(features), hand.conv("classifier", x))
+    assert head(features).shape == (2, 5, 31, 45)
+
+
+@pytest.mark.parametrize("make", HEADS)
+@pytest.mark.parametrize(
+    ("strides", "sizes"),
+    [
+        ((7, 14), [(13, 18), (6, 9)]),
+        ((12, 17), [(8, 10), (5, 7)]),
+        ((16, 32, 64), [(6, 8), (3, 4), (1, 2)]),
+        ((1, 2, 4, 8), [(40, 33), (20, 17), (10, 9), (5, 5)]),
+        ((2, 4, 8), [(47, 63), (22, 30), (9, 13)]),  # inception's: no padding, so not the size over the stride
+        ((1, 2), [(9, 9), (5, 5)]),
+    ],
+    ids=str,
+)
+def test_heads_go_by_the_sizes_of_maps_and_train(make, strides, sizes):
+    channels = CHANNELS[: len(strides)]
+    head = make(channels, strides, 5)
+    logits = head(maps(sizes, channels))
+    assert tuple(logits.shape[2:]) in sizes[:-1]  # never at the coarsest
+    logits.square().mean().backward()
+    used = [parameter for parameter in head.parameters() if parameter.grad is not None]
+    assert len(used) == len(list(head.parameters()))
+    assert all(parameter.grad.isfinite().all() for parameter in used)
+
+
+def test_the_default_head_is_light():
+    head = FPNSegmentation((64, 64, 128, 256, 512), STRIDES, 21)  # on a resnet18
+    assert 1e5 < sum(parameter.numel() for parameter in head.parameters()) < 3e5

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from brickyard import BrickCollection, HeadSpec, Stage, Tag
+from brickyard.parts.backbones import BackboneSpec, timm_backbone, timm_spec
+from brickyard.tasks.cls import Classification
+
+
+@pytest.fixture(scope="module")
+def backbone() -> BackboneSpec:
+    return timm_spec(timm_backbone("test_resnet"))
+
+
+@pytest.fixture
+def head(backbone) -> BrickCollection:
+    bricks = Classification().bricks(backbone, HeadSpec("animal", "linear", 7, tuple("abcdefg")))
+    return BrickCollection({"animal": bricks})
+
+
+def batch(backbone: BackboneSpec, size: int = 6) -> dict[str, torch.Tensor]:
+    return {
+        "embedding": torch.randn(size, backbone.embedding),
+        "targets/animal": torch.arange(size) % 7,
+        "image": torch.rand(size, 3, 40, 330),
+    }
+
+
+def test_the_head_is_one_linear_layer_as_timm_has_it(head, backbone):
+    theirs = timm_backbone("test_resnet")
+    theirs.reset_classifier(7)
+    assert {key: value.shape for key, value in head["animal/head"].model.state_dict().items()} == {
+        key: value.shape for key, value in theirs.get_classifier().state_dict().items()
+    }
+    inputs = batch(backbone)
+    outputs = head(inputs, tags={Tag.MODEL})
+    layer = head["animal/head"].model
+    torch.testing.assert_close(outputs["animal/logits"], inputs["embedding"] @ layer.weight.T + layer.bias)
+
+
+def test_predictions_follow_from_the_logits(head, backbone):
+    outputs = head(batch(backbone), tags=Stage.INFERENCE.tags)
+    torch.testing.assert_close(outputs["animal/probabilities"], outputs["animal/logits"].softmax(1))
+    assert torch.equal(outputs["animal/class_prediction"], outputs["animal/logits"].argmax(1))
+    assert outputs["animal/class_prediction"].dtype == torch.int64
+
+
+def test_loss_and_metrics_are_torch_s_and_torchmetrics_own(head, backbone):
+    inputs = batch(backbone)
+    outputs = head(inputs, tags=Stage.TRAIN.tags)
+    logits, target = outputs["animal/logits"], inputs["targets/animal"]
+    torch.testing.assert_close(outputs["animal/loss"], nn.functional.cross_entropy(logits, target))
+    summary = head.summarize(reset=True)
+    for name, options in {
+        "Accuracy": {"average": "micro"},
+        "MeanAccuracy": {"average": "macro"},
+        "AccuracyTop5": {"average": "micro", "top_k": 5},
+    }.items():
+        torch.testing.assert_close(summary[f"animal/{name}"], MulticlassAccuracy(7, **options)(logits, target))
+
+
+def test_each_stage_runs_its_bricks(head):
+    assert head.required_inputs(tags=Stage.INFERENCE.tags) == ["embedding"]
+    assert head.required_inputs(tags=Stage.TRAIN.tags) == ["embedding", "targets/animal"]
+    assert "image" in head.required_inputs(tags={Tag.MODEL, Tag.VISUALIZATION})
+
+
+def test_pictures_are_drawn_one_for_each_image(head, backbone):
+    inputs = batch(backbone, 3)
+    outputs = head(inputs, tags={Tag.MODEL, Tag.INFERENCE, Tag.VISUALIZATION})
+    pictures = outputs["animal/picture"]
+    assert len(pictures) == 3
+    assert pictures[0].width == 330
+    shown = np.asarray(pictures[1])[:40]
+    assert np.array_equal(shown, np.rint(inputs["image"][1].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+
+
+def test_results_are_the_five_most_likely_best_first():
+    probabilities = np.array([0.05, 0.3, 0.1, 0.3, 0.2, 0.04, 0.01], np.float32)
+    results = Classification().results({"probabilities": probabilities}, list("abcdefg"))
+    assert [result["label"] for result in results] == ["b", "d", "e", "c", "a"]  # equal ones in the order of classes
+    assert [result["class"] for result in results] == [1, 3, 4, 2, 0]
+    assert results[0]["probability"] == pytest.approx(0.3)
+    assert {type(result["class"]) for result in results} == {int}
+    assert {type(result["probability"]) for result in results} == {float}
+
+
+def test_with_few_classes_there_are_few_results():
+    results = Classification().results({"probabilities": np.array([0.2, 0.8])}, ["no", "yes"])
+    assert [result["label"] for result in results] == ["yes", "no"]
+
+
+def test_the_number_of_classes_is_timm_s_where_nobody_says(backbone):
+    assert Classification().default_num_classes(backbone) == backbone.num_classes == 1000
+
+
+def test_names_of_classes_are_numbers_where_nobody_says(backbone):
+    bricks = Classification().bricks(backbone, HeadSpec("cls", "linear", 3))
+    assert bricks["head"].metadata == {"task": "cls", "variant": "linear", "labels": ["0", "1", "2"]}

@@ -1,0 +1,125 @@
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from brickyard import (
+    BackboneSpec,
+    BrickTrainable,
+    HeadSpec,
+    Predictor,
+    Task,
+    UnknownNameError,
+    create_model,
+    create_part,
+    list_models,
+    model_info,
+    register_task,
+    save_pretrained,
+)
+from brickyard.tasks import registry
+from brickyard.tasks.registry import TASKS, get_task
+
+
+class Sizes(Task):
+    """A number for each size that a thing can have: a linear layer on the pooled vector."""
+
+    name: ClassVar[str] = "sizes"
+    variants: ClassVar[tuple[str, ...]] = ("plain", "doubled")
+    required_labels: ClassVar[tuple[str, ...]] = ("sizes",)
+    main_output: ClassVar[str] = "values"
+
+    def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+        width = head.num_classes * (2 if head.variant == "doubled" else 1)
+        part = create_part("linear", in_features=backbone.embedding, out_features=width)
+        brick = BrickTrainable(part, input_names=["embedding"], output_names=["./values"])
+        labels = list(head.labels or map(str, range(head.num_classes)))
+        brick.metadata = {"task": self.name, "variant": head.variant, "labels": labels}
+        return {"head": brick}
+
+    def default_num_classes(self, backbone: BackboneSpec) -> int:
+        return 3
+
+    def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"label": label, "value": float(value)} for label, value in zip(labels, values["values"], strict=True)]
+
+
+@pytest.fixture
+def task() -> Iterator[Task]:
+    """A task of the user's own, forgotten after the test."""
+    task = register_task(Sizes())
+    yield task
+    del registry._TASKS["sizes"]
+
+
+def test_a_registered_task_works_in_model_names(task):
+    model = create_model("test_resnet_sizes_cls", num_classes={"cls": 2})
+    outputs = model({"image": torch.rand(2, 3, 64, 64)}, tags={"MODEL"})
+    assert (outputs["sizes/values"].shape, outputs["cls/logits"].shape) == ((2, 3), (2, 2))
+    doubled = create_model("test_resnet_sizes-doubled", num_classes=5)
+    assert doubled["sizes/head"].model.out_features == 10
+    assert "test_resnet_sizes" in list_models("test_resnet_*", tasks=["sizes"])
+    assert model_info("test_resnet_sizes").num_classes == {"sizes": 3}
+    assert get_task("sizes") is task is TASKS["sizes"]
+
+
+def test_a_registered_task_is_saved_and_loaded(task, tmp_path):
+    model = create_model("test_resnet_cls_sizes-doubled", labels={"sizes": ["small", "large"]}).eval()
+    save_pretrained(model, tmp_path)
+    again = create_model(f"local-dir:{tmp_path}").eval()
+    image = torch.rand(1, 3, 64, 64)
+    ours, theirs = (other({"image": image}, outputs=["sizes/values"]) for other in (model, again))
+    torch.testing.assert_close(ours["sizes/values"], theirs["sizes/values"])
+    assert again["sizes/head"].metadata["labels"] == ["small", "large"]
+    with pytest.warns(UserWarning, match="'sizes/head' starts with fresh weights"):
+        wider = create_model(f"local-dir:{tmp_path}", num_classes={"sizes": 4})
+    assert wider["sizes/head"].model.out_features == 8  # the variant is kept
+    assert wider["cls/head"].model.out_features == 1000
+
+
+def test_a_task_without_a_picture_brick_predicts(task):
+    predictor = Predictor(create_model("test_resnet_sizes"), device="cpu")
+    picture = registry.__file__.replace("tasks/registry.py", "samples/coffee.jpg")
+    prediction = next(predictor.predict(picture))
+    assert [result["label"] for result in prediction.results["sizes"]] == ["0", "1", "2"]
+
+
+def test_an_unknown_task_names_the_nearest(task):
+    with pytest.raises(UnknownNameError, match="'sizes'"):
+        get_task("size")
+    with pytest.raises(UnknownNameError, match="'sizes'"):
+        create_model("test_resnet_size")
+
+
+def test_after_it_is_gone_its_name_is_unknown():
+    with pytest.raises(UnknownNameError):
+        create_model("test_resnet_sizes")
+
+
+def test_a_task_can_be_registered_again_but_its_name_is_taken(task):
+    assert register_task(task) is task
+    with pytest.raises(ValueError, match="'sizes' is registered already"):
+        register_task(Sizes())
+
+
+@pytest.mark.parametrize("name", ["", "a_b", "a-b", "a.b", "a/b", "größe", "a b"])
+def test_a_name_that_is_no_token_is_refused(name, monkeypatch):
+    monkeypatch.setattr(Sizes, "name", name)
+    with pytest.raises(ValueError, match="cannot be a task's name"):
+        register_task(Sizes())
+    assert name not in TASKS
+
+
+def test_a_variant_that_is_no_token_is_refused(monkeypatch):
+    monkeypatch.setattr(Sizes, "variants", ("plain", "with_underscore"))
+    try:
+        with pytest.raises(ValueError, match="with_underscore"):
+            register_task(Sizes())
+    finally:
+        registry._TASKS.pop("sizes", None)
+
+
+def test_the_tasks_cannot_be_changed_but_by_registering():
+    with pytest.raises(TypeError):
+        TASKS["sizes"] = Sizes()

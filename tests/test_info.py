@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import timm
+from torch import nn
+
+from brickyard import UnknownNameError, create_model, model_info, save_pretrained
+from brickyard.build import build
+from tests.toys import SOURCE
+
+NAME = "tf_efficientnet_lite0_cls.in1k"
+ZOO = SOURCE.parent / "zoo" / NAME
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_facts_of_the_shipped_model():
+    info = model_info(NAME)
+    assert (info.name, info.backbone, info.weights) == (NAME, "tf_efficientnet_lite0", ZOO)
+    assert (info.tasks, info.num_classes) == ({"cls": "cls"}, {"cls": 1000})
+    assert info.labels == {"cls": timm.data.ImageNetInfo("imagenet-1k").label_descriptions()}
+    theirs = timm.create_model("tf_efficientnet_lite0")
+    assert info.parameters == {
+        "backbone": count(theirs) - count(theirs.get_classifier()),
+        "cls/head": count(theirs.get_classifier()),
+    }
+    assert info.licence == {"backbone": "apache-2.0", "cls/head": "apache-2.0"}
+    data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("tf_efficientnet_lite0.in1k").to_dict())
+    assert (info.spec.input.size, info.spec.input.mean) == (data["input_size"][1:], data["mean"])
+    assert info.spec.features.strides == (2, 4, 8, 16, 32)
+
+
+def test_the_tag_can_be_left_out():
+    assert model_info(NAME.partition(".")[0]) == model_info(NAME)
+
+
+def test_the_facts_of_a_model_that_nobody_trained():
+    info = model_info("test_vit_cls")
+    assert info.weights is None
+    assert (info.labels, info.licence, info.metrics) == ({}, {}, {})
+    theirs = timm.create_model("test_vit")
+    assert sum(info.parameters.values()) == count(theirs)
+    assert info.backbone_weights == ["r160_in1k"]
+
+
+def test_timm_s_tags_are_named_with_the_default_first():
+    assert model_info("resnet18_cls").backbone_weights[0] == timm.get_pretrained_cfg("resnet18").tag
+    assert model_info("resnet18_cls.tv_in1k").name == "resnet18_cls.tv_in1k"
+
+
+def test_no_weights_are_made_or_read(monkeypatch, tmp_path):
+    save_pretrained(create_model("test_resnet_cls", labels=["a", "b"]), tmp_path / "test_resnet_cls.mine")
+    for file in (tmp_path / "test_resnet_cls.mine").rglob("*.safetensors"):
+        file.write_bytes(b"")
+    monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
+    built = []
+    monkeypatch.setattr("brickyard.info.build", lambda *args: built.append(build(*args)) or built[-1])
+    info = model_info("test_resnet_cls.mine")
+    assert (info.num_classes, info.labels) == ({"cls": 2}, {"cls": ["a", "b"]})
+    assert model_info("resnet152_cls").parameters["backbone"] > 50_000_000
+    assert [parameter for model in built for parameter in model.parameters() if not parameter.is_meta] == []
+    assert len(built) == 2
+
+
+def test_metrics_come_from_the_manifest(monkeypatch, tmp_path):
+    folder = tmp_path / "test_resnet_cls.mine"
+    save_pretrained(create_model("test_resnet_cls", num_classes=2), folder)
+    manifest = json.loads((folder / "bricks.json").read_text())
+    (folder / "bricks.json").write_text(json.dumps({**manifest, "metrics": {"cls/Accuracy": 0.75}}))
+    monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
+    assert model_info("test_resnet_cls.mine").metrics == {"cls/Accuracy": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("reznet18_cls", "resnet18_cls"),
+        ("resnet18_cls.tv_in2k", "tv_in1k"),
+        ("tf_efficientnet_lite0_cls.in2k", "in1k"),
+        ("resnet18_clz", "cls"),
+    ],
+)
+def test_an_unknown_name_shows_the_nearest(name, nearest):
+    with pytest.raises(UnknownNameError) as caught:
+        model_info(name)
+    assert f"'{nearest}'" in str(caught.value)
