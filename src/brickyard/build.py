@@ -60,7 +60,11 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
     variant = head.variant or task.variants[0]
     if variant not in task.variants:
         raise UnknownNameError(f"head of task '{task.name}'", variant, task.variants)
-    num_classes = head.num_classes or (len(head.labels) if head.labels else task.default_num_classes(backbone))
+    num_classes = head.num_classes
+    if num_classes is None:
+        num_classes = len(head.labels) if head.labels else task.default_num_classes(backbone)
+    if num_classes < 1:
+        raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{num_classes}")
     if head.labels and len(head.labels) != num_classes:
         raise BrickInputError(f"labels of '{head.name}'", f"{num_classes} names", f"{len(head.labels)}")
     return task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
@@ -28,18 +29,18 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (BrickError, OSError) as error:
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(" ".join(str(error).split())) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="brickyard")
+@click.version_option(brickyard.__version__)
 def main() -> None:
-    r"""A zoo of multi-task vision models made of bricks.
+    """A zoo of multi-task vision models made of bricks.
 
     \b
     brickyard predict photo.jpg         say what is on a picture
     brickyard list "resnet*" --help     find models
-    """
+    """  # noqa: D301 - click reads the \b
 
 
 @main.command()
@@ -57,22 +58,24 @@ def predict(pictures: tuple[Path, ...], model: str, out: Path, batch_size: int, 
     picture that cannot be read is reported and does not stop the others; the exit code is then 1.
     """
     predictor = brickyard.Predictor(model, device=device, batch_size=batch_size)
-    console = Console()
+    console = Console(soft_wrap=True)
+    files = predictor.find(pictures)
     out.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
+    taken = {file.name.lower() for file in files if file.parent.resolve() == out.resolve()}
     rows = []
     failed = 0
-    for prediction in predictor.predict(pictures, draw=True, progress=True):
+    for prediction in predictor.predict(files, draw=True, progress=True):
         rows.append(prediction.to_json())
         if prediction.error is not None:
             failed += 1
-            Console(stderr=True).print(f"[red]not read:[/red] {prediction.error}", highlight=False)
+            told = f"[red]not read:[/red] {escape(str(prediction.error))}"
+            Console(stderr=True, soft_wrap=True).print(told, highlight=False)
             continue
         _print(console, prediction)
         if prediction.drawn is not None:
             prediction.drawn.save(out / _free_name(prediction.file.stem, taken))
     (out / "predictions.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(f"{len(rows) - failed} of {len(rows)} pictures; results in {out}", highlight=False)
+    console.print(f"{len(rows) - failed} of {len(rows)} pictures; results in {escape(str(out))}", highlight=False)
     sys.exit(1 if failed else 0)
 
 
@@ -118,19 +121,19 @@ def graph(name: str) -> None:
 
 def _print(console: Console, prediction: Prediction) -> None:
     width, height = prediction.size
-    console.print(f"\n[bold]{prediction.file}[/bold]  {width}x{height}", highlight=False)
+    console.print(f"\n[bold]{escape(str(prediction.file))}[/bold]  {width}x{height}", highlight=False)
     for results in prediction.results.values():
         table = Table(show_header=False, box=None)
         for result in results:
             share = next(value for value in result.values() if isinstance(value, float))
-            table.add_row(f"{share:7.2%}", result["label"])
+            table.add_row(f"{share:7.2%}", escape(result["label"]))
         console.print(table, highlight=False)
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
     """A file name that no other picture of this run has."""
     name, number = f"{stem}.png", 2
-    while name in taken:
+    while name.lower() in taken:
         name, number = f"{stem}_{number}.png", number + 1
-    taken.add(name)
+    taken.add(name.lower())
     return name

@@ -16,11 +16,11 @@ from timm.models import adapt_input_conv
 from brickyard.build import build, recipe_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, UnknownNameError
-from brickyard.parts.backbones import TimmNames, timm_pretrained, timm_tags
+from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
 from brickyard.recipe import HeadRecipe, Recipe, parse_heads, parse_name
 from brickyard.store import load_pretrained
 from brickyard.tasks.registry import TASKS
-from brickyard.zoo import find_in_zoo, zoo_folders
+from brickyard.zoo import check_tag, find_in_zoo, zoo_folders
 
 _LOCAL = "local-dir:"
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def create_model(
     wanted = _changed(recipe, changes)
     folder = None if name is None else find_in_zoo(recipe.stem, recipe.weights)
     if folder is None:
-        _check_tag(recipe)
+        check_tag(recipe)
     if not pretrained:
         return build(wanted)
     if folder is None:
@@ -106,6 +106,7 @@ def list_models(
     Raises:
         UnknownNameError: A task that is not registered.
     """
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     for task in tasks or ():
         if task not in TASKS:
             raise UnknownNameError("task", task, TASKS)
@@ -140,6 +141,8 @@ def _recipe(name: str | None, backbone: str | None, tasks: Mapping[str, str] | N
 
 def _changed(recipe: Recipe, changes: _Changes) -> Recipe:
     """The recipe with what the caller asked for."""
+    if changes.in_chans is not None and changes.in_chans < 1:
+        raise BrickInputError("in_chans", "1 or more", f"{changes.in_chans}")
     numbers = _by_head(recipe, changes.num_classes, "num_classes", int)
     names = _by_head(recipe, changes.labels, "labels", Sequence)
     return replace(
@@ -152,7 +155,11 @@ def _changed(recipe: Recipe, changes: _Changes) -> Recipe:
 
 
 def _changed_head(head: HeadRecipe, number: int | None, names: Sequence[str] | None) -> HeadRecipe:
+    if number is not None and number < 1:
+        raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{number}")
     if names is not None:
+        if not names or isinstance(names, str):
+            raise BrickInputError(f"labels of '{head.name}'", "a list of names", repr(names))
         head = replace(head, labels=tuple(names), num_classes=len(names) if number is None else number)
     elif number is not None and number != head.num_classes:
         head = replace(head, num_classes=number, labels=None)  # the names of other classes go with them
@@ -164,7 +171,7 @@ def _by_head(recipe: Recipe, given: Any, argument: str, kind: type) -> Mapping[s
     names = [head.name for head in recipe.heads]
     if given is None:
         return {}
-    if isinstance(given, kind) and len(names) == 1:
+    if isinstance(given, kind) and not isinstance(given, (str, bool)) and len(names) == 1:
         return {names[0]: given}
     if isinstance(given, Mapping) and set(given) <= set(names):
         return given
@@ -183,17 +190,20 @@ def _loaded(folder: str | Path, changes: _Changes) -> BrickCollection:
     if wanted == recipe:
         return stored
     model = build(wanted)
-    first_convolution = model["backbone"].model.pretrained_cfg["first_conv"]
+    first = model["backbone"].model.pretrained_cfg["first_conv"]
+    first_convolutions = [first] if isinstance(first, str) else list(first)
     for path, brick in model.bricks().items():
         if brick.module is None or not brick.module.state_dict():
             continue
         weights = stored[path].module.state_dict() if path in stored else {}
         if path == "backbone" and wanted.in_chans != recipe.in_chans:
-            key = f"{first_convolution}.weight"
-            weights[key] = adapt_input_conv(wanted.in_chans, weights[key])
+            for convolution in first_convolutions:
+                key = f"{convolution}.weight"
+                weights[key] = adapt_input_conv(wanted.in_chans, weights[key])
         shapes = {key: tensor.shape for key, tensor in brick.module.state_dict().items()}
         if shapes == {key: tensor.shape for key, tensor in weights.items()}:
             brick.module.load_state_dict(weights)
+            brick.metadata = {**stored[path].metadata, **brick.metadata}
         else:
             _warn_fresh(path)
     return model
@@ -202,7 +212,7 @@ def _loaded(folder: str | Path, changes: _Changes) -> BrickCollection:
 def _from_timm(recipe: Recipe) -> BrickCollection:
     """The backbone with timm's own weights; the classifier too, where the head is one of timm's classes."""
     name = f"{recipe.backbone}.{recipe.weights}" if recipe.weights else recipe.backbone
-    if not timm_tags(recipe.backbone):
+    if not timm_has_weights(name):
         raise UnknownNameError("pretrained model", recipe.name, zoo_folders(), "timm has no weights for it either.")
     _log.info("'%s': the backbone's weights from timm, '%s'", recipe.name, name)
     weights = timm_pretrained(name, recipe.in_chans, **recipe.options)
@@ -226,14 +236,6 @@ def _from_timm(recipe: Recipe) -> BrickCollection:
         else:
             _warn_fresh(head.name)
     return model
-
-
-def _check_tag(recipe: Recipe) -> None:
-    """Refuse a weights tag that neither the zoo nor timm knows."""
-    known = timm_tags(recipe.backbone)
-    if recipe.weights is not None and recipe.weights not in known:
-        zoo = [name.partition(".")[2] for name in zoo_folders() if name.startswith(f"{recipe.stem}.")]
-        raise UnknownNameError(f"weights of '{recipe.stem}'", recipe.weights, [*zoo, *known])
 
 
 def _warn_fresh(what: str) -> None:

@@ -13,7 +13,7 @@ from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
 from brickyard.recipe import parse_name
 from brickyard.store import read_json, read_manifest
 from brickyard.tasks.registry import TASKS
-from brickyard.zoo import find_in_zoo
+from brickyard.zoo import check_tag, find_in_zoo
 
 
 @final
@@ -58,7 +58,9 @@ def model_info(name: str) -> ModelInfo:
     folder = find_in_zoo(recipe.stem, recipe.weights)
     extra: dict[str, Any] = {}
     stored: dict[str, dict[str, Any]] = {}
-    if folder is not None:
+    if folder is None:
+        check_tag(recipe)
+    else:
         manifest = read_manifest(folder)
         recipe, extra = manifest.recipe or recipe, manifest.extra
         stored = {path: read_json(folder / f"{entry['at']}.json") for path, entry in manifest.bricks.items()}

@@ -70,7 +70,9 @@ class Predictor:
     """
 
     def __init__(self, source: str | BrickCollection, *, device: str | None = None, batch_size: int = 16) -> None:
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if batch_size < 1:
+            raise BrickInputError("batch_size", "1 or more", f"{batch_size}")
+        self.device = _usable(device) if device else "cuda" if torch.cuda.is_available() else "cpu"
         model = copy.deepcopy(source) if isinstance(source, BrickCollection) else create_model(source, pretrained=True)
         self.model = model.sub_collection(tags=Stage.INFERENCE.tags).to(self.device).eval()
         self.batch_size = batch_size
@@ -79,11 +81,12 @@ class Predictor:
             for path, brick in self.model.bricks().items()
             if "task" in brick.metadata
         }
-        self._painters = {head: model[f"{head}/picture"] for head in self._heads}
+        self._painters = {head: model[f"{head}/picture"] for head in self._heads if f"{head}/picture" in model}
         spec = BackboneSpec.from_json(model["backbone"].metadata["provides"]).input
         self._size = spec.size
         dense = any(get_task(facts["task"]).is_dense for facts in self._heads.values())
-        self._mode = {1: "L", 3: "RGB"}[spec.channels]
+        self._mode = {1: "L", 3: "RGB"}.get(spec.channels)
+        self._channels = spec.channels
         self._transform = create_transform(
             (spec.channels, *spec.size),
             interpolation=spec.interpolation,
@@ -102,9 +105,15 @@ class Predictor:
         Returns:
             Every output of the heads by name, e.g. `cls/probabilities` (B, K).
         """
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in named_inputs.items()}
+        tensors = {
+            name: torch.tensor(np.ascontiguousarray(array), device=self.device) for name, array in named_inputs.items()
+        }
         values = self.model(tensors, return_inputs=False)
         return {name: torch_to_numpy(value) for name, value in values.items() if name.partition("/")[0] in self._heads}
+
+    def find(self, pictures: str | Path | Iterable[str | Path]) -> list[Path]:
+        """The files that `predict` would look at; its errors are those of `predict`."""
+        return find_pictures([pictures] if isinstance(pictures, (str, Path)) else pictures)
 
     def predict(
         self, pictures: str | Path | Iterable[str | Path], *, draw: bool = False, progress: bool = False
@@ -122,8 +131,9 @@ class Predictor:
         Raises:
             BrickInputError: A place that is not there, or a folder without pictures.
         """
-        places = [pictures] if isinstance(pictures, (str, Path)) else list(pictures)
-        files = find_pictures(places)
+        if self._mode is None:
+            raise BrickInputError("the model", "1 or 3 channels for pictures", f"{self._channels}", "Pass arrays.")
+        files = self.find(pictures)
         with tqdm(total=len(files), unit="picture", disable=None if progress else True, leave=False) as bar:
             for start in range(0, len(files), self.batch_size):
                 batch = files[start : start + self.batch_size]
@@ -164,7 +174,7 @@ class Predictor:
         drawn = picture.copy()
         drawn.thumbnail((_DRAWN_SIDE, _DRAWN_SIDE))
         size = (drawn.height, drawn.width)
-        for head in sorted(self._heads, key=lambda head: not get_task(self._heads[head]["task"]).is_dense):
+        for head in sorted(self._painters, key=lambda head: not get_task(self._heads[head]["task"]).is_dense):
             task = get_task(self._heads[head]["task"])
             found = task.on_picture(_own(values, head), self._size, size)
             shown = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in found.items()}}
@@ -176,3 +186,12 @@ class Predictor:
 def _own(values: Mapping[str, Any], head: str) -> dict[str, Any]:
     """A head's values, by the last part of their names."""
     return {name.removeprefix(f"{head}/"): value for name, value in values.items() if name.startswith(f"{head}/")}
+
+
+def _usable(device: str) -> str:
+    """The name of a device that is there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BrickInputError("device", "one of this machine, e.g. 'cpu'", f"'{device}' ({error})") from None
+    return device

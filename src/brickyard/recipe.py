@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self, final
 
-from brickyard.errors import UnknownNameError
+from brickyard.errors import UnknownNameError, nearest
 
 
 @final
@@ -107,13 +107,13 @@ def parse_name(name: str, backbones: Collection[str], tasks: Mapping[str, Sequen
     Raises:
         UnknownNameError: It is no model name (with the nearest ones), or it can be read in two ways (with both).
     """
-    stem, _, weights = name.partition(".")
+    stem, dot, weights = name.partition(".")
     readings = [
         (backbone, heads)
         for backbone, tokens in _splits(stem)
         if backbone in backbones and (heads := _heads(tokens, tasks)) is not None
     ]
-    if not readings:
+    if not readings or (dot and not weights):
         raise _unknown(name, stem, backbones, tasks)
     if len(readings) > 1:
         both = " or ".join(f"'{backbone}' with {[head.task for head in heads]}" for backbone, heads in readings)
@@ -178,10 +178,16 @@ def _unknown(name: str, stem: str, backbones: Collection[str], tasks: Mapping[st
             wrong = next((token for token in tokens if _heads([token], tasks) is None), None)
             if wrong is None:
                 return UnknownNameError("model", name, [], f"It names a task twice: {tokens}. {form}")
-            return UnknownNameError("task", wrong, _tokens(tasks), f"In the model name '{name}'.")
+            hint = f"In the model name '{name}'."
+            if _heads(tokens[-1:], tasks) is not None:  # tasks follow it: it may well be part of a backbone's name
+                hint += f" {nearest(stem, _like(stem, backbones, tasks))}"
+            return UnknownNameError("task", wrong, _tokens(tasks), hint)
+    return UnknownNameError("model", name, _like(stem, backbones, tasks), f"No backbone in it. {form}")
+
+
+def _like(stem: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Every backbone with the tasks that the stem ends in."""
     tokens = stem.split("_")
     first = next((i for i in range(1, len(tokens)) if _heads(tokens[i:], tasks) is not None), len(tokens))
-    backbone, suffix = "_".join(tokens[:first]), "_".join(tokens[first:]) or next(iter(tasks))
-    return UnknownNameError(
-        "model", name, [f"{other}_{suffix}" for other in backbones], f"No backbone '{backbone}'. {form}"
-    )
+    suffix = "_".join(tokens[first:]) or next(iter(tasks))
+    return [f"{other}_{suffix}" for other in backbones]

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -21,14 +22,28 @@ from brickyard.backbone import BrickBackbone
 from brickyard.brick import Brick
 from brickyard.build import recipe_of
 from brickyard.collection import BrickCollection
-from brickyard.errors import BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
+from brickyard.errors import (
+    BrickError,
+    BrickGraphError,
+    BrickIntegrityError,
+    BrickMismatchError,
+    BrickNotFoundError,
+    UnsafeBrickError,
+)
 from brickyard.metrics import BrickMetrics, BrickMetricSingle
 from brickyard.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
 from brickyard.names import check_brick_names
 from brickyard.parts.registry import create_part, part_of
 from brickyard.recipe import Recipe
 from brickyard.visualization import BrickPerImageVisualization
-from brickyard.weights import SUFFIX, assign_weights, replaced_together, uninitialised, write_weights
+from brickyard.weights import (
+    SUFFIX,
+    assign_weights,
+    refuse_pickle,
+    replaced_together,
+    uninitialised,
+    write_weights,
+)
 
 FORMAT = 1
 MANIFEST = "bricks.json"
@@ -46,7 +61,7 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "weights")
+_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "weights", "requires")
 
 
 @final
@@ -119,10 +134,14 @@ def load_pretrained(folder: str | Path) -> BrickCollection:
     bricks: dict[str, Brick] = {}
     for path, entry in read_manifest(folder).bricks.items():
         config = read_json(folder / f"{entry['at']}.json")
-        with uninitialised():
-            brick = make_brick(config, path)
-        if config.get("weights"):
-            _load_weights(brick, folder / f"{entry['at']}{SUFFIX}", config["weights"]["size"], path)
+        with _well_formed(folder / f"{entry['at']}.json"):
+            with uninitialised():
+                brick = make_brick(config, path)
+            size = config["weights"]["size"] if config.get("weights") else None
+            if "task" in brick.metadata and not {"variant", "labels"} <= set(brick.metadata):
+                raise KeyError("variant and labels of a head")
+        if size is not None:
+            _load_weights(brick, folder / f"{entry['at']}{SUFFIX}", size, path)
         elif brick.module is not None and brick.module.state_dict():
             raise BrickMismatchError(f"Brick '{path}'", ["it has parameters or buffers, but no weights are stored"])
         bricks[path] = brick
@@ -131,11 +150,16 @@ def load_pretrained(folder: str | Path) -> BrickCollection:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `bricks.json`; the errors are those of `load_pretrained`."""
-    values = read_json(folder / MANIFEST)
-    bricks = values["bricks"]
-    check_brick_names([*bricks, *(entry["at"] for entry in bricks.values())])
+    file = folder / MANIFEST
+    values = read_json(file)
+    with _well_formed(file):
+        bricks = values["bricks"]
+        try:
+            check_brick_names([*bricks, *(entry["at"] for entry in bricks.values())])
+        except BrickGraphError as error:
+            raise UnsafeBrickError(f"{file}: {error}") from None
+        recipe = Recipe.from_json(values["collection"]) if values["collection"] else None
     extra = {key: value for key, value in values.items() if key not in ("format", "collection", "bricks")}
-    recipe = Recipe.from_json(values["collection"]) if values["collection"] else None
     return Manifest(recipe, bricks, extra)
 
 
@@ -149,6 +173,8 @@ def read_json(file: Path) -> dict[str, Any]:
         raise BrickIntegrityError(f"{file} is no JSON ({error}). Fetch it again.") from None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
         raise UnsafeBrickError(f"{file}: expected an object with a format number, found {str(values)[:60]!r}.")
+    if values["format"] < 1:
+        raise UnsafeBrickError(f"{file} has format {values['format']}, expected 1 or more.")
     if values["format"] > FORMAT:
         raise UnsafeBrickError(
             f"{file} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
@@ -182,7 +208,7 @@ def describe(brick: Brick) -> dict[str, Any]:
 def make_brick(config: Mapping[str, Any], path: str) -> Brick:
     """The brick that `describe` described, with fresh weights; the errors are those of `load_pretrained`."""
     kind = config.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise UnsafeBrickError(f"Brick '{path}' is of the kind '{kind}', expected one of {sorted(_KINDS)}.")
     names = {"input_names": config["inputs"], "tags": config["tags"]}
     if config["outputs"]:
@@ -190,6 +216,18 @@ def make_brick(config: Mapping[str, Any], path: str) -> Brick:
     brick = _KINDS[kind](create_part(config["type"], **config["args"]), **names, **config["settings"])
     brick.metadata = {key: value for key, value in config.items() if key not in _FIELDS}
     return brick
+
+
+@contextmanager
+def _well_formed(file: Path) -> Iterator[None]:
+    """Turn what a field that is absent or of another type leads to into an error that names the file."""
+    try:
+        yield
+    except BrickError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise BrickMismatchError(f"{file} is not as this version of brickyard writes it", [problem]) from error
 
 
 def sha256_of(file: Path) -> str:
@@ -200,6 +238,7 @@ def sha256_of(file: Path) -> str:
 
 def _load_weights(brick: Brick, file: Path, size: int, path: str) -> None:
     if not file.is_file():
+        refuse_pickle(file.with_suffix(""))
         raise BrickNotFoundError(f"Brick '{path}' has weights, but there is no file {file}.")
     if file.stat().st_size != size:
         raise BrickIntegrityError(f"{file} has {file.stat().st_size} bytes, expected {size}. Fetch it again.")

@@ -96,7 +96,7 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
             found[path] = read_weights(file)
             problems += [f"{path}: {problem}" for problem in weight_problems(module.state_dict(), found[path])]
         else:
-            _refuse_pickle(folder / path)
+            refuse_pickle(folder / path)
     if problems:
         raise BrickMismatchError(f"{folder} does not fit this collection, nothing was loaded", problems)
     for path in (path for path in modules if path not in found):
@@ -272,7 +272,8 @@ def _move_all(source: Path, target: Path, backup: Path) -> None:
         raise
 
 
-def _refuse_pickle(stem: Path) -> None:
+def refuse_pickle(stem: Path) -> None:
+    """Raise `UnsafeBrickError` where a brick has only a pickled file; the stem is its path without the ending."""
     pickled = [stem.with_name(stem.name + suffix) for suffix in _PICKLES]
     for file in pickled:
         if file.exists():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from brickyard.errors import UnknownNameError
+from brickyard.parts.backbones import timm_tags
+from brickyard.recipe import Recipe
 from brickyard.store import MANIFEST
 
 _PACKAGE = Path(__file__).parent
@@ -30,6 +33,14 @@ def find_in_zoo(stem: str, weights: str | None) -> Path | None:
     if weights is not None:
         return folders.get(f"{stem}.{weights}")
     return next((folder for name, folder in folders.items() if name.partition(".")[0] == stem), None)
+
+
+def check_tag(recipe: Recipe) -> None:
+    """Refuse a weights tag that neither the zoo nor timm knows."""
+    known = timm_tags(recipe.backbone)
+    if recipe.weights is not None and recipe.weights not in known:
+        zoo = [name.partition(".")[2] for name in zoo_folders() if name.startswith(f"{recipe.stem}.")]
+        raise UnknownNameError(f"weights of '{recipe.stem}'", recipe.weights, [*zoo, *known])
 
 
 def _roots() -> list[Path]:

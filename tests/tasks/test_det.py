@@ -148,6 +148,13 @@ def test_results_are_json_of_the_detections_with_a_good_score():
     json.dumps(results)
 
 
+def test_boxes_of_a_picture_of_another_size_are_stretched_with_it():
+    values = {"boxes": np.array([[10.0, 20, 30, 40]], dtype=np.float32), "scores": np.array([0.5], dtype=np.float32)}
+    shown = get_task("det").on_picture(values, seen=(100, 200), shown=(300, 400))
+    assert shown["boxes"].tolist() == [[20, 60, 60, 120]]
+    assert shown["scores"] is values["scores"]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_saved_detector_is_the_same(variant, tmp_path):
     model, image = detector(variant).eval(), {"image": pictures()["image"]}

@@ -9,11 +9,13 @@ from typing import Any, Self, final
 import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.layers import to_2tuple
-from timm.models import get_arch_pretrained_cfgs
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from brickyard.errors import BrickMismatchError, UnknownNameError
+from brickyard.errors import BrickMismatchError, UnknownNameError, UnsafeBrickError
+
+_FETCHING = ("cache_dir", "checkpoint_path")
 
 
 @final
@@ -114,7 +116,11 @@ def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
     Raises:
         UnknownNameError: timm has no such model.
         BrickMismatchError: The model cannot return its feature maps.
+        UnsafeBrickError: An option that would fetch weights from elsewhere; options also come from stored files.
     """
+    foreign = sorted(option for option in options if option.startswith("pretrained") or option in _FETCHING)
+    if foreign:
+        raise UnsafeBrickError(f"Backbone '{name}': the options {foreign} would fetch weights from elsewhere.")
     if not timm.is_model(name.partition(".")[0]):
         raise UnknownNameError("backbone", name, TimmNames())
     model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **options)
@@ -196,6 +202,12 @@ def timm_pretrained(name: str, in_chans: int = 3, **options: Any) -> TimmWeights
 def timm_tags(name: str) -> list[str]:
     """The tags of timm's own weights for a backbone, the default first."""
     return [full.partition(".")[2] for full in get_arch_pretrained_cfgs(name)]
+
+
+def timm_has_weights(name: str) -> bool:
+    """Whether timm has weights for this name, with or without a tag."""
+    config = get_pretrained_cfg(name)
+    return config is not None and bool(config.has_weights)
 
 
 def _for_channels(statistics: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -10,6 +10,8 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from brickyard.errors import BrickInputError
+
 
 @final
 class CrossEntropy(nn.Module):
@@ -20,6 +22,11 @@ class CrossEntropy(nn.Module):
     """
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
+        if target.device.type == "cpu" and not torch.compiler.is_compiling() and not target.is_floating_point():
+            known = target if labelled is None else target[labelled]
+            if known.numel() and not (known.min() >= 0 and known.max() < logits.shape[1]):
+                found = f"{known.min()} to {known.max()}"
+                raise BrickInputError("labels", f"classes in [0, {logits.shape[1]})", found)
         if labelled is None:
             return F.cross_entropy(logits.float(), target)
         losses = F.cross_entropy(logits.float(), torch.where(labelled, target, 0), reduction="none")

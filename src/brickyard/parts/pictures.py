@@ -23,7 +23,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
     Raises:
         BrickInputError: A place that is not there, or a folder without pictures.
     """
-    endings = Image.registered_extensions()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
@@ -48,7 +48,7 @@ def read_picture(file: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's error at twice the size stays
             with Image.open(file) as opened:
-                picture = _as_rgb(ImageOps.exif_transpose(opened))
+                picture = _as_rgb(ImageOps.exif_transpose(opened), file)
     except BrickInputError:
         raise
     except Exception as error:  # a decoder may raise anything on a damaged file
@@ -61,9 +61,9 @@ def read_picture(file: str | Path) -> Image.Image:
     return picture
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def _as_rgb(picture: Image.Image, file: str | Path) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
-        return _from_deep_grey(picture).convert("RGB")
+        return _from_deep_grey(picture, file).convert("RGB")
     if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -71,11 +71,11 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _from_deep_grey(picture: Image.Image) -> Image.Image:
+def _from_deep_grey(picture: Image.Image, file: str | Path) -> Image.Image:
     """Grey of more than 8 bits: [0, 65535] as integers, [0, 1] as floats."""
     pixels = np.asarray(picture).astype(np.float64)
     scale = 1.0 if picture.mode == "F" else 65535.0
     if not (pixels.min() >= 0 and pixels.max() <= scale):
         found = f"values from {pixels.min():.4g} to {pixels.max():.4g}"
-        raise BrickInputError(getattr(picture, "filename", "picture"), f"grey values in [0, {scale:g}]", found)
+        raise BrickInputError(str(file), f"grey values in [0, {scale:g}]", found)
     return Image.fromarray(np.rint(pixels / scale * 255).astype(np.uint8))

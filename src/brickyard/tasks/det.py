@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+import numpy as np
+
 from brickyard.metrics import BrickMetrics
 from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
@@ -68,6 +70,7 @@ class Detection(Task):
     variants: ClassVar[tuple[str, ...]] = tuple(_VARIANTS)
     required_labels: ClassVar[tuple[str, ...]] = ("det",)
     main_output: ClassVar[str] = "boxes"
+    is_dense: ClassVar[bool] = True
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
         labels = list(head.labels or map(str, range(head.num_classes)))
@@ -126,3 +129,8 @@ class Detection(Task):
             for box, score, index in zip(values["boxes"], values["scores"], values["labels"], strict=True)
             if index >= 0 and score >= _SHOWN
         ]
+
+    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+        """The same values with the `boxes` (N, 4) of a picture of another size."""
+        height, width = shown[0] / seen[0], shown[1] / seen[1]
+        return {**values, "boxes": values["boxes"] * np.array([width, height, width, height], dtype=np.float32)}

@@ -23,6 +23,9 @@ def register_task(task: Task) -> Task:
     """
     if not (task.name.isascii() and task.name.isalnum()):
         raise ValueError(f"'{task.name}' cannot be a task's name: expected letters and digits only.")
+    for variant in task.variants:
+        if not (variant.isascii() and variant.isalnum()):
+            raise ValueError(f"'{variant}' cannot name a head of '{task.name}': expected letters and digits only.")
     if _TASKS.setdefault(task.name, task) is not task:
         raise ValueError(f"A task named '{task.name}' is registered already: {_TASKS[task.name]}. Choose another name.")
     return task
