@@ -134,3 +134,27 @@ def test_an_image_of_a_wrong_size_names_the_size_that_the_backbone_fixes() -> No
         model({"image": torch.rand(1, 3, 128, 96)}, tags={"MODEL"})
     free = create_model("vit_tiny_patch16_224_cls", num_classes=2, depth=1, img_size=(128, 96))
     assert free({"image": torch.rand(1, 3, 128, 96)}, tags={"MODEL"})["cls/logits"].shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["test_resnet_cls_seg_det", "test_vit_cls_seg-lraspp_det-ssdlite"])
+def test_three_heads_train_every_weight_and_predict_in_one_pass(name: str, tmp_path: Path) -> None:
+    model = create_model(name, num_classes={"cls": 3, "seg": 4, "det": 2})
+    boxes = [{"boxes": torch.tensor([[8.0, 8.0, 90.0, 70.0]]), "labels": torch.tensor([1])}, _no_boxes()]
+    batch = {
+        "image": torch.rand(2, 3, 160, 160),
+        "targets/cls": torch.tensor([0, 2]),
+        "targets/seg": torch.randint(0, 4, (2, 160, 160)),
+        "targets/det": boxes,
+    }
+    outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
+    sum(model.extract_losses(outputs).values()).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    photo = Path(brickyard.__file__).parent / "samples" / "coffee.jpg"
+    (prediction,) = brickyard.Predictor(model).predict(photo, draw=True)
+    assert set(prediction.results) == {"cls", "seg", "det"}
+    assert prediction.drawn is not None
+    assert prediction.drawn.width == 600
+
+
+def _no_boxes() -> dict[str, torch.Tensor]:
+    return {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}

@@ -5,20 +5,28 @@ from brickyard.tags import KNOWN_TAGS
 
 
 def test_a_tag_is_the_string_of_its_name():
-    for name in ("MODEL", "INFERENCE", "LOSS", "METRIC", "METRIC_EXTRA", "VISUALIZATION"):
+    for name in ("MODEL", "INFERENCE", "LOSS", "METRIC", "METRIC_INFERENCE", "METRIC_EXTRA", "VISUALIZATION"):
         assert getattr(Tag, name) == name
 
 
 def test_the_known_tags_are_those_of_tag():
-    assert set(KNOWN_TAGS) == {"MODEL", "INFERENCE", "LOSS", "METRIC", "METRIC_EXTRA", "VISUALIZATION"}
+    assert set(KNOWN_TAGS) == {
+        "MODEL",
+        "INFERENCE",
+        "LOSS",
+        "METRIC",
+        "METRIC_INFERENCE",
+        "METRIC_EXTRA",
+        "VISUALIZATION",
+    }
 
 
 @pytest.mark.parametrize(
     ("stage", "tags"),
     [
         (Stage.TRAIN, {"MODEL", "LOSS", "METRIC"}),
-        (Stage.VALIDATION, {"MODEL", "INFERENCE", "LOSS", "METRIC"}),
-        (Stage.TEST, {"MODEL", "INFERENCE", "LOSS", "METRIC", "METRIC_EXTRA"}),
+        (Stage.VALIDATION, {"MODEL", "INFERENCE", "LOSS", "METRIC", "METRIC_INFERENCE"}),
+        (Stage.TEST, {"MODEL", "INFERENCE", "LOSS", "METRIC", "METRIC_INFERENCE", "METRIC_EXTRA"}),
         (Stage.INFERENCE, {"MODEL", "INFERENCE"}),
         (Stage.EXPORT, {"MODEL", "INFERENCE"}),
     ],

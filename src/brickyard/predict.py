@@ -109,7 +109,8 @@ class Predictor:
             name: torch.tensor(np.ascontiguousarray(array), device=self.device) for name, array in named_inputs.items()
         }
         values = self.model(tensors, return_inputs=False)
-        return {name: torch_to_numpy(value) for name, value in values.items() if name.partition("/")[0] in self._heads}
+        own = {name: value for name, value in values.items() if name.partition("/")[0] in self._heads}
+        return {name: torch_to_numpy(value) for name, value in own.items() if isinstance(value, torch.Tensor)}
 
     def find(self, pictures: str | Path | Iterable[str | Path]) -> list[Path]:
         """The files that `predict` would look at; its errors are those of `predict`."""

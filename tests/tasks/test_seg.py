@@ -57,7 +57,7 @@ def test_every_weight_of_the_head_is_trained(variant):
     model = create_model(f"test_vit_seg-{variant}", num_classes=3)
     batch = {"image": torch.rand(2, 3, 160, 160), "targets/seg": torch.randint(0, 3, (2, 160, 160))}
     model(batch, tags=Stage.TRAIN.tags)["seg/loss"].backward()
-    without = [name for name, weight in model["seg/head"].named_parameters() if weight.grad is None]
+    without = [name for name, weight in model["seg"].named_parameters() if weight.grad is None]
     assert not without
 
 

@@ -40,32 +40,33 @@ class Pyramid(nn.Module):
     Args:
         channels: Of the backbone's maps.
         strides: Of the backbone's maps.
+        keep: The indices of the maps to return, None for all; so that no weights are there for maps that nobody reads.
 
     Shape: maps (B, channels[i], H / strides[i], W / strides[i]) -> (B, C_j, H / s_j, W / s_j).
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], keep: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.levels = _deepest(FeatureSpec(tuple(channels), tuple(strides)))
-        self.scales = nn.ModuleList()
-        if len(self.levels) == 1:
-            width, stride = channels[-1], strides[-1]
-            half, quarter = max(width // 2, 1), max(width // 4, 1)
-            if stride % 4 == 0:
-                self.scales.append(
-                    nn.Sequential(
-                        _deconvolution(width, half), LayerNorm2d(half), nn.GELU(), _deconvolution(half, quarter)
-                    )
-                )
-            if stride % 2 == 0:
-                self.scales.append(_deconvolution(width, half))
-            self.scales.append(nn.Identity())
-            self.scales.append(nn.MaxPool2d(2, ceil_mode=True))
+        levels = _deepest(FeatureSpec(tuple(channels), tuple(strides)))
+        scales = [nn.Identity() for _ in levels] if len(levels) > 1 else _scales(channels[-1], strides[-1])
+        kept = range(len(scales)) if keep is None else keep
+        self.levels = [levels[index if len(levels) > 1 else 0] for index in kept]
+        self.scales = nn.ModuleList(scales[index] for index in kept)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        if len(self.levels) > 1:
-            return [features[level] for level in self.levels]
-        return [scale(features[-1]) for scale in self.scales]
+        return [scale(features[level]) for level, scale in zip(self.levels, self.scales, strict=True)]
+
+
+def _scales(width: int, stride: int) -> list[nn.Module]:
+    """From a map to those of s/4, s/2, s and 2s, as far as they are whole numbers."""
+    half, quarter = max(width // 2, 1), max(width // 4, 1)
+    fourfold = [_deconvolution(width, half), LayerNorm2d(half), nn.GELU(), _deconvolution(half, quarter)]
+    return [
+        *([nn.Sequential(*fourfold)] if stride % 4 == 0 else []),
+        *([_deconvolution(width, half)] if stride % 2 == 0 else []),
+        nn.Identity(),
+        nn.MaxPool2d(2, ceil_mode=True),
+    ]
 
 
 def _deconvolution(channels: int, out: int) -> nn.ConvTranspose2d:

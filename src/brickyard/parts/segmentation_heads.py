@@ -34,7 +34,7 @@ class FPNSegmentation(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 128) -> None:
         super().__init__()
-        self.first = _finest(strides, at_least=4)
+        self.first = finest_level(strides, at_least=4)
         self.laterals = nn.ModuleList(Conv2dNormActivation(c, width, kernel_size=1) for c in channels[self.first :])
         self.levels = nn.ModuleList(_separable(width, width) for _ in channels[self.first :])
         self.classifier = nn.Conv2d(width, num_classes, kernel_size=1)
@@ -87,7 +87,7 @@ class DeepLabV3Plus(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.fine = _finest(strides, at_least=4)
+        self.fine = finest_level(strides, at_least=4)
         self.pooling = ASPP(channels[-1], atrous_rates=(6, 12, 18), out_channels=256)
         _pool_any_batch(self.pooling)
         self.reduce = Conv2dNormActivation(channels[self.fine], 48, kernel_size=1)
@@ -115,7 +115,7 @@ class LRASPP(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 128) -> None:
         super().__init__()
-        self.fine = _finest(strides, at_least=8)
+        self.fine = finest_level(strides, at_least=8)
         self.head = LRASPPHead(channels[self.fine], channels[-1], num_classes, width)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -137,7 +137,7 @@ class SegFormerMLP(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 256) -> None:
         super().__init__()
-        self.first = _finest(strides, at_least=4)
+        self.first = finest_level(strides, at_least=4)
         self.linears = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in channels[self.first :])
         self.fuse = Conv2dNormActivation(width * len(self.linears), width, kernel_size=1)
         self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, kernel_size=1))
@@ -199,7 +199,7 @@ def _pool_any_batch(head: nn.Module) -> None:
     pooling[2] = PooledBatchNorm2d(pooling[2].num_features)
 
 
-def _finest(strides: Sequence[int], at_least: int) -> int:
+def finest_level(strides: Sequence[int], at_least: int) -> int:
     """The first level of this stride or more, but never the last level."""
     found = [level for level, stride in enumerate(strides[:-1]) if stride >= at_least]
     return found[0] if found else max(len(strides) - 2, 0)

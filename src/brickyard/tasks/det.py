@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from brickyard.metrics import BrickMetrics
 from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
+from brickyard.parts.detection import centernet, fcos, retinanet, ssdlite
+from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
 from brickyard.tags import Tag
 from brickyard.tasks.pyramid import pyramid_of
@@ -23,8 +26,9 @@ _SHOWN = 0.3  # the score from which a detection is a result
 @final
 @dataclass(frozen=True)
 class _Variant:
-    """A head's outputs, the parts of its loss, and whether the loss must know the strides of the head's maps."""
+    """A head's first stride, its outputs, the parts of its loss, and whether the loss must know its maps' strides."""
 
+    finest: int
     outputs: tuple[str, ...]
     losses: tuple[str, ...]
     loss_knows_strides: bool = False
@@ -32,19 +36,23 @@ class _Variant:
 
 _VARIANTS = {
     "fcos": _Variant(
+        finest=fcos.FINEST,
         outputs=("./logits", "./regression", "./centerness", "./anchors"),
         losses=("./loss_cls", "./loss_box", "./loss_centerness"),
         loss_knows_strides=True,
     ),
     "retinanet": _Variant(
+        finest=retinanet.FINEST,
         outputs=("./logits", "./regression", "./anchors"),
         losses=("./loss_cls", "./loss_box"),
     ),
     "ssdlite": _Variant(
+        finest=ssdlite.FINEST,
         outputs=("./logits", "./regression", "./anchors"),
         losses=("./loss_cls", "./loss_box"),
     ),
     "centernet": _Variant(
+        finest=centernet.FINEST,
         outputs=("./heatmap", "./sizes", "./offsets", "./points"),
         losses=("./loss_cls", "./loss_box", "./loss_offset"),
         loss_knows_strides=True,
@@ -75,8 +83,8 @@ class Detection(Task):
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
         labels = list(head.labels or map(str, range(head.num_classes)))
         labelled = f"labelled/{head.name}?"
-        pyramid, maps, spec = pyramid_of(backbone.features)
         variant = _VARIANTS[head.variant]
+        pyramid, maps, spec = pyramid_of(backbone.features, partial(levels_from, finest=variant.finest))
         predicted = list(variant.outputs)
         module = create_part(
             head.variant, channels=list(spec.channels), strides=list(spec.strides), num_classes=head.num_classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from brickyard.modules import BrickTrainable
@@ -10,8 +11,14 @@ from brickyard.parts.necks import pyramid_spec
 from brickyard.parts.registry import create_part
 
 
-def pyramid_of(features: FeatureSpec) -> tuple[dict[str, Any], str, FeatureSpec]:
+def pyramid_of(
+    features: FeatureSpec, reads: Callable[[Sequence[int]], Sequence[int]]
+) -> tuple[dict[str, Any], str, FeatureSpec]:
     """Growing strides for a head.
+
+    Args:
+        features: The backbone's maps.
+        reads: From the strides of a pyramid to the indices of the maps that the head reads.
 
     Returns:
         The bricks to add to the head, none where the backbone's maps are a pyramid already; the name that the head
@@ -20,5 +27,7 @@ def pyramid_of(features: FeatureSpec) -> tuple[dict[str, Any], str, FeatureSpec]
     spec = pyramid_spec(features)
     if spec == features:
         return {}, "features", features
-    part = create_part("pyramid", channels=list(features.channels), strides=list(features.strides))
-    return {"pyramid": BrickTrainable(part, input_names=["features"], output_names=["./pyramid"])}, "./pyramid", spec
+    keep = list(reads(spec.strides))
+    part = create_part("pyramid", channels=list(features.channels), strides=list(features.strides), keep=keep)
+    kept = FeatureSpec(tuple(spec.channels[index] for index in keep), tuple(spec.strides[index] for index in keep))
+    return {"pyramid": BrickTrainable(part, input_names=["features"], output_names=["./pyramid"])}, "./pyramid", kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -12,6 +13,7 @@ from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.draw_masks import stretched
 from brickyard.parts.registry import create_part
+from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
@@ -100,6 +102,15 @@ def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
     if head.variant in _OF_LAST_MAP:
         part = create_part(name, in_channels=backbone.features.channels[-1], num_classes=head.num_classes)
         return {"head": BrickTrainable(part, input_names=["features[-1]"], output_names=["./coarse"])}
-    bricks, read, spec = pyramid_of(backbone.features)
+    bricks, read, spec = pyramid_of(backbone.features, partial(_levels, head.variant))
     part = create_part(name, channels=list(spec.channels), strides=list(spec.strides), num_classes=head.num_classes)
     return {**bricks, "head": BrickTrainable(part, input_names=[read], output_names=["./coarse"])}
+
+
+def _levels(variant: str, strides: Sequence[int]) -> list[int]:
+    """The maps that a head reads, of a pyramid with these strides."""
+    last = len(strides) - 1
+    if variant == "unet":
+        return [*range(last + 1)]
+    first = finest_level(strides, at_least=8 if variant == "lraspp" else 4)
+    return [first, last] if variant in ("lraspp", "deeplabv3plus") else [*range(first, last + 1)]

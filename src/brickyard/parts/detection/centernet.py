@@ -18,7 +18,7 @@ from brickyard.parts.detection.boxes import clip
 from brickyard.parts.detection.points import cell_centers, levels_from
 from brickyard.parts.detection.targets import all_labelled
 
-_FINEST = 4  # the stride of the heatmap
+FINEST = 4  # the stride of the heatmap
 _PRIOR = 0.1  # the probability of a centre to begin with, as in the paper's code
 _MIN_OVERLAP = 0.7  # a box moved by the Gaussian's radius still overlaps as much
 _SIZE_WEIGHT = 0.1  # of the loss of sizes, against those of centres and offsets
@@ -44,7 +44,7 @@ class CenterNet(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64) -> None:
         super().__init__()
-        self.levels = levels_from(strides, _FINEST)
+        self.levels = levels_from(strides, FINEST)
         self.strides = (strides[self.levels[0]],)
         self.fpn = FeaturePyramidNetwork([channels[level] for level in self.levels], width)
         for level in range(1, len(self.levels)):  # the coarser maps are read by nobody

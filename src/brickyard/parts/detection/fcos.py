@@ -21,7 +21,7 @@ from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
 from brickyard.parts.detection.targets import all_labelled, matched, one_hot
 
-_FINEST = 8  # the stride of the first map
+FINEST = 8  # the stride of the first map
 _FIRST_DISTANCE = 2.0  # cells from a point to the sides of its box before training: the middle of what a map is for
 
 
@@ -45,7 +45,7 @@ class FCOS(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64) -> None:
         super().__init__()
-        self.neck = DetectionNeck(channels, strides, width, finest=_FINEST)
+        self.neck = DetectionNeck(channels, strides, width, finest=FINEST)
         self.strides = self.neck.strides
         self.head = FCOSHead(width, num_anchors=1, num_classes=num_classes)
         # torchvision begins with distances around 0, where half of the ReLUs behind are dead and, with a high learning

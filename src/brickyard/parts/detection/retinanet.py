@@ -21,7 +21,7 @@ from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
 from brickyard.parts.detection.targets import all_labelled, matched, one_hot
 
-_FINEST = 8  # the stride of the first map
+FINEST = 8  # the stride of the first map
 _SCALE = 4  # the side of the smallest anchor in cells
 _RATIOS, _STEPS = (0.5, 1.0, 2.0), 3  # heights to widths, and sizes before the next map takes over
 _BETWEEN = -2  # an anchor that is neither a box nor background
@@ -46,7 +46,7 @@ class RetinaNet(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64) -> None:
         super().__init__()
-        self.neck = DetectionNeck(channels, strides, width, finest=_FINEST)
+        self.neck = DetectionNeck(channels, strides, width, finest=FINEST)
         self.strides = self.neck.strides
         self.head = RetinaNetHead(
             width, num_anchors=len(_RATIOS) * _STEPS, num_classes=num_classes, norm_layer=partial(nn.GroupNorm, 32)

@@ -22,7 +22,7 @@ from brickyard.parts.detection.decode import detections
 from brickyard.parts.detection.points import anchors_around, cell_centers, levels_from
 from brickyard.parts.detection.targets import all_labelled, matched
 
-_FINEST = 16  # the stride of the first map
+FINEST = 16  # the stride of the first map
 _EXTRA = 2  # maps that are added to the backbone's
 _SCALE = 4  # the side of the smallest default box in cells
 _RATIOS = (2.0, 0.5, 3.0, 1 / 3)  # widths to heights, besides the two squares
@@ -51,7 +51,7 @@ class SSDLite(nn.Module):
         super().__init__()
         # torchvision's momentum of 0.03 leaves the statistics of a short training far behind the weights.
         norm = partial(nn.BatchNorm2d, eps=0.001)
-        self.levels = levels_from(strides, _FINEST)
+        self.levels = levels_from(strides, FINEST)
         own_strides, own = [strides[level] for level in self.levels], [channels[level] for level in self.levels]
         self.strides = (*own_strides, *(own_strides[-1] * 2**step for step in range(1, _EXTRA + 1)))
         self.extra = nn.ModuleList(_coarser(own[-1] if step == 0 else width, width, norm) for step in range(_EXTRA))
