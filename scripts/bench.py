@@ -158,6 +158,17 @@ def load_rows() -> Iterator[Row]:
             yield compare(f"create and load {backbone}", peer, ours, theirs, rounds=15)
 
 
+def task_rows() -> Iterator[Row]:
+    tasks = ("cls", "seg", "det")
+    together = brickyard.create_model("resnet18_cls_seg_det").eval()
+    alone = [brickyard.create_model(f"resnet18_{task}").eval() for task in tasks]
+    inputs, tags = {"image": torch.rand(1, 3, 224, 224)}, brickyard.Stage.INFERENCE.tags
+    with torch.inference_mode():
+        what = "classes, masks and boxes of resnet18 at 224, batch 1"
+        ours = lambda: together(inputs, tags=tags)  # noqa: E731
+        yield compare(what, "three models", ours, lambda: [model(inputs, tags=tags) for model in alone], rounds=20)
+
+
 def as_markdown(rows: list[Row]) -> str:
     lines = ["| what | against | ratio | quartiles | ours |", "|---|---|---|---|---|"]
     for row in rows:
@@ -172,7 +183,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a steady clock: threads of other programs would wait for each other
-    rows = [*import_rows(), *forward_rows(), *chain_rows(), *load_rows()]
+    rows = [*import_rows(), *forward_rows(), *chain_rows(), *load_rows(), *task_rows()]
     table = as_markdown(rows)
     print(table)
     if options.markdown:

@@ -44,6 +44,7 @@ _HOME = {
     "MissingExtraError": "errors",
     "MissingInputError": "errors",
     "ModelInfo": "info",
+    "PadBoxes": "parts.detection.targets",
     "Prediction": "predict",
     "Predictor": "predict",
     "Preprocessor": "parts.preprocess",

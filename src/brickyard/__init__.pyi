@@ -62,6 +62,9 @@ from brickyard.parts.conversions import (
     unpack_batched_tensor_to_pillow_images as unpack_batched_tensor_to_pillow_images,
     unpack_batched_tensor_to_torchvision_format as unpack_batched_tensor_to_torchvision_format,
 )
+from brickyard.parts.detection.targets import (
+    PadBoxes as PadBoxes,
+)
 from brickyard.parts.preprocess import Preprocessor as Preprocessor
 from brickyard.parts.registry import (
     create_part as create_part,

@@ -65,7 +65,8 @@ class Detection(Task):
     """Object detection.
 
     Reads `features`, `image` (for its size) and `targets/det`: a list with {"boxes": (M, 4) xyxy pixels, "labels":
-    (M,)} for each picture, or both already padded, see `PadBoxes`. Optional: `labelled/det` (B,) bool. Writes
+    (M,)} for each picture, or both already padded by `PadBoxes`, which a training step compiled as one graph wants.
+    Optional: `labelled/det` (B,) bool. Writes
     `det/boxes` (B, N, 4) xyxy pixels, `det/scores` (B, N) and `det/labels` (B, N) int64: best first, N = 100, padded
     with score 0 and label -1; what the head regresses, by variant; `det/loss` with its parts `det/loss_cls`,
     `det/loss_box`, ...; and a list of pictures, `det/picture`.

@@ -18,7 +18,7 @@ from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
 
-_OF_LAST_MAP = ("fcn", "deeplabv3")  # the heads that need no pyramid
+_OF_ONE_MAP = ("fcn", "deeplabv3")  # the heads that need no pyramid
 
 
 @final
@@ -32,8 +32,9 @@ class Segmentation(Task):
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
-        fcn: torchvision's FCN head on the last map.
-        deeplabv3: torchvision's DeepLabV3 head on the last map.
+        fcn: torchvision's FCN head on the deepest map of stride 16 or less, as DeepLab has it. Many of timm's backbones
+            make it finer and deeper with the option `output_stride=8`.
+        deeplabv3: torchvision's DeepLabV3 head on the same map.
         deeplabv3plus: Atrous pooling of the last map, refined at stride 4.
         lraspp: torchvision's LR-ASPP head, the smallest.
         segformer: SegFormer's head of linear layers.
@@ -99,9 +100,10 @@ class Segmentation(Task):
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
     """The bricks up to the coarse logits."""
     name = f"segmentation_{head.variant}"
-    if head.variant in _OF_LAST_MAP:
-        part = create_part(name, in_channels=backbone.features.channels[-1], num_classes=head.num_classes)
-        return {"head": BrickTrainable(part, input_names=["features[-1]"], output_names=["./coarse"])}
+    if head.variant in _OF_ONE_MAP:
+        level = _deepest_fine(backbone.features.strides)
+        part = create_part(name, in_channels=backbone.features.channels[level], num_classes=head.num_classes)
+        return {"head": BrickTrainable(part, input_names=[f"features[{level}]"], output_names=["./coarse"])}
     bricks, read, spec = pyramid_of(backbone.features, partial(_levels, head.variant))
     part = create_part(name, channels=list(spec.channels), strides=list(spec.strides), num_classes=head.num_classes)
     return {**bricks, "head": BrickTrainable(part, input_names=[read], output_names=["./coarse"])}
@@ -114,3 +116,8 @@ def _levels(variant: str, strides: Sequence[int]) -> list[int]:
         return [*range(last + 1)]
     first = finest_level(strides, at_least=8 if variant == "lraspp" else 4)
     return [first, last] if variant in ("lraspp", "deeplabv3plus") else [*range(first, last + 1)]
+
+
+def _deepest_fine(strides: Sequence[int]) -> int:
+    """The last map of stride 16 or less, the first map where there is none."""
+    return max((level for level, stride in enumerate(strides) if stride <= 16), default=0)
