@@ -256,3 +256,16 @@ def test_a_saved_model_takes_other_channels_as_timm_does(name, tmp_path, monkeyp
         model = create_model(f"local-dir:{tmp_path}", in_chans=1)
     assert [str(warning.message) for warning in caught] == []
     assert same_weights(model["backbone"].model, theirs)
+
+
+def test_a_model_of_one_channel_keeps_its_backbone_when_its_classes_change(tmp_path):
+    model = create_model("test_resnet_cls", num_classes=3, in_chans=1)
+    model.freeze("backbone")
+    save_pretrained(model, tmp_path / "grey")
+    with pytest.warns(UserWarning, match="cls/head"):
+        again = create_model(f"local-dir:{tmp_path / 'grey'}", num_classes=5)
+    before, after = model["backbone"].model.state_dict(), again["backbone"].model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not again["backbone"].trainable
+    with pytest.raises(BrickInputError, match="only weights for 3 channels"):
+        create_model(f"local-dir:{tmp_path / 'grey'}", in_chans=3)

@@ -158,3 +158,19 @@ def test_three_heads_train_every_weight_and_predict_in_one_pass(name: str, tmp_p
 
 def _no_boxes() -> dict[str, torch.Tensor]:
     return {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+
+
+def test_a_batch_without_any_label_has_no_loss_and_no_error() -> None:
+    model = _model(loss_weights="learned")
+    outputs = model({"image": torch.rand(2, 3, 64, 64)}, skip_missing=True)
+    assert model.extract_losses(outputs) == {}
+
+
+def test_a_frozen_head_comes_back_frozen(tmp_path: Path) -> None:
+    model = _model()
+    model.freeze("age")
+    brickyard.save_pretrained(model, tmp_path / "model")
+    again = create_model(f"local-dir:{tmp_path / 'model'}")
+    assert not again["age/head"].trainable
+    assert not any(parameter.requires_grad for parameter in again["age"].parameters())
+    assert all(parameter.requires_grad for parameter in again["breed/head"].parameters())

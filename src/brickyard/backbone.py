@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
@@ -58,7 +59,11 @@ class BrickBackbone(BrickModule):
         try:
             return timm_features(self.model, image)
         except (AssertionError, RuntimeError) as error:
-            if self.fixed_size is None or tuple(image.shape[-2:]) == tuple(self.fixed_size):
+            if (
+                isinstance(error, torch.OutOfMemoryError)
+                or self.fixed_size is None
+                or tuple(image.shape[-2:]) == tuple(self.fixed_size)
+            ):
                 raise
             expected = f"images of {self.fixed_size[0]}x{self.fixed_size[1]} pixels (H x W), which the backbone fixes"
             mend = "Resize them, or create the model with img_size=, or dynamic_img_size=True where timm has it."

@@ -96,7 +96,8 @@ def recipe_of(model: BrickCollection, weights: str | None = None) -> Recipe | No
         model: A model that `build` made, or one with the same bricks.
         weights: The weights tag of the recipe, None for that of the backbone.
     """
-    backbone = part_of(model["backbone"].wrapped) if "backbone" in model else None
+    brick = model.bricks().get("backbone")
+    backbone = part_of(brick.wrapped) if brick else None
     if backbone is None or backbone.type != "timm":
         return None
     options = dict(backbone.args)
@@ -112,9 +113,11 @@ def recipe_of(model: BrickCollection, weights: str | None = None) -> Recipe | No
 
 
 def _loss_weights_of(model: BrickCollection, heads: Sequence[HeadRecipe]) -> dict[str, float] | str | None:
-    part = part_of(model["loss"].wrapped) if "loss" in model else None
-    if part is None:
+    brick = model.bricks().get("loss")
+    part = part_of(brick.wrapped) if brick else None
+    if brick is None or part is None or part.type not in ("weighted_sum", "uncertainty_weighting"):
         return None
     if part.type == "uncertainty_weighting":
         return "learned"
-    return dict(zip((head.name for head in heads), part.args["weights"], strict=True))
+    weights = {place_of(read.name): weight for read, weight in zip(brick.reads, part.args["weights"], strict=True)}
+    return {head.name: weights[head.name] for head in heads if head.name in weights}

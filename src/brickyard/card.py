@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 from brickyard.mermaid import create_mermaid_dag_graph
 from brickyard.store import load_pretrained, read_json, read_manifest
 
-_HUB_TASKS = {"cls": "image-classification"}
+_HUB_TASKS = {"cls": "image-classification", "seg": "image-segmentation", "det": "object-detection"}
 
 
 def render_card(folder: str | Path) -> str:

@@ -13,13 +13,16 @@ from typing import Any, Literal
 
 from timm.models import adapt_input_conv
 
+from brickyard.backbone import BrickBackbone
+from brickyard.brick import Brick
 from brickyard.build import build, recipe_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.modules import BrickModule
 from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
 from brickyard.recipe import HeadRecipe, Recipe, parse_heads, parse_name
 from brickyard.store import load_pretrained
-from brickyard.tasks.registry import TASKS
+from brickyard.tasks.registry import TASKS, task_variants
 from brickyard.zoo import check_tag, find_in_zoo, zoo_folders
 
 _LOCAL = "local-dir:"
@@ -61,7 +64,7 @@ def create_model(
         tasks: its heads: {"age": "cls", "breed": "cls", "parts": "seg-unet"}, so that several may be of one task.
         pretrained: Take trained weights: from the zoo that the package carries, else from a folder named in
             `BRICKYARD_ZOO`, else timm's own for the backbone, with fresh heads (a classifier of timm's comes along
-            unless `num_classes` or `labels` are given). The log says which it took.
+            unless another number of classes is asked for). The log says which it took.
         num_classes: For a model of one task a number, otherwise {task: number}; by default that of the weights.
         labels: The class names, like `num_classes`.
         in_chans: Channels of the image, by default those of the weights; pretrained weights are adapted as timm does.
@@ -78,7 +81,7 @@ def create_model(
         BrickNotFoundError, BrickMismatchError, BrickIntegrityError, UnsafeBrickError: A folder that cannot be loaded.
     """
     changes = _Changes(num_classes, labels, in_chans, loss_weights, options)
-    if name is not None and name.startswith(_LOCAL):
+    if name is not None and name.startswith(_LOCAL) and backbone is None and tasks is None:
         return _loaded(name.removeprefix(_LOCAL), changes)
     recipe = _recipe(name, backbone, tasks)
     wanted = _changed(recipe, changes)
@@ -128,7 +131,7 @@ def _all_names() -> Iterator[str]:
 
 
 def _recipe(name: str | None, backbone: str | None, tasks: Mapping[str, str] | None) -> Recipe:
-    variants = {task.name: task.variants for task in TASKS.values()}
+    variants = task_variants()
     if name is not None and backbone is None and tasks is None:
         return parse_name(name, TimmNames(), variants)
     if name is None and backbone is not None and tasks:
@@ -189,24 +192,42 @@ def _loaded(folder: str | Path, changes: _Changes) -> BrickCollection:
     wanted = _changed(recipe, changes)
     if wanted == recipe:
         return stored
+    if wanted.in_chans != recipe.in_chans != 3:
+        expected = f"{recipe.in_chans}, as stored: only weights for 3 channels can be adapted"
+        raise BrickInputError("in_chans", expected, f"{wanted.in_chans}")
     model = build(wanted)
-    first = model["backbone"].model.pretrained_cfg["first_conv"]
-    first_convolutions = [first] if isinstance(first, str) else list(first)
+    sources = stored.bricks()
+    in_chans = None if wanted.in_chans == recipe.in_chans else wanted.in_chans
     for path, brick in model.bricks().items():
-        if brick.module is None or not brick.module.state_dict():
-            continue
-        weights = stored[path].module.state_dict() if path in stored else {}
-        if path == "backbone" and wanted.in_chans != recipe.in_chans:
-            for convolution in first_convolutions:
-                key = f"{convolution}.weight"
-                weights[key] = adapt_input_conv(wanted.in_chans, weights[key])
-        shapes = {key: tensor.shape for key, tensor in brick.module.state_dict().items()}
-        if shapes == {key: tensor.shape for key, tensor in weights.items()}:
-            brick.module.load_state_dict(weights)
-            brick.metadata = {**stored[path].metadata, **brick.metadata}
-        else:
+        if (
+            brick.module is not None
+            and brick.module.state_dict()
+            and not _take_over(brick, sources.get(path), in_chans)
+        ):
             _warn_fresh(path)
     return model
+
+
+def _take_over(brick: Brick, stored: Brick | None, in_chans: int | None) -> bool:
+    """Give a new brick the weights of the stored one, and what is known of them, where they fit; tell whether.
+
+    The first convolution of a backbone is adapted to other `in_chans`, where they are not None.
+    """
+    if brick.module is None or stored is None or stored.module is None:
+        return False
+    weights = stored.module.state_dict()
+    if isinstance(brick, BrickBackbone) and in_chans is not None:
+        first = brick.module.pretrained_cfg["first_conv"]  # type: ignore[index]
+        for key in [f"{convolution}.weight" for convolution in ([first] if isinstance(first, str) else first)]:
+            weights[key] = adapt_input_conv(in_chans, weights[key])
+    shapes = {key: tensor.shape for key, tensor in brick.module.state_dict().items()}
+    if shapes != {key: tensor.shape for key, tensor in weights.items()}:
+        return False
+    brick.module.load_state_dict(weights)
+    brick.metadata = {**stored.metadata, **brick.metadata}
+    if isinstance(brick, BrickModule) and isinstance(stored, BrickModule) and not stored.trainable:
+        brick.freeze()
+    return True
 
 
 def _from_timm(recipe: Recipe) -> BrickCollection:

@@ -12,7 +12,7 @@ from brickyard.build import build
 from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
 from brickyard.recipe import parse_name
 from brickyard.store import read_json, read_manifest
-from brickyard.tasks.registry import TASKS
+from brickyard.tasks.registry import task_variants
 from brickyard.zoo import check_tag, find_in_zoo
 
 
@@ -54,7 +54,7 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         UnknownNameError: No such model; the nearest names are shown.
     """
-    recipe = parse_name(name, TimmNames(), {task.name: task.variants for task in TASKS.values()})
+    recipe = parse_name(name, TimmNames(), task_variants())
     folder = find_in_zoo(recipe.stem, recipe.weights)
     extra: dict[str, Any] = {}
     stored: dict[str, dict[str, Any]] = {}

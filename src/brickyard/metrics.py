@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics import Metric, MetricCollection
 
 from brickyard.brick import Brick, InputNames, Tags
@@ -74,8 +74,15 @@ class BrickMetrics(Brick):
         return {}
 
     def summarize(self, reset: bool) -> dict[str, Any]:
-        """Every metric over the calls since the last reset, by name; none if there was no call."""
-        if not any(metric.update_called for metric in self.metrics.values()):
+        """Every metric over the calls since the last reset, by name; none if no process had a call."""
+        metrics = list(self.metrics.values())
+        called = torch.tensor(
+            any(metric.update_called for metric in metrics), dtype=torch.int, device=metrics[0].device
+        )
+        if distributed.is_available() and distributed.is_initialized():
+            # All processes compute or none does: one that returned here would leave the others waiting for it.
+            distributed.all_reduce(called, distributed.ReduceOp.MAX)
+        if not called:
             return {}
         computed = self._reported(self.metrics.compute())
         if reset:

@@ -75,7 +75,8 @@ def make_plan(
     if outputs is not None:
         ordered = _needed_for(bricks, ordered, outputs, makers, may_lack=given is not None)
     if bricks and not ordered:
-        asked = f"tags {sorted(tags)}" if tags is not None else f"outputs {outputs}" if outputs else "the given inputs"
+        asked = f"tags {sorted(tags)}" if tags is not None else "the given inputs"
+        asked = asked if outputs is None else f"outputs {list(outputs)}"
         raise BrickGraphError(f"No brick runs with {asked}. The bricks: {_with_their_tags(bricks)}.")
     made = {name for path in ordered for name in bricks[path].writes}
     required = {
@@ -149,7 +150,10 @@ def _with_inputs(bricks: Mapping[str, Wired], ordered: Iterable[str], given: Col
     there = {*given, ALL}
     kept = []
     for path in ordered:
-        if all(read.optional or read.name in there for read in bricks[path].reads):
+        reads = bricks[path].reads
+        absent = [read for read in reads if read.name not in there]
+        # A brick that reads only optional values, a sum of losses, has nothing to run on without any of them.
+        if all(read.optional for read in absent) and (not reads or len(absent) < len(reads)):
             kept.append(path)
             there.update(bricks[path].writes)
     return kept

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from brickyard.collection import BrickCollection
 from brickyard.create import create_model
 from brickyard.errors import BrickInputError
+from brickyard.names import place_of
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.conversions import torch_to_numpy
 from brickyard.parts.pictures import find_pictures, read_picture
@@ -77,9 +78,7 @@ class Predictor:
         self.model = model.sub_collection(tags=Stage.INFERENCE.tags).to(self.device).eval()
         self.batch_size = batch_size
         self._heads = {
-            path.rpartition("/")[0]: brick.metadata
-            for path, brick in self.model.bricks().items()
-            if "task" in brick.metadata
+            place_of(path): brick.metadata for path, brick in self.model.bricks().items() if "task" in brick.metadata
         }
         self._painters = {head: model[f"{head}/picture"] for head in self._heads if f"{head}/picture" in model}
         spec = BackboneSpec.from_json(model["backbone"].metadata["provides"]).input

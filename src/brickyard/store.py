@@ -25,6 +25,7 @@ from brickyard.collection import BrickCollection
 from brickyard.errors import (
     BrickError,
     BrickGraphError,
+    BrickInputError,
     BrickIntegrityError,
     BrickMismatchError,
     BrickNotFoundError,
@@ -61,7 +62,19 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "weights", "requires")
+_FIELDS = (
+    "format",
+    "kind",
+    "type",
+    "args",
+    "settings",
+    "inputs",
+    "outputs",
+    "tags",
+    "weights",
+    "requires",
+    "trainable",
+)
 
 
 @final
@@ -188,6 +201,10 @@ def describe(brick: Brick) -> dict[str, Any]:
     Raises:
         UnsafeBrickError: It wraps something that no registered part describes.
     """
+    taken = sorted(set(_FIELDS) & set(brick.metadata))
+    if taken:
+        found = f"{taken}"
+        raise BrickInputError(f"brick '{brick.path}'", "metadata under other keys than a brick's file has", found)
     part = part_of(brick.wrapped)
     kind = type(brick).__name__
     if part is None or _KINDS.get(kind) is not type(brick):
@@ -202,6 +219,8 @@ def describe(brick: Brick) -> dict[str, Any]:
         "tags": settings.pop("tags"),
     }
     head = {"format": FORMAT, "kind": kind, "type": part.type, "args": part.args, "settings": settings}
+    if isinstance(brick, BrickModule):
+        head["trainable"] = brick.trainable
     return {**head, **names, **brick.metadata}
 
 
@@ -215,6 +234,8 @@ def make_brick(config: Mapping[str, Any], path: str) -> Brick:
         names["output_names"] = config["outputs"]
     brick = _KINDS[kind](create_part(config["type"], **config["args"]), **names, **config["settings"])
     brick.metadata = {key: value for key, value in config.items() if key not in _FIELDS}
+    if isinstance(brick, BrickModule) and config.get("trainable", brick.trainable) != brick.trainable:
+        brick.unfreeze() if config["trainable"] else brick.freeze()
     return brick
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from brickyard.brick import InputNames, Tags
-from brickyard.errors import BrickInputError
+from brickyard.errors import BrickInputError, UnsafeBrickError
 from brickyard.modules import BrickModule
 from brickyard.parts.conversions import unpack_batched_array_to_arrays, unpack_batched_tensor_to_numpy_format
 from brickyard.tags import Tag
@@ -71,6 +71,8 @@ class BrickPerImageVisualization(BrickModule):
 
     @property
     def settings(self) -> dict[str, Any]:
+        if self._unpack_by_position or self._unpack_by_type != UNPACK_TENSORS_TO_NDARRAYS:
+            raise UnsafeBrickError(f"Brick '{self.path}' has unpack functions of its own: a file holds no code.")
         return self._names_and_tags()
 
     @property

@@ -100,7 +100,7 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
     if problems:
         raise BrickMismatchError(f"{folder} does not fit this collection, nothing was loaded", problems)
     for path in (path for path in modules if path not in found):
-        warnings.warn(f"Brick '{path}' has no matching weight file and is initialized from scratch. ", stacklevel=3)
+        warnings.warn(f"Brick '{path}' has no matching weight file and is initialized from scratch.", stacklevel=3)
     files = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob(f"*{SUFFIX}")}
     for stray in sorted(files - modules.keys()):
         warnings.warn(f"File '{stray}{SUFFIX}' in {folder} belongs to no brick and was not loaded.", stacklevel=3)
@@ -120,6 +120,8 @@ def write_weights(module: nn.Module, file: Path) -> None:
             raise UnsafeBrickError(
                 f"'{key}' of {type(module).__name__} is a {type(value).__name__}: only tensors are stored."
             )
+        if value.dtype not in _DTYPES.values():
+            raise UnsafeBrickError(f"'{key}' of {type(module).__name__} is {value.dtype}, which is not stored.")
         tensors[key] = value.detach().contiguous().cpu()
     storages: set[int] = set()
     for key, tensor in tensors.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
@@ -41,6 +41,8 @@ class BinaryCrossEntropy(nn.Module):
     """
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
+        if labelled is not None:
+            target = torch.where(labelled[:, None], target, 0)  # not only the loss: 0 * nan is nan in the gradient
         losses = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none").mean(dim=1)
         return losses.mean() if labelled is None else mean_over(losses, labelled)
 
@@ -98,7 +100,14 @@ class LabelledMetrics(MetricCollection):
     def update(  # type: ignore[override]
         self, preds: Tensor, target: Tensor, labelled: Tensor | None = None
     ) -> None:
-        if labelled is not None:
-            preds, target = preds[labelled], target[labelled]
+        preds, target = _labelled_rows(preds, target, labelled)
         if len(target):
             super().update(preds, target)
+
+    def forward(self, preds: Tensor, target: Tensor, labelled: Tensor | None = None) -> dict[str, Any]:
+        preds, target = _labelled_rows(preds, target, labelled)
+        return super().forward(preds, target) if len(target) else {}
+
+
+def _labelled_rows(preds: Tensor, target: Tensor, labelled: Tensor | None) -> tuple[Tensor, Tensor]:
+    return (preds, target) if labelled is None else (preds[labelled], target[labelled])

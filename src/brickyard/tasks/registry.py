@@ -40,3 +40,8 @@ def get_task(name: str) -> Task:
     if name not in _TASKS:
         raise UnknownNameError("task", name, _TASKS, "A task of your own is registered with `register_task`.")
     return _TASKS[name]
+
+
+def task_variants() -> dict[str, tuple[str, ...]]:
+    """The names of each task's heads, the default first."""
+    return {task.name: task.variants for task in _TASKS.values()}
