@@ -125,7 +125,7 @@ class BrickCollection(nn.ModuleDict):
 
     def required_inputs(self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None) -> list[str]:
         """The names that a call with this selection must be given, sorted."""
-        return sorted(self.plan(tags, outputs).required)
+        return list(self.plan(tags, outputs).required)
 
     def extract_losses(self, named_outputs: Mapping[str, Any]) -> dict[str, Any]:
         """The losses among the outputs, by name: what to sum for training.

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from brickyard.parts.conversions import float2uint8
 
-_MIN_WIDTH = 320  # pixels: below, a label would not be readable
-_BACKGROUND, _BAR, _TEXT = (24, 26, 31), (62, 116, 180), (240, 240, 240)
+MIN_WIDTH = 320  # pixels: below, a label would not be readable
+BACKGROUND, _BAR, TEXT = (24, 26, 31), (62, 116, 180), (240, 240, 240)
 
 
 @final
@@ -39,12 +39,12 @@ class DrawClassification:
             A picture of the image's width, or 320 pixels if it is narrower, and higher by the bars.
         """
         picture = to_picture(image)
-        if picture.width < _MIN_WIDTH:
-            height = round(picture.height * _MIN_WIDTH / picture.width)
-            picture = picture.resize((_MIN_WIDTH, max(height, 1)), Image.Resampling.NEAREST)
+        if picture.width < MIN_WIDTH:
+            height = round(picture.height * MIN_WIDTH / picture.width)
+            picture = picture.resize((MIN_WIDTH, max(height, 1)), Image.Resampling.NEAREST)
         best = np.argsort(-probabilities, kind="stable")[: self.top]
         row = max(18, picture.width // 24)
-        canvas = Image.new("RGB", (picture.width, picture.height + row * len(best) + row // 2), _BACKGROUND)
+        canvas = Image.new("RGB", (picture.width, picture.height + row * len(best) + row // 2), BACKGROUND)
         canvas.paste(picture)
         draw = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=round(row * 0.62))
@@ -53,8 +53,8 @@ class DrawClassification:
             share = float(probabilities[index])
             bar = (row // 4, top + 1, row // 4 + round((picture.width - row // 2) * share), top + row - 2)
             draw.rounded_rectangle(bar, radius=row // 6, fill=_BAR)
-            draw.text((row // 2, top + row // 2), self.labels[index], font=font, fill=_TEXT, anchor="lm")
-            draw.text((picture.width - row // 2, top + row // 2), f"{share:.1%}", font=font, fill=_TEXT, anchor="rm")
+            draw.text((row // 2, top + row // 2), self.labels[index], font=font, fill=TEXT, anchor="lm")
+            draw.text((picture.width - row // 2, top + row // 2), f"{share:.1%}", font=font, fill=TEXT, anchor="rm")
         return canvas
 
 

@@ -11,11 +11,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from brickyard.errors import BrickInputError
-from brickyard.parts.draw import to_picture
+from brickyard.parts.draw import BACKGROUND, MIN_WIDTH, TEXT, to_picture
 
-_MIN_WIDTH = 320  # pixels: below, a legend would not be readable
 _ENTRY_WIDTH = 150  # pixels that an entry of the legend takes at least
-_BACKGROUND, _TEXT = (24, 26, 31), (240, 240, 240)
 _OPACITY = 0.5  # of a class's colour; its border has the full colour
 
 
@@ -69,12 +67,12 @@ class DrawSegmentation:
         return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
     def _with_legend(self, picture: Image.Image, legend: list[tuple[int, float]], left_out: int) -> Image.Image:
-        width = max(picture.width, _MIN_WIDTH)
+        width = max(picture.width, MIN_WIDTH)
         row = max(18, width // 40)
         columns = max(width // max(_ENTRY_WIDTH, row * 8), 1)
         entries = len(legend) + bool(left_out)
         size = (width, picture.height + row * -(-entries // columns) + row // 2)
-        canvas = Image.new("RGB", size, _BACKGROUND)
+        canvas = Image.new("RGB", size, BACKGROUND)
         canvas.paste(picture)
         draw = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=round(row * 0.62))
@@ -82,18 +80,18 @@ class DrawSegmentation:
             left = row // 4 + place % columns * (width // columns)
             top = picture.height + row // 4 + place // columns * row
             if place == len(legend):
-                draw.text((left, top + row // 2), f"and {left_out} more", font=font, fill=_TEXT, anchor="lm")
+                draw.text((left, top + row // 2), f"and {left_out} more", font=font, fill=TEXT, anchor="lm")
                 continue
             index, share = legend[place]
             swatch = (left, top + 3, left + row - 6, top + row - 4)
             plain = self.labels[index] == "background"
-            draw.rectangle(swatch, fill=None if plain else tuple(self.colours[index].tolist()), outline=_TEXT)
+            draw.rectangle(swatch, fill=None if plain else tuple(self.colours[index].tolist()), outline=TEXT)
             text = f"{share:.1%}"
             right = left + width // columns - row // 2
             room = right - draw.textlength(f" {text}", font=font) - left - row
             label = _shortened(self.labels[index], room, draw, font)
-            draw.text((left + row, top + row // 2), label, font=font, fill=_TEXT, anchor="lm")
-            draw.text((right, top + row // 2), text, font=font, fill=_TEXT, anchor="rm")
+            draw.text((left + row, top + row // 2), label, font=font, fill=TEXT, anchor="lm")
+            draw.text((right, top + row // 2), text, font=font, fill=TEXT, anchor="rm")
         return canvas
 
 

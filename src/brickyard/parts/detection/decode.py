@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import nms
 
 from brickyard.parts.detection.boxes import clip
+
+
+class SuppressingDecode(nn.Module, ABC):
+    """What the decoders with non-maximum suppression share: their four settings, see `detections`."""
+
+    def __init__(self, score_threshold: float, iou_threshold: float, candidates: int, count: int) -> None:
+        super().__init__()
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.candidates = candidates
+        self.count = count
+
+    def suppressed(self, scores: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Call `detections` with these settings, for images (B, C, H, W)."""
+        return detections(
+            scores,
+            boxes,
+            image.shape[-2:],
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            candidates=self.candidates,
+            count=self.count,
+        )
 
 
 def detections(

@@ -16,7 +16,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from brickyard.parts.detection.boxes import area_of, decode_distances
-from brickyard.parts.detection.decode import detections
+from brickyard.parts.detection.decode import SuppressingDecode
 from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
 from brickyard.parts.detection.targets import all_labelled, matched, one_hot
@@ -151,7 +151,7 @@ class FCOSLoss(nn.Module):
 
 
 @final
-class FCOSDecode(nn.Module):
+class FCOSDecode(SuppressingDecode):
     """What `FCOS` writes -> detections; the thresholds are torchvision's. See `detections`.
 
     Args:
@@ -164,23 +164,15 @@ class FCOSDecode(nn.Module):
     def __init__(
         self, score_threshold: float = 0.2, iou_threshold: float = 0.6, candidates: int = 1000, count: int = 100
     ) -> None:
-        super().__init__()
-        self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
-        self.candidates = candidates
-        self.count = count
+        super().__init__(score_threshold, iou_threshold, candidates, count)
 
     def forward(
         self, logits: Tensor, regression: Tensor, centerness: Tensor, anchors: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return detections(
+        return self.suppressed(
             torch.sqrt(logits.float().sigmoid() * centerness.float().sigmoid()),
             decode_distances(regression.float(), anchors),
-            image.shape[-2:],
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
-            candidates=self.candidates,
-            count=self.count,
+            image,
         )
 
 

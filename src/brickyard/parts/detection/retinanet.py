@@ -16,7 +16,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
 
 from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, overlaps
-from brickyard.parts.detection.decode import detections
+from brickyard.parts.detection.decode import SuppressingDecode
 from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
 from brickyard.parts.detection.targets import all_labelled, matched, one_hot
@@ -127,7 +127,7 @@ class RetinaNetLoss(nn.Module):
 
 
 @final
-class RetinaNetDecode(nn.Module):
+class RetinaNetDecode(SuppressingDecode):
     """What `RetinaNet` writes -> detections; the thresholds are torchvision's. See `detections`.
 
     Args:
@@ -140,23 +140,15 @@ class RetinaNetDecode(nn.Module):
     def __init__(
         self, score_threshold: float = 0.05, iou_threshold: float = 0.5, candidates: int = 1000, count: int = 100
     ) -> None:
-        super().__init__()
-        self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
-        self.candidates = candidates
-        self.count = count
+        super().__init__(score_threshold, iou_threshold, candidates, count)
 
     def forward(
         self, logits: Tensor, regression: Tensor, anchors: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return detections(
+        return self.suppressed(
             logits.float().sigmoid(),
             decode_deltas(regression.float(), anchors),
-            image.shape[-2:],
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
-            candidates=self.candidates,
-            count=self.count,
+            image,
         )
 
 

@@ -18,7 +18,7 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops.misc import Conv2dNormActivation
 
 from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, overlaps
-from brickyard.parts.detection.decode import detections
+from brickyard.parts.detection.decode import SuppressingDecode
 from brickyard.parts.detection.points import anchors_around, cell_centers, levels_from
 from brickyard.parts.detection.targets import all_labelled, matched
 
@@ -134,7 +134,7 @@ class SSDLiteLoss(nn.Module):
 
 
 @final
-class SSDLiteDecode(nn.Module):
+class SSDLiteDecode(SuppressingDecode):
     """What `SSDLite` writes -> detections; the thresholds are torchvision's for SSDLite. See `detections`.
 
     Args:
@@ -147,25 +147,17 @@ class SSDLiteDecode(nn.Module):
     def __init__(
         self, score_threshold: float = 0.001, iou_threshold: float = 0.55, candidates: int = 1000, count: int = 100
     ) -> None:
-        super().__init__()
-        self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
-        self.candidates = candidates
-        self.count = count
+        super().__init__(score_threshold, iou_threshold, candidates, count)
 
     def forward(
         self, logits: Tensor, regression: Tensor, anchors: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         shift, scale = regression.float().chunk(2, dim=-1)
         deltas = torch.cat([shift / _VARIANCES[0], scale / _VARIANCES[1]], dim=-1)
-        return detections(
+        return self.suppressed(
             logits.float().softmax(dim=2)[..., 1:],
             decode_deltas(deltas, anchors),
-            image.shape[-2:],
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
-            candidates=self.candidates,
-            count=self.count,
+            image,
         )
 
 
