@@ -142,7 +142,7 @@ def chain_rows() -> Iterator[Row]:
 def load_rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        brickyard.save_pretrained(brickyard.create_model("resnet50_cls"), folder / "resnet50_cls")
+        brickyard.create_model("resnet50_cls").save_pretrained(folder / "resnet50_cls")
         sources = {
             "tf_efficientnet_lite0": lambda: brickyard.create_model("tf_efficientnet_lite0_cls", pretrained=True),
             "resnet50": lambda: brickyard.create_model(f"local-dir:{folder / 'resnet50_cls'}"),

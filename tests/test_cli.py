@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import brickyard
-from brickyard import create_mermaid_dag_graph, create_model, save_pretrained
+from brickyard import create_mermaid_dag_graph, create_model
 from brickyard.cli import main
 from tests.toys import run_python
 
@@ -34,7 +34,7 @@ def failed(*arguments: object) -> str:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("model")
-    save_pretrained(create_model("test_resnet_cls", labels=["cat", "[red] fox", "dog"]), folder)
+    create_model("test_resnet_cls", labels=["cat", "[red] fox", "dog"]).save_pretrained(folder)
     return f"local-dir:{folder}"
 
 

@@ -14,7 +14,6 @@ from brickyard import (
     Tag,
     UnknownNameError,
     create_model,
-    save_pretrained,
 )
 from tests.toys import run_python
 
@@ -49,7 +48,7 @@ def timm_weights(monkeypatch) -> nn.Module:
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    save_pretrained(create_model("test_resnet_cls", labels=["a", "b", "c"]), tmp_path / "saved")
+    create_model("test_resnet_cls", labels=["a", "b", "c"]).save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -247,7 +246,7 @@ def test_a_saved_model_takes_other_names_of_its_classes(saved):
 
 @pytest.mark.parametrize("name", ["test_resnet", "fastvit_t8"])  # the second has two first convolutions
 def test_a_saved_model_takes_other_channels_as_timm_does(name, tmp_path, monkeypatch):
-    save_pretrained(create_model(f"{name}_cls", num_classes=2), tmp_path)
+    create_model(f"{name}_cls", num_classes=2).save_pretrained(tmp_path)
     state = create_model(f"local-dir:{tmp_path}")["backbone"].model.state_dict()
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *args, **kwargs: dict(state))
     theirs = timm.create_model(name, pretrained=True, in_chans=1, num_classes=0)
@@ -261,7 +260,7 @@ def test_a_saved_model_takes_other_channels_as_timm_does(name, tmp_path, monkeyp
 def test_a_model_of_one_channel_keeps_its_backbone_when_its_classes_change(tmp_path):
     model = create_model("test_resnet_cls", num_classes=3, in_chans=1)
     model.freeze("backbone")
-    save_pretrained(model, tmp_path / "grey")
+    model.save_pretrained(tmp_path / "grey")
     with pytest.warns(UserWarning, match="cls/head"):
         again = create_model(f"local-dir:{tmp_path / 'grey'}", num_classes=5)
     before, after = model["backbone"].model.state_dict(), again["backbone"].model.state_dict()

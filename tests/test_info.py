@@ -4,7 +4,7 @@ import pytest
 import timm
 from torch import nn
 
-from brickyard import UnknownNameError, create_model, model_info, save_pretrained
+from brickyard import UnknownNameError, create_model, model_info
 from brickyard.build import build
 from tests.toys import SOURCE
 
@@ -51,7 +51,7 @@ def test_timm_s_tags_are_named_with_the_default_first():
 
 
 def test_no_weights_are_made_or_read(monkeypatch, tmp_path):
-    save_pretrained(create_model("test_resnet_cls", labels=["a", "b"]), tmp_path / "test_resnet_cls.mine")
+    create_model("test_resnet_cls", labels=["a", "b"]).save_pretrained(tmp_path / "test_resnet_cls.mine")
     for file in (tmp_path / "test_resnet_cls.mine").rglob("*.safetensors"):
         file.write_bytes(b"")
     monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
@@ -66,7 +66,7 @@ def test_no_weights_are_made_or_read(monkeypatch, tmp_path):
 
 def test_metrics_come_from_the_manifest(monkeypatch, tmp_path):
     folder = tmp_path / "test_resnet_cls.mine"
-    save_pretrained(create_model("test_resnet_cls", num_classes=2), folder)
+    create_model("test_resnet_cls", num_classes=2).save_pretrained(folder)
     manifest = json.loads((folder / "bricks.json").read_text())
     (folder / "bricks.json").write_text(json.dumps({**manifest, "metrics": {"cls/Accuracy": 0.75}}))
     monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))

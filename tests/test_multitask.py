@@ -29,7 +29,7 @@ def test_two_heads_of_one_task_have_names_of_their_own() -> None:
 
 def test_two_heads_of_one_task_come_back_from_a_folder(tmp_path: Path) -> None:
     model = _model(loss_weights={"age": 2.0}).eval()
-    brickyard.save_pretrained(model, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     again = create_model(f"local-dir:{tmp_path / 'model'}").eval()
     batch = _batch()
     for name, value in model(batch, tags={"MODEL", "LOSS"}).items():
@@ -169,7 +169,7 @@ def test_a_batch_without_any_label_has_no_loss_and_no_error() -> None:
 def test_a_frozen_head_comes_back_frozen(tmp_path: Path) -> None:
     model = _model()
     model.freeze("age")
-    brickyard.save_pretrained(model, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     again = create_model(f"local-dir:{tmp_path / 'model'}")
     assert not again["age/head"].trainable
     assert not any(parameter.requires_grad for parameter in again["age"].parameters())

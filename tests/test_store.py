@@ -24,8 +24,6 @@ from brickyard import (
     UnsafeBrickError,
     create_model,
     create_part,
-    load_pretrained,
-    save_pretrained,
 )
 from tests.toys import SOURCE, TinyClassifier
 
@@ -35,7 +33,7 @@ ZOO = SOURCE.parent / "zoo" / "tf_efficientnet_lite0_cls.in1k"
 @pytest.fixture(scope="module")
 def _saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("store") / "saved"
-    save_pretrained(create_model("test_resnet_cls", labels=["a", "b", "c"]), folder)
+    create_model("test_resnet_cls", labels=["a", "b", "c"]).save_pretrained(folder)
     return folder
 
 
@@ -107,22 +105,24 @@ def test_weights_are_canonical(source, saved):
 
 
 def test_the_same_model_is_the_same_bytes(saved, tmp_path):
-    save_pretrained(load_pretrained(saved), tmp_path / "again")
+    BrickCollection.from_pretrained(saved).save_pretrained(tmp_path / "again")
     assert contents(tmp_path / "again") == contents(saved)
-    save_pretrained(load_pretrained(ZOO), tmp_path / "zoo", weights="in1k")
+    BrickCollection.from_pretrained(ZOO).save_pretrained(tmp_path / "zoo", weights="in1k")
     for file in ("backbone.safetensors", "cls/head.safetensors", "backbone.json"):
         assert (tmp_path / "zoo" / file).read_bytes() == (ZOO / file).read_bytes()
 
 
 def test_a_model_can_be_saved_where_it_was_loaded_from(saved):
     before = contents(saved)
-    model = load_pretrained(saved)
+    model = BrickCollection.from_pretrained(saved)
     with torch.no_grad():
         model["cls/head"].model.bias += 1
-    save_pretrained(model, saved)
+    model.save_pretrained(saved)
     changed = {name for name, content in contents(saved).items() if before[name] != content}
     assert changed == {"bricks.json", "cls/head.json", "cls/head.safetensors"}
-    torch.testing.assert_close(load_pretrained(saved)["cls/head"].model.bias, model["cls/head"].model.bias)
+    torch.testing.assert_close(
+        BrickCollection.from_pretrained(saved)["cls/head"].model.bias, model["cls/head"].model.bias
+    )
 
 
 def at(value: Any) -> Callable[[Path], None]:
@@ -221,23 +221,23 @@ def test_a_stored_backbone_cannot_send_timm_for_other_weights(saved, tmp_path):
     change = {"name": "test_resnet", "in_chans": 3, "checkpoint_path": str(tmp_path / "other.pth")}
     edit(saved / "backbone.json", lambda config: config.update(args=change))
     with pytest.raises(BrickError, match="checkpoint_path"):
-        load_pretrained(saved)
+        BrickCollection.from_pretrained(saved)
 
 
 def test_fields_that_this_version_does_not_know_are_kept(saved, tmp_path):
     edit(saved / "backbone.json", lambda config: config.update(licence="mit", trained_on={"pictures": 12}))
-    model = load_pretrained(saved)
-    save_pretrained(model, tmp_path / "again")
+    model = BrickCollection.from_pretrained(saved)
+    model.save_pretrained(tmp_path / "again")
     again = read(tmp_path / "again" / "backbone.json")
     assert (again["licence"], again["trained_on"]) == ("mit", {"pictures": 12})
 
 
 def test_a_module_that_is_no_registered_part_is_refused(saved):
     before = contents(saved)
-    model = load_pretrained(saved)
+    model = BrickCollection.from_pretrained(saved)
     model["extra"] = BrickTrainable(TinyClassifier(), ["features[-1]"], ["extra_logits"])
     with pytest.raises(UnsafeBrickError, match=r"'extra'.*register_part"):
-        save_pretrained(model, saved)
+        model.save_pretrained(saved)
     assert contents(saved) == before
 
 
@@ -246,14 +246,14 @@ def test_a_kind_of_one_s_own_is_refused(tmp_path):
         pass
 
     with pytest.raises(UnsafeBrickError, match="Mine"):
-        save_pretrained(BrickCollection({"a": Mine(create_part("class_prediction"), ["x"], ["y", "z"])}), tmp_path)
+        BrickCollection({"a": Mine(create_part("class_prediction"), ["x"], ["y", "z"])}).save_pretrained(tmp_path)
     assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("failing", ["brickyard.store.write_weights", "brickyard.store._dump", "os.replace"])
 def test_a_save_that_fails_leaves_the_folder_as_it_was(failing, saved, monkeypatch):
     before = contents(saved)
-    model = load_pretrained(saved)
+    model = BrickCollection.from_pretrained(saved)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
@@ -268,7 +268,7 @@ def test_a_save_that_fails_leaves_the_folder_as_it_was(failing, saved, monkeypat
 
     monkeypatch.setattr(failing, fail)
     with pytest.raises(OSError, match="no space left"):
-        save_pretrained(model, saved)
+        model.save_pretrained(saved)
     assert contents(saved) == before
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]
 
@@ -276,7 +276,7 @@ def test_a_save_that_fails_leaves_the_folder_as_it_was(failing, saved, monkeypat
 def test_bricks_around_no_timm_backbone_are_stored_too(tmp_path):
     bricks = {"a": {"head": BrickTrainable(create_part("linear", in_features=4, out_features=2), ["x"], ["./y"])}}
     model = BrickCollection(bricks)
-    save_pretrained(model, tmp_path)
+    model.save_pretrained(tmp_path)
     again = create_model(f"local-dir:{tmp_path}")
     x = torch.rand(3, 4)
     torch.testing.assert_close(again({"x": x})["a/y"], nn.functional.linear(x, *model["a/head"].model.parameters()))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import brickyard
-from brickyard import Tag, UnknownNameError, create_model, list_models, save_pretrained
+from brickyard import Tag, UnknownNameError, create_model, list_models
 from brickyard.zoo import find_in_zoo, zoo_folders
 from tests.toys import SOURCE
 
@@ -24,7 +24,7 @@ ZOO = SOURCE.parent / "zoo" / NAME
 @pytest.fixture
 def own_zoo(tmp_path, monkeypatch) -> Path:
     """A folder of the user's own with one trained model."""
-    save_pretrained(create_model("test_resnet_cls", num_classes=3), tmp_path / "test_resnet_cls.mine", weights="mine")
+    create_model("test_resnet_cls", num_classes=3).save_pretrained(tmp_path / "test_resnet_cls.mine", weights="mine")
     monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
     return tmp_path
 

@@ -9,9 +9,9 @@ from brickyard.brick import (
 from brickyard.collection import (
     BrickCollection as BrickCollection,
 )
+from brickyard.contract import BrickInfo as BrickInfo, fits as fits
 from brickyard.create import (
     create_model as create_model,
-    list_models as list_models,
 )
 from brickyard.errors import (
     BrickError as BrickError,
@@ -31,6 +31,7 @@ from brickyard.info import (
     ModelInfo as ModelInfo,
     model_info as model_info,
 )
+from brickyard.listing import list_models as list_models
 from brickyard.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
 from brickyard.metrics import (
     BrickMetricSingle as BrickMetricSingle,
@@ -78,10 +79,7 @@ from brickyard.recipe import (
     HeadRecipe as HeadRecipe,
     Recipe as Recipe,
 )
-from brickyard.store import (
-    load_pretrained as load_pretrained,
-    save_pretrained as save_pretrained,
-)
+from brickyard.store import inspect_brick as inspect_brick, load_brick as load_brick
 from brickyard.tags import (
     Stage as Stage,
     Tag as Tag,

@@ -16,6 +16,7 @@ from torch.nn.modules import module as torch_module
 
 from brickyard.errors import BrickGraphError, MissingInputError
 from brickyard.names import ALL, parse_reference, resolve
+from brickyard.origin import Origin
 
 InputNames = Sequence[str] | Mapping[str, str]
 Tags = str | Iterable[str]
@@ -41,6 +42,7 @@ class Brick(nn.Module, ABC):
         writes: The names that it writes.
         tags: When it runs.
         metadata: What else is to be known of it and travels with it (class names, licence, ...); JSON values.
+        origin: Where its stored form is, None if it never had one.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px"}  # of its box in the mermaid graph
@@ -54,6 +56,7 @@ class Brick(nn.Module, ABC):
         self.path = ""  # in its collection; "" while it is in none
         self.tags = as_tags(tags if group is None else group)
         self.metadata: dict[str, Any] = {}
+        self.origin: Origin | None = None
         self._tags_spelling = "tags" if group is None else "groups"
         self._declared_inputs, self._declared_outputs = copy.copy(input_names), list(output_names)
         self._wire()

@@ -44,7 +44,7 @@ def build(recipe: Recipe) -> BrickCollection:
             ),
             "backbone": backbone,
             **{head.name: head_bricks(spec, head) for head in recipe.heads},
-            **_loss_sum(recipe),
+            **loss_sum(recipe),
         }
     )
 
@@ -70,7 +70,7 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
     return task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))
 
 
-def _loss_sum(recipe: Recipe) -> dict[str, Any]:
+def loss_sum(recipe: Recipe) -> dict[str, Any]:
     """The brick that adds the heads' losses, where the recipe has weights; a head without labels is left out."""
     weights = recipe.loss_weights
     if weights is None:

@@ -1,61 +1,99 @@
-"""The card of a saved model: a README.md with the metadata that the Hub reads, from the folder's own facts."""
+"""The card of a model: a README.md with the metadata that the Hub reads, from its bricks' own facts."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from brickyard.contract import BrickInfo
+from brickyard.errors import BrickError
+from brickyard.manifest import Manifest
 from brickyard.mermaid import create_mermaid_dag_graph
-from brickyard.store import load_pretrained, read_json, read_manifest
+from brickyard.names import place_of
+from brickyard.store import sketch
 
+CARD = "README.md"
 _HUB_TASKS = {"cls": "image-classification", "seg": "image-segmentation", "det": "object-detection"}
 
 
-def render_card(folder: str | Path) -> str:
-    """The card of the model that `save_pretrained` wrote to `folder`, as Markdown."""
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    configs = {path: read_json(folder / f"{entry['at']}.json") for path, entry in manifest.bricks.items()}
-    heads = [config for config in configs.values() if "task" in config]
-    licences = sorted({config["licence"] for config in configs.values() if "licence" in config})
-    sources = sorted({config["source"] for config in configs.values() if "source" in config})
-    data = ModelCardData(
-        library_name="brickyard",
-        license=licences[0] if len(licences) == 1 else "other",
-        pipeline_tag=_HUB_TASKS.get(heads[0]["task"]) if len(heads) == 1 else None,
-        tags=["brickyard", "timm", *sorted({config["task"] for config in heads})],
-    )
+def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], source: str) -> str:
+    """The card as Markdown.
+
+    Args:
+        name: The model's, as its heading.
+        manifest: The model's.
+        bricks: What each brick says, by path.
+        source: What `BrickCollection.from_pretrained` takes for it.
+    """
+    heads = {path: info for path, info in bricks.items() if info.task is not None}
+    sources = sorted({info.config["source"] for info in bricks.values() if "source" in info.config})
     sections = [
-        f"---\n{data.to_yaml()}\n---\n\n# {folder.name}",
-        *([f"Weights: {'; '.join(sources)}."] if sources else []),
-        f'```python\nimport brickyard\n\nmodel = brickyard.create_model("{folder.name}", pretrained=True)\n```',
-        _bricks_table(manifest.bricks, configs),
-        *(_head_line(config) for config in heads),
-        f"```mermaid\n{create_mermaid_dag_graph(load_pretrained(folder))}\n```",
+        f"---\n{_metadata(bricks, heads).to_yaml()}\n---\n\n# {name}",
+        f"A model of {len(bricks)} bricks for [brickyard](https://pypi.org/project/brickyard): "
+        f"{', '.join(f'`{place_of(path)}` ({info.task})' for path, info in heads.items()) or 'no heads'}."
+        + (f" Weights: {'; '.join(sources)}." if sources else ""),
+        _loading(source, heads),
+        _bricks_table(manifest, bricks),
+        *(_head_line(path, info) for path, info in heads.items()),
+        _graph(bricks),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _bricks_table(entries: dict[str, dict[str, Any]], configs: dict[str, dict[str, Any]]) -> str:
-    lines = ["| brick | part | reads | writes | weights | sha256 | licence |", "|---|---|---|---|---|---|---|"]
-    for path, config in configs.items():
-        inputs = config["inputs"].values() if isinstance(config["inputs"], dict) else config["inputs"]
-        size = f"{entries[path]['size'] / 1e6:.1f} MB" if entries[path]["size"] else ""
+def _metadata(bricks: Mapping[str, BrickInfo], heads: Mapping[str, BrickInfo]) -> ModelCardData:
+    licences = sorted({info.licence for info in bricks.values() if info.licence})
+    tasks = sorted({str(info.task) for info in heads.values()})
+    return ModelCardData(
+        library_name="brickyard",
+        license=licences[0] if len(licences) == 1 else "other" if licences else None,
+        pipeline_tag=_HUB_TASKS.get(tasks[0]) if len(tasks) == 1 else None,
+        tags=["brickyard", "timm", *tasks],
+    )
+
+
+def _loading(source: str, heads: Mapping[str, BrickInfo]) -> str:
+    lines = ["import brickyard", "", f'model = brickyard.BrickCollection.from_pretrained("{source}")']
+    if "://" in source:
+        lines += [f'other.swap("{place_of(path)}", "{source}/{place_of(path)}")' for path in heads]
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _bricks_table(manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> str:
+    lines = ["| brick | part | reads | writes | weights | sha256 | needs | licence |", f"|{'---|' * 8}"]
+    for path, info in bricks.items():
+        entry = manifest.bricks[path]
+        inputs = info.config["inputs"]
         cells = [
-            f"`{path}`",
-            config["type"],
-            ", ".join(f"`{name}`" for name in inputs),
-            ", ".join(f"`{name}`" for name in config["outputs"]),
-            size,
-            (entries[path]["weights"] or "")[:12],
-            config.get("licence", ""),
+            f"`{path}`" + (f", from `{entry.at}`" if entry.is_published else ""),
+            info.config["type"],
+            ", ".join(f"`{name}`" for name in (inputs.values() if isinstance(inputs, dict) else inputs)),
+            ", ".join(f"`{name}`" for name in info.config["outputs"]),
+            f"{entry.size / 1e6:.2f} MB" if entry.size else "",
+            (entry.weights or "")[:12],
+            _needs(info.requires),
+            info.licence or "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _head_line(config: dict[str, Any]) -> str:
-    labels = config["labels"]
-    return f"Task `{config['task']}`: {len(labels)} classes, from {labels[0]!r} to {labels[-1]!r}."
+def _needs(requires: Mapping[str, Any] | None) -> str:
+    if requires is None:
+        return ""
+    return f"channels {list(requires['channels'])}, strides {list(requires['strides'])}, {str(requires['sha256'])[:12]}"
+
+
+def _head_line(path: str, info: BrickInfo) -> str:
+    line = f"`{place_of(path)}`: task `{info.task}`, head `{info.config['variant']}`, {len(info.labels)} classes"
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in info.config.get("metrics", {}).items())
+    return f"{line}, from {info.labels[0]!r} to {info.labels[-1]!r}." + (f" Measured: {metrics}." if metrics else "")
+
+
+def _graph(bricks: Mapping[str, BrickInfo]) -> str:
+    """The mermaid graph; nothing where a part is not known here, or the bricks make no whole."""
+    try:
+        return f"```mermaid\n{create_mermaid_dag_graph(sketch(bricks))}\n```"
+    except BrickError:
+        return ""

@@ -15,13 +15,14 @@ from brickyard.graph import BrickGraph
 from brickyard.modules import BrickModule
 from brickyard.names import is_inside, join, place_of, places
 from brickyard.plan import Plan, make_plan, owners
+from brickyard.pretrained import Pretrained
 from brickyard.weights import load_bricks, save_bricks
 
 BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
 
 
 @final
-class BrickCollection(nn.ModuleDict):
+class BrickCollection(Pretrained, nn.ModuleDict):
     """A dictionary of named bricks that is also a graph: every brick names what it reads and writes.
 
     Args:

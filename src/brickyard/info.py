@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 
-from brickyard.build import build
+from brickyard.build import build, recipe_of
+from brickyard.errors import BrickInputError
+from brickyard.files import ANYBODY, Files, FolderFiles
 from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
 from brickyard.recipe import parse_name
-from brickyard.store import read_json, read_manifest
+from brickyard.sources import is_place, open_source
+from brickyard.store import read_bricks, sketch
 from brickyard.tasks.registry import task_variants
 from brickyard.zoo import check_tag, find_in_zoo
 
@@ -44,43 +47,60 @@ class ModelInfo:
     spec: BackboneSpec
     licence: dict[str, str]
     metrics: dict[str, float]
-    weights: Path | None
+    weights: str | None
     backbone_weights: list[str]
 
 
 def model_info(name: str) -> ModelInfo:
-    """Facts about a model of this name; no weights are made or read.
+    """Facts about a model; no weights are made or read.
+
+    Args:
+        name: A model's name, or where a model is stored, see `sources.py`.
 
     Raises:
         UnknownNameError: No such model; the nearest names are shown.
+        Else as for `inspect_brick`, for a stored model.
     """
-    recipe = parse_name(name, TimmNames(), task_variants())
-    folder = find_in_zoo(recipe.stem, recipe.weights)
-    extra: dict[str, Any] = {}
-    stored: dict[str, dict[str, Any]] = {}
-    if folder is None:
-        check_tag(recipe)
+    files, tag = _stored(name)
+    if files is None:
+        with torch.device("meta"):
+            model = build(parse_name(name, TimmNames(), task_variants()))
     else:
-        manifest = read_manifest(folder)
-        recipe, extra = manifest.recipe or recipe, manifest.extra
-        stored = {path: read_json(folder / f"{entry['at']}.json") for path, entry in manifest.bricks.items()}
-    with torch.device("meta"):
-        model = build(recipe)
+        model = sketch(read_bricks(files)[1])
+    recipe = recipe_of(model, tag)
+    if recipe is None:
+        raise BrickInputError(name, "a model with a timm backbone", "one without")
     bricks = model.bricks()
-    heads = {head.name: bricks[f"{head.name}/head"] for head in recipe.heads}
-    facts = {path: stored.get(path, brick.metadata) for path, brick in bricks.items()}
+    heads = {head.name: bricks[f"{head.name}/head"].metadata for head in recipe.heads}
     return ModelInfo(
         name=recipe.name,
         backbone=recipe.backbone,
         tasks={head.name: head.task for head in recipe.heads},
-        num_classes={name: len(brick.metadata["labels"]) for name, brick in heads.items()},
-        labels={head.name: stored[f"{head.name}/head"]["labels"] for head in recipe.heads if stored},
+        num_classes={head: len(facts["labels"]) for head, facts in heads.items()},
+        labels={head: list(facts["labels"]) for head, facts in heads.items() if files is not None},
         parameters={
             path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))
         },
-        spec=BackboneSpec.from_json(facts["backbone"]["provides"]),
-        licence={path: fact["licence"] for path, fact in facts.items() if "licence" in fact},
-        metrics=extra.get("metrics", {}),
-        weights=folder,
+        spec=BackboneSpec.from_json(bricks["backbone"].metadata["provides"]),
+        licence={path: brick.metadata["licence"] for path, brick in bricks.items() if "licence" in brick.metadata},
+        metrics={
+            f"{head}/{metric}": value
+            for head, facts in heads.items()
+            for metric, value in facts.get("metrics", {}).items()
+        },
+        weights=None if files is None else files.where,
         backbone_weights=timm_tags(recipe.backbone),
     )
+
+
+def _stored(name: str) -> tuple[Files | None, str | None]:
+    """Where the model is stored, None if nowhere, and its weights tag."""
+    if is_place(name) or Path(name).exists() or "/" in name:
+        files, _ = open_source(name)
+        return files, None
+    recipe = parse_name(name, TimmNames(), task_variants())
+    folder = find_in_zoo(recipe.stem, recipe.weights)
+    if folder is None:
+        check_tag(recipe)
+        return None, recipe.weights
+    return FolderFiles(folder, ANYBODY, folder.name), folder.name.partition(".")[2] or None

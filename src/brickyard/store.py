@@ -1,281 +1,292 @@
-"""A model as a folder: one JSON and one safetensors file for each brick, and a manifest.
+"""Models and bricks at rest: a JSON and a safetensors file for each brick, and a manifest.
 
-    bricks.json                              the manifest: the recipe, and each brick's file, hash and size in order
+    bricks.json                              the manifest: each brick's place, hashes and size, in order
     backbone.json   backbone.safetensors
     cls/head.json   cls/head.safetensors
     cls/loss.json                            a brick without tensors has only its JSON
 
-A brick's JSON stands alone: format, kind, type, args, inputs, outputs, tags, weights, and what else is known of it.
+The same files are a saved model, a model of the zoo and a repo of the Hub. Reading goes from JSON to weights: a brick
+that does not fit is refused before its weights are touched.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, final
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from brickyard.backbone import BrickBackbone
+import torch
+
 from brickyard.brick import Brick
-from brickyard.build import recipe_of
 from brickyard.collection import BrickCollection
-from brickyard.errors import (
-    BrickError,
-    BrickGraphError,
-    BrickInputError,
-    BrickIntegrityError,
-    BrickMismatchError,
-    BrickNotFoundError,
-    UnsafeBrickError,
-)
-from brickyard.metrics import BrickMetrics, BrickMetricSingle
-from brickyard.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
-from brickyard.names import check_brick_names
-from brickyard.parts.registry import create_part, part_of
-from brickyard.recipe import Recipe
-from brickyard.visualization import BrickPerImageVisualization
-from brickyard.weights import (
-    SUFFIX,
-    assign_weights,
-    refuse_pickle,
-    replaced_together,
-    uninitialised,
-    write_weights,
-)
-
-FORMAT = 1
-MANIFEST = "bricks.json"
-
-_KINDS: dict[str, type[Brick]] = {
-    kind.__name__: kind
-    for kind in (
-        BrickBackbone,
-        BrickLoss,
-        BrickMetricSingle,
-        BrickMetrics,
-        BrickModule,
-        BrickNotTrainable,
-        BrickPerImageVisualization,
-        BrickTrainable,
-    )
-}
-_FIELDS = (
-    "format",
-    "kind",
-    "type",
-    "args",
-    "settings",
-    "inputs",
-    "outputs",
-    "tags",
-    "weights",
-    "requires",
-    "trainable",
-)
+from brickyard.config import make_brick, well_formed
+from brickyard.contract import BACKBONE, Backbone, BrickInfo, Check, problems, refuse
+from brickyard.errors import BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
+from brickyard.files import Access, Files, LockFiles
+from brickyard.manifest import MANIFEST, PUBLISHED, Entry, Manifest, dump, parse
+from brickyard.names import is_inside
+from brickyard.origin import Origin
+from brickyard.sources import open_source
+from brickyard.timm_files import TimmFiles
+from brickyard.weights import SUFFIX, assign_weights, uninitialised
 
 
-@final
-@dataclass(frozen=True)
-class Manifest:
-    """What `bricks.json` says.
-
-    Attributes:
-        recipe: What the model is made of, None for bricks around no timm backbone.
-        bricks: For each brick, in order: {"at": where its files are, "config": its JSON's sha256, "weights": its
-            weights' sha256 or None, "size": their bytes}.
-        extra: Fields of the file that this version does not know; they are kept.
-    """
-
-    recipe: Recipe | None
-    bricks: dict[str, dict[str, Any]]
-    extra: dict[str, Any]
-
-
-def save_pretrained(model: BrickCollection, folder: str | Path, *, weights: str | None = None) -> None:
-    """Write a model as a folder that `create_model("local-dir:<folder>")` builds again, in any process.
+def inspect_brick(uri: str, *, token: str | bool | None = None, local_files_only: bool = False) -> BrickInfo:
+    """What is known of a stored brick, from its JSON alone: about a kilobyte travels, and no weights.
 
     Args:
-        model: Each brick must wrap a part that `create_part` made.
-        folder: Where to; files of the same names are replaced, others stay. A save that fails changes nothing.
-        weights: A tag for the weights, as in the last part of a model's name.
+        uri: A brick, or the place of a head: see `sources.py`.
+        token: As huggingface_hub takes it.
+        local_files_only: Look only into huggingface_hub's cache.
 
     Raises:
-        UnsafeBrickError: A brick wraps something that no registered part describes.
+        BrickNotFoundError: There is no such brick.
+        UnsafeBrickError, BrickIntegrityError, BrickMismatchError: Its JSON is not as brickyard writes it.
+        huggingface_hub's own errors for repos, revisions and tokens.
     """
-    bricks = model.bricks()
-    described = {path: describe(brick) for path, brick in bricks.items()}
-    entries: dict[str, dict[str, Any]] = {}
-    with replaced_together(Path(folder)) as staging:
-        hashes = {}
-        for path, brick in bricks.items():
-            if brick.module is not None and brick.module.state_dict():
-                file = staging / f"{path}{SUFFIX}"
-                write_weights(brick.module, file)
-                hashes[path] = {"sha256": sha256_of(file), "size": file.stat().st_size}
-        for path, config in described.items():
-            stored = hashes.get(path)
-            needs = _requires(described, hashes) if stored and path != "backbone" else {}
-            text = _dump({**config, **({"weights": stored} if stored else {}), **needs})
-            file = staging / f"{path}.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-            entries[path] = {
-                "at": path,
-                "config": hashlib.sha256(text.encode()).hexdigest(),
-                "weights": stored["sha256"] if stored else None,
-                "size": stored["size"] if stored else 0,
-            }
-        recipe = recipe_of(model, weights)
-        manifest = {"format": FORMAT, "collection": recipe.to_json() if recipe else None, "bricks": entries}
-        (staging / MANIFEST).write_text(_dump(manifest), encoding="utf-8")
+    files, path = open_source(uri, access=Access(token, local_files_only))
+    return find_brick(files, path or BACKBONE)
 
 
-def load_pretrained(folder: str | Path) -> BrickCollection:
-    """Build the model that a folder holds; weights are mapped from the files and read when they are used.
+def from_pretrained(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    revision: str | None = None,
+    bricks: str | Iterable[str] | None = None,
+    check: Check = "exact",
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> BrickCollection:
+    """Build the model that is stored somewhere.
+
+    Args:
+        source: A folder, a zoo model, a repo of the Hub or a lock: see `sources.py`; or the JSON values of a lock.
+        revision: Of a repo: a branch, tag or commit.
+        bricks: Only these, by path or place; of a repo, nothing else is fetched.
+        check: How well heads must fit the backbone, see `fits`. A head that was saved beside a changed backbone is a
+            warning.
+        local_files_only: Look only into huggingface_hub's cache.
+        token: As huggingface_hub takes it.
 
     Raises:
-        BrickNotFoundError: No manifest, or a brick's file is absent.
-        UnsafeBrickError: Another format number, an unknown kind, a name that leaves the folder.
-        UnknownNameError: A part that is not registered here.
-        BrickMismatchError: Weights and configuration do not fit.
-        BrickIntegrityError: A weights file of another length than it should have.
+        UnknownNameError: No such model, or a part that is not registered here.
+        BrickNotFoundError: A manifest or brick is absent.
+        BrickMismatchError: A brick does not fit the backbone, or weights do not fit their brick.
+        BrickIntegrityError: A file is not what its hash says.
+        UnsafeBrickError: A pickle, a bad name, a format too new.
+        huggingface_hub's own errors for repos, revisions and tokens.
     """
-    folder = Path(folder)
-    bricks: dict[str, Brick] = {}
-    for path, entry in read_manifest(folder).bricks.items():
-        config = read_json(folder / f"{entry['at']}.json")
-        with _well_formed(folder / f"{entry['at']}.json"):
-            with uninitialised():
-                brick = make_brick(config, path)
-            size = config["weights"]["size"] if config.get("weights") else None
-            if "task" in brick.metadata and not {"variant", "labels"} <= set(brick.metadata):
-                raise KeyError("variant and labels of a head")
-        if size is not None:
-            _load_weights(brick, folder / f"{entry['at']}{SUFFIX}", size, path)
-        elif brick.module is not None and brick.module.state_dict():
-            raise BrickMismatchError(f"Brick '{path}'", ["it has parameters or buffers, but no weights are stored"])
-        bricks[path] = brick
-    return BrickCollection.of_new(bricks)
+    access = Access(token, local_files_only)
+    if isinstance(source, Mapping):
+        files: Files = LockFiles(dump(source).encode(), "the lock", access)
+        return load_pretrained(files, only=bricks, check=check)
+    files, path = open_source(source, revision=revision, access=access)
+    return load_pretrained(files, only=path or None if bricks is None else bricks, check=check)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check `bricks.json`; the errors are those of `load_pretrained`."""
-    file = folder / MANIFEST
-    values = read_json(file)
-    with _well_formed(file):
-        bricks = values["bricks"]
+def load_brick(uri: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Brick:
+    """One brick with its weights; the arguments and errors are those of `inspect_brick`.
+
+    Raises:
+        BrickIntegrityError: The weights are not what the JSON says.
+    """
+    return restore(inspect_brick(uri, token=token, local_files_only=local_files_only))
+
+
+def find_brick(files: Files, path: str) -> BrickInfo:
+    """The brick at a path, or the head in a place, with one reading where it is what its name says."""
+    names = [f"{path}/head", path] if "/" not in path and path != BACKBONE else [path, f"{path}/head"]
+    for name in names:
         try:
-            check_brick_names([*bricks, *(entry["at"] for entry in bricks.values())])
-        except BrickGraphError as error:
-            raise UnsafeBrickError(f"{file}: {error}") from None
-        recipe = Recipe.from_json(values["collection"]) if values["collection"] else None
-    extra = {key: value for key, value in values.items() if key not in ("format", "collection", "bricks")}
-    return Manifest(recipe, bricks, extra)
+            return _info(name, files, files.peek(f"{name}.json"))
+        except BrickNotFoundError:
+            continue
+    manifest, files = read_manifest(files)  # it may be a reference, or timm's
+    for name in names:
+        if name in manifest.bricks:
+            return read_bricks(files, name)[1][name]
+    raise BrickNotFoundError(f"No brick '{path}' in {files.where}. There are: {', '.join(manifest.bricks)}.")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a manifest or a brick's JSON of this format; the errors are those of `load_pretrained`."""
-    if not file.is_file():
-        raise BrickNotFoundError(f"No file {file}. A model's folder has {MANIFEST} and a JSON for each brick.")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BrickIntegrityError(f"{file} is no JSON ({error}). Fetch it again.") from None
-    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
-        raise UnsafeBrickError(f"{file}: expected an object with a format number, found {str(values)[:60]!r}.")
-    if values["format"] < 1:
-        raise UnsafeBrickError(f"{file} has format {values['format']}, expected 1 or more.")
-    if values["format"] > FORMAT:
-        raise UnsafeBrickError(
-            f"{file} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
-        )
-    return values
-
-
-def describe(brick: Brick) -> dict[str, Any]:
-    """A brick as JSON values, without its weights.
+def read_manifest(files: Files) -> tuple[Manifest, Files]:
+    """A model's manifest, and the files that it is about: those of timm are read as bricks.
 
     Raises:
-        UnsafeBrickError: It wraps something that no registered part describes.
+        BrickNotFoundError: Neither a manifest nor timm's configuration.
+        UnsafeBrickError, BrickIntegrityError, BrickMismatchError: It is not as brickyard writes it.
     """
-    taken = sorted(set(_FIELDS) & set(brick.metadata))
-    if taken:
-        found = f"{taken}"
-        raise BrickInputError(f"brick '{brick.path}'", "metadata under other keys than a brick's file has", found)
-    part = part_of(brick.wrapped)
-    kind = type(brick).__name__
-    if part is None or _KINDS.get(kind) is not type(brick):
-        raise UnsafeBrickError(
-            f"Brick '{brick.path}' ({kind} of {brick.module_name}) cannot be stored: a file holds no code. Register "
-            "what it wraps with `register_part` and make it with `create_part`."
+    try:
+        content = files.peek(MANIFEST)
+    except BrickNotFoundError as absent:
+        try:
+            files = TimmFiles(files)
+        except BrickNotFoundError:
+            raise absent from None
+        content = files.peek(MANIFEST)
+    where = f"{files.where}/{MANIFEST}"
+    return Manifest.from_json(parse(content, where), where), files
+
+
+def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[Manifest, dict[str, BrickInfo]]:
+    """A model's manifest, and what each of its bricks says, without weights; references are followed.
+
+    Args:
+        files: The model's.
+        only: Bricks or places; None for all.
+
+    Raises:
+        BrickNotFoundError: One of `only` is not there. Else as for `read_manifest`.
+    """
+    manifest, files = read_manifest(files)
+    paths = [*manifest.bricks, *files.strays([entry.at for entry in manifest.bricks.values()])]
+    wanted = paths if only is None else [only] if isinstance(only, str) else list(only)
+    for name in wanted:
+        if not any(is_inside(path, name) for path in paths):
+            raise BrickNotFoundError(f"No brick '{name}' in {files.where}. There are: {', '.join(paths)}.")
+    chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
+    places = _places({path: manifest.bricks.get(path) for path in chosen}, files)
+    _fetch([(files, MANIFEST), *((at_files, f"{at}.json") for at_files, at in places.values())])
+    found = {}
+    for path, (at_files, at) in places.items():
+        entry = manifest.bricks.get(path)
+        content = at_files.peek(f"{at}.json") if entry is None or entry.brick is None else dump(entry.brick).encode()
+        found[path] = _info(at, at_files, content)
+        if entry is not None and found[path].uri is not None:
+            _check_entry(found[path], entry)
+    return manifest, found
+
+
+def load_pretrained(
+    files: Files, *, only: Iterable[str] | str | None = None, check: Check = "exact"
+) -> BrickCollection:
+    """Build the model that files hold; weights are mapped from them and read when they are used.
+
+    Raises:
+        BrickMismatchError: A brick does not fit the backbone, or weights do not fit their brick.
+        Else as for `inspect_brick` and `load_brick`.
+    """
+    manifest, bricks = read_bricks(files, only)
+    found = {path: completed(info) for path, info in bricks.items()}
+    listed = [path for path, info in found.items() if _is_listed(info, manifest.bricks.get(path))]
+    if BACKBONE in found:
+        backbone = found[BACKBONE]
+        provided = Backbone(backbone.provides, (backbone.weights or {}).get("sha256"))
+        for path, info in found.items():
+            _check_fit(path, info, provided, check, path in listed)
+    _fetch([(info.files, f"{info.path}{SUFFIX}") for info in found.values() if info.weights])
+    model = BrickCollection.of_new({path: restore(info) for path, info in found.items()})
+    others = [path for path in found if path not in listed]
+    if others:
+        warnings.warn(
+            f"{files.where}: {others} are not as {MANIFEST} names them; they fit, and are used.", stacklevel=4
         )
-    settings = brick.settings
-    names = {
-        "inputs": settings.pop("input_names"),
-        "outputs": settings.pop("output_names", []),
-        "tags": settings.pop("tags"),
-    }
-    head = {"format": FORMAT, "kind": kind, "type": part.type, "args": part.args, "settings": settings}
-    if isinstance(brick, BrickModule):
-        head["trainable"] = brick.trainable
-    return {**head, **names, **brick.metadata}
+    return model
 
 
-def make_brick(config: Mapping[str, Any], path: str) -> Brick:
-    """The brick that `describe` described, with fresh weights; the errors are those of `load_pretrained`."""
-    kind = config.get("kind")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise UnsafeBrickError(f"Brick '{path}' is of the kind '{kind}', expected one of {sorted(_KINDS)}.")
-    names = {"input_names": config["inputs"], "tags": config["tags"]}
-    if config["outputs"]:
-        names["output_names"] = config["outputs"]
-    brick = _KINDS[kind](create_part(config["type"], **config["args"]), **names, **config["settings"])
-    brick.metadata = {key: value for key, value in config.items() if key not in _FIELDS}
-    if isinstance(brick, BrickModule) and config.get("trainable", brick.trainable) != brick.trainable:
-        brick.unfreeze() if config["trainable"] else brick.freeze()
+def sketch(bricks: Mapping[str, BrickInfo]) -> BrickCollection:
+    """The model that stored bricks make, with neither memory nor weights; the errors are those of `make_brick`."""
+    with torch.device("meta"):
+        made = {p: make_brick(info.config, f"{info.files.where}/{info.path}.json") for p, info in bricks.items()}
+    return BrickCollection.of_new(made)
+
+
+def restore(info: BrickInfo) -> Brick:
+    """The brick that was stored, with its weights; the errors are those of `load_brick`."""
+    info = completed(info)
+    where = f"{info.files.where}/{info.path}.json"
+    with uninitialised():
+        brick = make_brick(info.config, where)
+    dtypes = {}
+    if info.weights is not None:
+        if brick.module is None:
+            raise BrickMismatchError(where, ["it has weights, but what it wraps is no module"])
+        tensors = info.files.tensors(info.path, info.weights["sha256"], info.weights["size"])
+        dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.files.where}")
+    elif brick.module is not None and brick.module.state_dict():
+        raise BrickMismatchError(where, ["it has parameters or buffers, but no weights are stored"])
+    brick.origin = Origin(info.config, info.sha256, info.uri, dtypes)
     return brick
 
 
-@contextmanager
-def _well_formed(file: Path) -> Iterator[None]:
-    """Turn what a field that is absent or of another type leads to into an error that names the file."""
+def completed(info: BrickInfo) -> BrickInfo:
+    """The same with every hash; for what timm stored, that takes its weights."""
+    config = info.files.completed(info.path, info.config)
+    return info if config is info.config else replace(info, config=config)
+
+
+def _check_fit(path: str, info: BrickInfo, backbone: Backbone, check: Check, is_listed: bool) -> None:
+    """Refuse a brick that does not fit; one that was saved beside a backbone that changed meanwhile is only told."""
+    with well_formed(f"{info.files.where}/{info.path}.json"):
+        found = problems(info.config, backbone, check)
+        if is_listed and check == "exact" and found and not problems(info.config, backbone, "input"):
+            warnings.warn(f"Brick '{path}' of {info.files.where} is stale: {'; '.join(found)}.", stacklevel=5)
+        else:
+            refuse(f"Brick '{path}' of {info.files.where}", found, check)
+
+
+def _info(path: str, files: Files, content: bytes) -> BrickInfo:
+    where = f"{files.where}/{path}.json"
+    config = parse(content, where)
+    with well_formed(where):
+        stored = config.get("weights")
+        if stored is not None and not (
+            isinstance(stored["sha256"], str | None) and isinstance(stored["size"], int | None)
+        ):
+            raise TypeError("weights have a sha256 in hex and a size in bytes")
+    return BrickInfo(path, config, hashlib.sha256(content).hexdigest(), files)
+
+
+def _places(entries: Mapping[str, Entry | None], files: Files) -> dict[str, tuple[Files, str]]:
+    """Where each brick is: its files, and its name there. References into one model share its files."""
+    opened: dict[str, Files] = {}
+    places = {}
+    for path, entry in entries.items():
+        reference = PUBLISHED.fullmatch(entry.at) if entry is not None else None
+        if reference is None or (entry is not None and entry.brick is not None):
+            places[path] = files, entry.at if entry is not None and entry.brick is None else path
+            continue
+        if reference["model"] not in opened:
+            opened[reference["model"]] = _opened(reference["model"], reference["path"], files.access)
+        places[path] = opened[reference["model"]], reference["path"]
+    return places
+
+
+def _fetch(names: Iterable[tuple[Files, str]]) -> None:
+    """Have files on disk, those of one model together."""
+    wanted: dict[int, tuple[Files, list[str]]] = {}
+    for files, name in names:
+        wanted.setdefault(id(files), (files, []))[1].append(name)
+    for files, together in wanted.values():
+        files.fetch(together)
+
+
+def _check_entry(info: BrickInfo, entry: Entry) -> None:
+    """Refuse a published brick that is not the one of the manifest; in a folder of his own, a user may have put it."""
+    if not _is_listed(info, entry):
+        info.files.discard(f"{info.path}.json")
+        raise BrickIntegrityError(
+            f"{info.uri}.json has the sha256 {info.sha256} and weights {(info.weights or {}).get('sha256')}, expected "
+            f"{entry.config} and {entry.weights}. Fetch it again."
+        )
+
+
+def _is_listed(info: BrickInfo, entry: Entry | None) -> bool:
+    """Whether a brick is the one that the manifest names."""
+    if entry is None or info.sha256 != entry.config:
+        return False
+    return isinstance(info.files, TimmFiles) or (info.weights or {}).get("sha256") == entry.weights
+
+
+def _opened(model: str, path: str, access: Access) -> Files:
+    """The files of a model that references lead to."""
+    files, _ = open_source(model, access=access)
     try:
-        yield
-    except BrickError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise BrickMismatchError(f"{file} is not as this version of brickyard writes it", [problem]) from error
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _load_weights(brick: Brick, file: Path, size: int, path: str) -> None:
-    if not file.is_file():
-        refuse_pickle(file.with_suffix(""))
-        raise BrickNotFoundError(f"Brick '{path}' has weights, but there is no file {file}.")
-    if file.stat().st_size != size:
-        raise BrickIntegrityError(f"{file} has {file.stat().st_size} bytes, expected {size}. Fetch it again.")
-    if brick.module is None:
-        raise BrickMismatchError(f"Brick '{path}'", ["it has weights, but what it wraps is no module"])
-    assign_weights(brick.module, file, path)
-
-
-def _requires(described: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What a head needs of its backbone."""
-    if "provides" not in described.get("backbone", {}):
-        return {}
-    provides = described["backbone"]["provides"]
-    needs = {**provides["features"], "input": provides["input"], "sha256": hashes["backbone"]["sha256"]}
-    return {"requires": {"backbone": needs}}
-
-
-def _dump(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        files.peek(f"{path}.json")
+    except BrickNotFoundError:
+        files = read_manifest(files)[1]
+        if not isinstance(files, TimmFiles):
+            raise UnsafeBrickError(f"{model}/{path} is a reference to a reference, or to nothing.") from None
+    return files

@@ -1,32 +1,34 @@
 """Weights on disk: one canonical safetensors file for each brick.
 
 Canonical means contiguous tensors and only `format=pt` in the header, so that equal weights are equal bytes and one
-sha256 is a brick's identity. Files are written beside their place and then moved into it.
+sha256 is a brick's identity.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import mmap
 import os
-import shutil
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, UnsafeBrickError
+from brickyard.staging import PRIVATE, current, replaced_together
 
 SUFFIX = ".safetensors"
+_METADATA = {"format": "pt"}
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 _DTYPES = {
@@ -67,7 +69,7 @@ def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
         raise FileExistsError(f"{folder} is not empty. Pass exist_ok=True to replace the bricks in it.")
     with replaced_together(folder) as staging:
         for path, module in modules.items():
-            write_weights(module, staging / f"{path}{SUFFIX}")
+            write_weights(module, staging.folder / f"{path}{SUFFIX}")
 
 
 def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]) -> None:
@@ -91,7 +93,7 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
     found: dict[str, dict[str, Tensor]] = {}
     problems: list[str] = []
     for path, module in modules.items():
-        file = folder / f"{path}{SUFFIX}"
+        file = current(folder, f"{path}{SUFFIX}")
         if file.exists():
             found[path] = read_weights(file)
             problems += [f"{path}: {problem}" for problem in weight_problems(module.state_dict(), found[path])]
@@ -101,19 +103,37 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
         raise BrickMismatchError(f"{folder} does not fit this collection, nothing was loaded", problems)
     for path in (path for path in modules if path not in found):
         warnings.warn(f"Brick '{path}' has no matching weight file and is initialized from scratch.", stacklevel=3)
-    files = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob(f"*{SUFFIX}")}
+    written = (file.relative_to(folder) for file in folder.rglob(f"*{SUFFIX}"))
+    files = {file.with_suffix("").as_posix() for file in written if file.parts[0] != PRIVATE}
     for stray in sorted(files - modules.keys()):
         warnings.warn(f"File '{stray}{SUFFIX}' in {folder} belongs to no brick and was not loaded.", stacklevel=3)
     for path, tensors in found.items():
         modules[path].load_state_dict(tensors)
 
 
-def write_weights(module: nn.Module, file: Path) -> None:
+def write_weights(module: nn.Module, file: Path, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> None:
     """Write a module's state as a canonical safetensors file.
+
+    Args:
+        module: Its state is written.
+        file: Where to.
+        stored: The types that tensors had in the file that they came from. They are written in those again where every
+            value is exact in them, so that half-precision weights, loaded as float, keep their bytes.
 
     Raises:
         UnsafeBrickError: The state has something that is no tensor.
     """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(canonical_state(module, stored), file, metadata=_METADATA)
+
+
+def weights_sha256(module: nn.Module, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> str:
+    """The sha256 of the file that `write_weights` would write."""
+    return hashlib.sha256(save(canonical_state(module, stored), metadata=_METADATA)).hexdigest()
+
+
+def canonical_state(module: nn.Module, stored: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """A module's state as it is stored: contiguous tensors that share no memory; the arguments are `write_weights`'."""
     tensors: dict[str, Tensor] = {}
     for key, value in module.state_dict().items():
         if not isinstance(value, Tensor):
@@ -123,14 +143,19 @@ def write_weights(module: nn.Module, file: Path) -> None:
         if value.dtype not in _DTYPES.values():
             raise UnsafeBrickError(f"'{key}' of {type(module).__name__} is {value.dtype}, which is not stored.")
         tensors[key] = value.detach().contiguous().cpu()
+    if stored and all(_is_exact(tensors[key], dtype) for key, dtype in stored.items() if key in tensors):
+        tensors = {key: tensor.to(stored.get(key, tensor.dtype)) for key, tensor in tensors.items()}
     storages: set[int] = set()
     for key, tensor in tensors.items():
         address = tensor.untyped_storage().data_ptr()
         if address in storages or tensor.untyped_storage().nbytes() != tensor.nbytes:
             tensors[key] = tensor.clone()  # the format refuses tied weights and views
         storages.add(address)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, file, metadata={"format": "pt"})
+    return tensors
+
+
+def _is_exact(tensor: Tensor, dtype: torch.dtype) -> bool:
+    return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -178,28 +203,30 @@ def weight_problems(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) 
     return problems
 
 
-def assign_weights(module: nn.Module, file: Path, path: str) -> None:
-    """Give a module the tensors of a file, without copying: they are mapped and read when they are used.
+def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> dict[str, torch.dtype]:
+    """Give a module the tensors of `read_weights`, without copying: they are read from disk when they are used.
 
     Tensors of another floating type than the module's are converted, and copied by that.
 
     Args:
         module: Typically made under `uninitialised`.
-        file: Its weights.
-        path: The brick's path, for errors.
+        tensors: Its weights.
+        what: Which brick it is, for errors.
+
+    Returns:
+        The stored types of the tensors that were converted, for `write_weights`.
 
     Raises:
-        BrickIntegrityError: The file is cut short or is no safetensors file.
-        BrickMismatchError: Keys or shapes are not those of the module.
+        BrickMismatchError: Keys or shapes are not those of the module; it was left alone.
     """
-    tensors = read_weights(file)
     state = module.state_dict(keep_vars=True)
     problems = weight_problems(state, tensors)
     if problems:
-        raise BrickMismatchError(f"{file} does not fit brick '{path}'", problems)
+        raise BrickMismatchError(f"The weights do not fit {what}", problems)
     for key, value in state.items():
         # What `load_state_dict(assign=True)` comes to, without its walk over the modules: that costs more than reading.
         value.data = tensors[key].to(value.dtype)
+    return {key: tensors[key].dtype for key, value in state.items() if tensors[key].dtype != value.dtype}
 
 
 @contextmanager
@@ -229,49 +256,6 @@ def _unless_skipping(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return tensor if skips else fill(tensor, *args, **kwargs)
 
     return fill_or_skip
-
-
-@contextmanager
-def replaced_together(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files then go to `folder` together: all of them, or none if anything fails."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        new, old = staging / "new", staging / "old"
-        new.mkdir()
-        yield new
-        if folder.exists():
-            _move_all(new, folder, old)
-        else:
-            new.rename(folder)
-    finally:
-        shutil.rmtree(staging)
-
-
-def _move_all(source: Path, target: Path, backup: Path) -> None:
-    """Move every file of `source` into `target`; what it replaces goes to `backup`, and back if one move fails."""
-    moved: list[Path] = []
-    made: list[Path] = []
-    try:
-        for file in sorted(file for file in source.rglob("*") if file.is_file()):
-            name = file.relative_to(source)
-            made += [folder for folder in reversed((target / name).parents) if not folder.exists()]
-            for parent in (target / name, backup / name):
-                parent.parent.mkdir(parents=True, exist_ok=True)
-            if (target / name).exists():
-                shutil.copy2(target / name, backup / name)
-            moved.append(name)
-            os.replace(file, target / name)
-    except BaseException:
-        for name in moved:
-            if (backup / name).exists():
-                os.replace(backup / name, target / name)
-            else:
-                (target / name).unlink(missing_ok=True)
-        for folder in reversed(made):
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
-        raise
 
 
 def refuse_pickle(stem: Path) -> None:

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from brickyard.errors import UnknownNameError
+from brickyard.manifest import MANIFEST
 from brickyard.parts.backbones import timm_tags
 from brickyard.recipe import Recipe
-from brickyard.store import MANIFEST
 
 _PACKAGE = Path(__file__).parent
 

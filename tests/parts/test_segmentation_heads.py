@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
@@ -5,6 +7,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
+from brickyard.parts.blocks import Residual
 from brickyard.parts.segmentation_heads import (
     LRASPP,
     DeepLabV3Plus,
@@ -159,9 +162,48 @@ def test_unet_by_hand():
         rows = torch.arange(skip.shape[2]) * x.shape[2] // skip.shape[2]
         columns = torch.arange(skip.shape[3]) * x.shape[3] // skip.shape[3]
         x = torch.cat([x[:, :, rows][:, :, :, columns], skip], dim=1)
-        x = hand.block(f"steps.{step}.1", hand.block(f"steps.{step}.0", x, padding=1), padding=1)
+        x = hand.block(f"steps.{step}.second", hand.block(f"steps.{step}.first", x, padding=1), padding=1)
     torch.testing.assert_close(head(features), hand.conv("classifier", x))
     assert head(features).shape == (2, 5, 31, 45)
+
+
+def halving_stages():
+    """A backbone's: maps of strides 2, 4, 8, 16 and 32 with `CHANNELS` channels."""
+    pairs = itertools.pairwise((3, *CHANNELS))
+    return torch.nn.ModuleList(torch.nn.Conv2d(c, d, 3, stride=2, padding=1) for c, d in pairs)
+
+
+def test_the_steps_of_unet_are_the_way_up_of_a_residual():
+    head, stages, image = moved(UNet(CHANNELS, STRIDES, 5)), halving_stages(), torch.randn(2, 3, 61, 90)
+    features = list(itertools.accumulate(stages, lambda x, stage: stage(x), initial=image))[1:]
+    whole = torch.nn.Sequential(Residual([stages, head.steps]), head.classifier)
+    torch.testing.assert_close(whole(image), head(features))
+
+
+class OnStages(torch.nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.stages, self.head = halving_stages(), head
+
+    def forward(self, image):
+        features = []
+        for stage in self.stages:
+            features.append(stage(features[-1] if features else image))
+        return self.head(features)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_heads_are_one_graph_and_exported_with_a_dynamic_batch_height_and_width(make):
+    torch.compiler.reset()
+    model, image = OnStages(moved(make(CHANNELS, STRIDES, 5))).eval(), torch.randn(2, 3, 70, 102)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(image), model(image))
+    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=64), 3: torch.export.Dim("width", min=64)}
+    program = torch.export.export(model, (image,), dynamic_shapes=(sizes,), strict=True).module()
+    for shape in ((2, 3, 70, 102), (3, 3, 128, 65), (1, 3, 97, 224)):
+        image = torch.randn(shape)
+        torch.testing.assert_close(program(image), model(image))
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("make", HEADS)

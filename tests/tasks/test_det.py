@@ -9,7 +9,6 @@ from PIL import Image
 from brickyard import BrickCollection, create_model
 from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import PadBoxes
-from brickyard.store import load_pretrained, save_pretrained
 from brickyard.tags import Stage
 from brickyard.tasks.registry import get_task
 
@@ -158,8 +157,8 @@ def test_boxes_of_a_picture_of_another_size_are_stretched_with_it():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_saved_detector_is_the_same(variant, tmp_path):
     model, image = detector(variant).eval(), {"image": pictures()["image"]}
-    save_pretrained(model, tmp_path)
-    again = load_pretrained(tmp_path).eval()
+    model.save_pretrained(tmp_path)
+    again = BrickCollection.from_pretrained(tmp_path).eval()
     expected, outputs = (each(image, tags=Stage.INFERENCE.tags) for each in (model, again))
     for name in ("det/boxes", "det/scores", "det/labels"):
         assert torch.equal(outputs[name], expected[name])

@@ -16,7 +16,6 @@ from brickyard import (
     list_models,
     model_info,
     register_task,
-    save_pretrained,
 )
 from brickyard.tasks import registry
 from brickyard.tasks.registry import TASKS, get_task
@@ -66,7 +65,7 @@ def test_a_registered_task_works_in_model_names(task):
 
 def test_a_registered_task_is_saved_and_loaded(task, tmp_path):
     model = create_model("test_resnet_cls_sizes-doubled", labels={"sizes": ["small", "large"]}).eval()
-    save_pretrained(model, tmp_path)
+    model.save_pretrained(tmp_path)
     again = create_model(f"local-dir:{tmp_path}").eval()
     image = torch.rand(1, 3, 64, 64)
     ours, theirs = (other({"image": image}, outputs=["sizes/values"]) for other in (model, again))

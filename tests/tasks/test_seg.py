@@ -7,7 +7,6 @@ from torch.nn import functional
 from brickyard import Predictor, Stage, create_model
 from brickyard.parts.conversions import torch_to_numpy
 from brickyard.parts.draw_masks import DrawSegmentation
-from brickyard.store import save_pretrained
 from brickyard.tasks.registry import get_task
 
 VARIANTS = ("fpn", "fcn", "deeplabv3", "deeplabv3plus", "lraspp", "segformer", "unet")
@@ -135,7 +134,7 @@ def pictures(model, image):
 def test_the_picture_is_of_the_predicted_classes_also_after_a_save(tmp_path):
     model, image = create_model("test_resnet_seg", labels=LABELS).eval(), torch.rand(2, 3, 40, 70)
     drawn, classes = pictures(model, image)
-    save_pretrained(model, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     again, _ = pictures(create_model(f"local-dir:{tmp_path / 'model'}").eval(), image)
     draw = DrawSegmentation(LABELS)
     assert len(np.unique(classes)) > 1

@@ -1,0 +1,168 @@
+"""`bricks.json`: which bricks a model has, in order, and the sha256 of each; and how such files are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+from brickyard.errors import BrickGraphError, BrickIntegrityError, BrickMismatchError, UnsafeBrickError
+from brickyard.names import check_brick_names
+
+FORMAT = 1
+MANIFEST = "bricks.json"
+PUBLISHED = re.compile(r"(?P<model>hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}|zoo://[\w.-]+)/(?P<path>\w+(/\w+)*)", re.A)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NUMBER = 10_000_000  # no honest argument is larger; a dishonest one would fill the memory
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One brick of a manifest.
+
+    Attributes:
+        at: Its name in this folder, or where it is published: `hf://user/repo@<commit>/seg/head`, `zoo://<model>/head`.
+        config: The sha256 of its JSON.
+        weights: The sha256 of its weights, None if it has none.
+        size: Of the weights, in bytes.
+        brick: Its JSON, where it is in no file; only in a lock.
+    """
+
+    at: str
+    config: str
+    weights: str | None = None
+    size: int = 0
+    brick: Mapping[str, Any] | None = None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is a reference to another place."""
+        return "://" in self.at
+
+    def same_as(self, other: Entry | None) -> bool:
+        """Whether both are of one content, wherever that is."""
+        return other is not None and (self.config, self.weights) == (other.config, other.weights)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as JSON values."""
+        values = {"at": self.at, "config": self.config, "weights": self.weights, "size": self.size}
+        return values if self.brick is None else {**values, "brick": dict(self.brick)}
+
+
+@final
+@dataclass(frozen=True)
+class Manifest:
+    """What `bricks.json` says.
+
+    Attributes:
+        collection: The model's name, None where it has none.
+        bricks: Each brick by its path, in order.
+        extra: Fields of the file that this version does not know; they are kept.
+    """
+
+    collection: str | None
+    bricks: Mapping[str, Entry]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        bricks = {path: entry.to_json() for path, entry in self.bricks.items()}
+        return {"format": FORMAT, "collection": self.collection, **self.extra, "bricks": bricks}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
+        """The manifest that `to_json` wrote.
+
+        Raises:
+            UnsafeBrickError: A name that leaves the folder, or two that are alike but for case; a reference that is not
+                pinned.
+            BrickMismatchError: A field is absent or of another type.
+        """
+        try:
+            bricks = {path: _entry(entry) for path, entry in values["bricks"].items()}
+            collection = values["collection"]
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise BrickMismatchError(f"{where} is not as brickyard writes it", [problem]) from error
+        try:
+            check_brick_names([*bricks, *dict.fromkeys(e.at for e in bricks.values() if not e.is_published)])
+        except BrickGraphError as error:
+            raise UnsafeBrickError(f"{where}: {error}") from None
+        for path, entry in bricks.items():
+            if entry.is_published and not PUBLISHED.fullmatch(entry.at):
+                expected = "hf://user/repo@<commit of 40 hex digits>/path or zoo://<model>/path"
+                raise UnsafeBrickError(f"{where}: brick '{path}' is at '{entry.at}', expected {expected}.")
+        extra = {key: value for key, value in values.items() if key not in ("format", "collection", "bricks")}
+        return cls(collection if isinstance(collection, str) else None, bricks, extra)
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    entry = Entry(values["at"], values["config"], values["weights"], values["size"], values.get("brick"))
+    hashes = [entry.config] if entry.weights is None else [entry.config, entry.weights]
+    if (
+        not isinstance(entry.at, str)
+        or not isinstance(entry.size, int)
+        or not isinstance(entry.brick, dict | None)
+        or not all(isinstance(value, str) and _SHA256.fullmatch(value) for value in hashes)
+    ):
+        raise TypeError(f"expected names, sha256 hashes in hex and a size, found {str(dict(values))[:200]}")
+    return entry
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """JSON as this package writes it: the same values are the same bytes."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def parse(content: bytes, where: str) -> dict[str, Any]:
+    """Read the JSON of a manifest or of a brick.
+
+    Raises:
+        BrickIntegrityError: It is no JSON.
+        UnsafeBrickError: It is no object with a format number, its format is newer than this version knows, a key
+            stands twice, it is nested without end, or it has numbers of no sense.
+    """
+    try:
+        values = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)
+    except RecursionError:
+        raise UnsafeBrickError(f"{where} is nested too deeply to be a brick's.") from None
+    except UnsafeBrickError as error:
+        raise UnsafeBrickError(f"{where}: {error}") from None
+    except ValueError as error:
+        raise BrickIntegrityError(f"{where} is no JSON ({error}). Fetch it again.") from None
+    if not isinstance(values, dict) or type(values.get("format")) is not int:
+        raise UnsafeBrickError(f"{where}: expected an object with a format number, found {str(values)[:60]!r}.")
+    if values["format"] < 1:
+        raise UnsafeBrickError(f"{where} has format {values['format']}, expected 1 or more.")
+    if values["format"] > FORMAT:
+        raise UnsafeBrickError(
+            f"{where} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
+        )
+    return values
+
+
+def check_bounded(values: Any, where: str) -> None:
+    """Refuse arguments with a number that would make something of no end."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, list):
+        for value in values:
+            check_bounded(value, where)
+    elif isinstance(values, (int, float)) and not -_NUMBER <= values <= _NUMBER:
+        raise UnsafeBrickError(f"{where}: the argument {values} is out of all bounds, expected up to {_NUMBER}.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnsafeBrickError(f"the key {twice!r} stands twice in one object.")
+    return values
+
+
+def _no_number(text: str) -> None:
+    raise UnsafeBrickError(f"{text} is no number of JSON.")
