@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
-from torchvision.ops.misc import Conv2dNormActivation
+
+from brickyard.parts.blocks import conv1x1, conv1x1_bn_act, conv3x3, conv3x3_bn_act
 
 
 @final
@@ -35,9 +36,9 @@ class FPNSegmentation(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 128) -> None:
         super().__init__()
         self.first = finest_level(strides, at_least=4)
-        self.laterals = nn.ModuleList(Conv2dNormActivation(c, width, kernel_size=1) for c in channels[self.first :])
+        self.laterals = nn.ModuleList(conv1x1_bn_act(c, width, bias=False) for c in channels[self.first :])
         self.levels = nn.ModuleList(_separable(width, width) for _ in channels[self.first :])
-        self.classifier = nn.Conv2d(width, num_classes, kernel_size=1)
+        self.classifier = conv1x1(width, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         maps = [lateral(each) for lateral, each in zip(self.laterals, features[self.first :], strict=True)]
@@ -90,9 +91,9 @@ class DeepLabV3Plus(nn.Module):
         self.fine = finest_level(strides, at_least=4)
         self.pooling = ASPP(channels[-1], atrous_rates=(6, 12, 18), out_channels=256)
         _pool_any_batch(self.pooling)
-        self.reduce = Conv2dNormActivation(channels[self.fine], 48, kernel_size=1)
+        self.reduce = conv1x1_bn_act(channels[self.fine], 48, bias=False)
         self.refine = nn.Sequential(_separable(256 + 48, 256), _separable(256, 256))
-        self.classifier = nn.Conv2d(256, num_classes, kernel_size=1)
+        self.classifier = conv1x1(256, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         fine = self.reduce(features[self.fine])
@@ -138,9 +139,9 @@ class SegFormerMLP(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 256) -> None:
         super().__init__()
         self.first = finest_level(strides, at_least=4)
-        self.linears = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in channels[self.first :])
-        self.fuse = Conv2dNormActivation(width * len(self.linears), width, kernel_size=1)
-        self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, kernel_size=1))
+        self.linears = nn.ModuleList(conv1x1(c, width) for c in channels[self.first :])
+        self.fuse = conv1x1_bn_act(width * len(self.linears), width, bias=False)
+        self.classifier = nn.Sequential(nn.Dropout2d(0.1), conv1x1(width, num_classes))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         maps = [linear(each) for linear, each in zip(self.linears, features[self.first :], strict=True)]
@@ -169,15 +170,29 @@ class UNet(nn.Module):
         below = channels[-1]
         for step, skip in enumerate(reversed(channels[:-1])):
             out = max(width >> step, 16)
-            self.steps.append(nn.Sequential(_convolution(below + skip, out), _convolution(out, out)))
+            self.steps.append(_UNetStep(below, skip, out))
             below = out
-        self.classifier = nn.Conv2d(below, num_classes, kernel_size=1)
+        self.classifier = conv1x1(below, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         each = features[-1]
         for step, skip in zip(self.steps, reversed(features[:-1]), strict=True):
-            each = step(torch.cat((F.interpolate(each, size=skip.shape[-2:], mode="nearest"), skip), dim=1))
+            each = step(each, skip)
         return self.classifier(each)  # type: ignore[no-any-return]
+
+
+@final
+class _UNetStep(nn.Module):
+    """(B, below, h, w) and a finer (B, skip, H, W) -> (B, out, H, W), as in the second list of a `Residual`."""
+
+    def __init__(self, below: int, skip: int, out: int) -> None:
+        super().__init__()
+        self.first = conv3x3_bn_act(below + skip, out, padding=1, bias=False)
+        self.second = conv3x3_bn_act(out, out, padding=1, bias=False)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        finer = F.interpolate(coarse, size=skip.shape[-2:], mode="nearest")
+        return self.second(self.first(torch.cat((finer, skip), dim=1)))  # type: ignore[no-any-return]
 
 
 @final
@@ -209,12 +224,7 @@ def _resized(each: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(each, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _convolution(channels: int, out: int) -> nn.Module:
-    block: nn.Module = Conv2dNormActivation(channels, out, kernel_size=3)
-    return block
-
-
 def _separable(channels: int, out: int) -> nn.Module:
     """A 3x3 convolution a channel, then a 1x1 one over channels with batch norm and ReLU."""
-    depthwise = nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=channels, bias=False)
-    return nn.Sequential(depthwise, Conv2dNormActivation(channels, out, kernel_size=1))
+    depthwise = conv3x3(channels, channels, padding=1, groups=channels, bias=False)
+    return nn.Sequential(depthwise, conv1x1_bn_act(channels, out, bias=False))
