@@ -36,6 +36,7 @@ _HOME = {
     "BrickNotTrainable": "modules",
     "BrickPerImageVisualization": "visualization",
     "BrickTrainable": "modules",
+    "Check": "contract",
     "FeatureSpec": "parts.backbones",
     "HeadRecipe": "recipe",
     "HeadSpec": "tasks.task",
@@ -80,6 +81,7 @@ _HOME = {
     "unpack_batched_tensor_to_numpy_format": "parts.conversions",
     "unpack_batched_tensor_to_pillow_images": "parts.conversions",
     "unpack_batched_tensor_to_torchvision_format": "parts.conversions",
+    "verify": "verify",
 }
 
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604

@@ -9,7 +9,7 @@ from brickyard.brick import (
 from brickyard.collection import (
     BrickCollection as BrickCollection,
 )
-from brickyard.contract import BrickInfo as BrickInfo, fits as fits
+from brickyard.contract import BrickInfo as BrickInfo, Check as Check, fits as fits
 from brickyard.create import (
     create_model as create_model,
 )
@@ -90,6 +90,7 @@ from brickyard.tasks.task import (
     Task as Task,
 )
 from brickyard.training import LightningBrickCollection as LightningBrickCollection
+from brickyard.verify import verify as verify
 from brickyard.visualization import (
     BrickPerImageVisualization as BrickPerImageVisualization,
     UNPACK_NO_CONVERSION as UNPACK_NO_CONVERSION,

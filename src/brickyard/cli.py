@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolutionError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
+from brickyard.commands import hub
 from brickyard.errors import BrickError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (BrickError, OSError) as error:
+        except (BrickError, OSError, HFValidationError, HfUriError, RevisionResolutionError) as error:
             raise click.ClickException(" ".join(str(error).split())) from None
 
 
@@ -38,8 +40,10 @@ def main() -> None:
     """A zoo of multi-task vision models made of bricks.
 
     \b
-    brickyard predict photo.jpg         say what is on a picture
-    brickyard list "resnet*" --help     find models
+    brickyard predict photo.jpg                say what is on a picture
+    brickyard list "resnet*_cls_seg"           find models
+    brickyard inspect hf://user/repo/seg       what a stored head is and needs, before any download
+    brickyard swap models/mine seg hf://user/repo/seg
     """  # noqa: D301 - click reads the \b
 
 
@@ -117,6 +121,10 @@ def info(name: str) -> None:
 def graph(name: str) -> None:
     """Print the graph of the model NAME as mermaid text."""
     click.echo(brickyard.create_mermaid_dag_graph(brickyard.create_model(name)))
+
+
+for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify):
+    main.add_command(command)
 
 
 def _print(console: Console, prediction: Prediction) -> None:
