@@ -9,7 +9,7 @@ from brickyard.brick import (
 from brickyard.collection import (
     BrickCollection as BrickCollection,
 )
-from brickyard.contract import BrickInfo as BrickInfo, Check as Check, fits as fits
+from brickyard.contract import BrickInfo as BrickInfo, fits as fits
 from brickyard.create import (
     create_model as create_model,
 )
@@ -26,7 +26,7 @@ from brickyard.errors import (
     UnknownNameError as UnknownNameError,
     UnsafeBrickError as UnsafeBrickError,
 )
-from brickyard.export import export_bricks_as_onnx as export_bricks_as_onnx
+from brickyard.export import export_bricks_as_onnx as export_bricks_as_onnx, export_onnx as export_onnx
 from brickyard.info import (
     ModelInfo as ModelInfo,
     model_info as model_info,
@@ -75,6 +75,7 @@ from brickyard.predict import (
     Prediction as Prediction,
     Predictor as Predictor,
 )
+from brickyard.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
 from brickyard.recipe import (
     HeadRecipe as HeadRecipe,
     Recipe as Recipe,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 from timm.data import create_transform
 from tqdm import tqdm
@@ -19,11 +19,8 @@ from tqdm import tqdm
 from brickyard.collection import BrickCollection
 from brickyard.create import create_model
 from brickyard.errors import BrickInputError
-from brickyard.names import place_of
-from brickyard.parts.backbones import BackboneSpec
-from brickyard.parts.conversions import torch_to_numpy
 from brickyard.parts.pictures import find_pictures, read_picture
-from brickyard.tags import Stage
+from brickyard.runners import open_runner
 from brickyard.tasks.registry import get_task
 
 _DRAWN_SIDE = 1600  # pixels: a drawn picture is no larger
@@ -59,10 +56,21 @@ class Prediction:
 class Predictor:
     """A trained model with everything around it: reading, resizing, batches, names of classes, pictures.
 
+    It can be called from several threads, and pickled if it was made from a name or a place: each process then builds
+    its own.
+
     Args:
-        source: A model, which is copied, or what `create_model` takes for a trained one.
+        source: What `create_model` takes for a trained model (a name, a folder, a URI of the Hub), a file that
+            `export_onnx` wrote, or a model, which is copied.
         device: Where it runs, by default the GPU if there is one.
         batch_size: Pictures at a time.
+        outputs: Only these values, for callers who pass arrays; None for all that the heads make.
+        channels_last: Lay tensors out with channels last: faster for most convolutional models in batches.
+        compile: Compile the model by torch when it is first called; each new size of batch or image compiles again.
+
+    Raises:
+        BrickInputError: No such device, or options that an exported file does not take.
+        Else as for `create_model`.
 
     Example:
         >>> predictor = Predictor("tf_efficientnet_lite0_cls.in1k")
@@ -70,31 +78,38 @@ class Predictor:
         ...     print(prediction.file, prediction.results["cls"][0]["label"])
     """
 
-    def __init__(self, source: str | BrickCollection, *, device: str | None = None, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | BrickCollection,
+        *,
+        device: str | None = None,
+        batch_size: int = 16,
+        outputs: Sequence[str] | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise BrickInputError("batch_size", "1 or more", f"{batch_size}")
-        self.device = _usable(device) if device else "cuda" if torch.cuda.is_available() else "cpu"
-        model = copy.deepcopy(source) if isinstance(source, BrickCollection) else create_model(source, pretrained=True)
-        self.model = model.sub_collection(tags=Stage.INFERENCE.tags).to(self.device).eval()
+        self._made_of = (source, device, batch_size, outputs, channels_last, compile)
+        trained = partial(create_model, pretrained=True)
+        self._run = open_runner(source, trained, device, outputs, channels_last=channels_last, compile=compile)
         self.batch_size = batch_size
-        self._heads = {
-            place_of(path): brick.metadata for path, brick in self.model.bricks().items() if "task" in brick.metadata
-        }
-        self._painters = {head: model[f"{head}/picture"] for head in self._heads if f"{head}/picture" in model}
-        spec = BackboneSpec.from_json(model["backbone"].metadata["provides"]).input
-        self._size = spec.size
-        dense = any(get_task(facts["task"]).is_dense for facts in self._heads.values())
-        self._mode = {1: "L", 3: "RGB"}.get(spec.channels)
-        self._channels = spec.channels
+        images = self._run.images
+        dense = any(get_task(facts["task"]).is_dense for facts in self._run.heads.values())
+        self._mode = {1: "L", 3: "RGB"}.get(images.channels)
         self._transform = create_transform(
-            (spec.channels, *spec.size),
-            interpolation=spec.interpolation,
-            crop_pct=1.0 if dense else spec.crop_pct,
-            crop_mode="squash" if dense else spec.crop_mode,
+            (images.channels, *images.size),
+            interpolation=images.interpolation,
+            crop_pct=1.0 if dense else images.crop_pct,
+            crop_mode="squash" if dense else images.crop_mode,
             normalize=False,  # the model's preprocessor does it
         )
 
-    @torch.inference_mode()
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self._made_of[0], BrickCollection):
+            raise TypeError("A predictor of a model in memory is not pickled: make it of a name, a folder or a URI.")
+        return _remade, self._made_of
+
     def __call__(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the model on a batch of arrays.
 
@@ -102,14 +117,9 @@ class Predictor:
             named_inputs: `image`, (B, C, H, W) uint8, or float in [0, 1].
 
         Returns:
-            Every output of the heads by name, e.g. `cls/probabilities` (B, K).
+            The heads' outputs by name, e.g. `cls/probabilities` (B, K).
         """
-        tensors = {
-            name: torch.tensor(np.ascontiguousarray(array), device=self.device) for name, array in named_inputs.items()
-        }
-        values = self.model(tensors, return_inputs=False)
-        own = {name: value for name, value in values.items() if name.partition("/")[0] in self._heads}
-        return {name: torch_to_numpy(value) for name, value in own.items() if isinstance(value, torch.Tensor)}
+        return self._run(named_inputs)
 
     def find(self, pictures: str | Path | Iterable[str | Path]) -> list[Path]:
         """The files that `predict` would look at; its errors are those of `predict`."""
@@ -132,7 +142,8 @@ class Predictor:
             BrickInputError: A place that is not there, or a folder without pictures.
         """
         if self._mode is None:
-            raise BrickInputError("the model", "1 or 3 channels for pictures", f"{self._channels}", "Pass arrays.")
+            found = f"{self._run.images.channels}"
+            raise BrickInputError("the model", "1 or 3 channels for pictures", found, "Pass arrays.")
         files = self.find(pictures)
         with tqdm(total=len(files), unit="picture", disable=None if progress else True, leave=False) as bar:
             for start in range(0, len(files), self.batch_size):
@@ -163,9 +174,9 @@ class Predictor:
 
     def _prediction(self, file: Path, picture: Image.Image, values: Mapping[str, Any], draw: bool) -> Prediction:
         results = {}
-        for head, facts in self._heads.items():
+        for head, facts in self._run.heads.items():
             task = get_task(facts["task"])
-            found = task.on_picture(_own(values, head), self._size, (picture.height, picture.width))
+            found = task.on_picture(_own(values, head), self._run.images.size, (picture.height, picture.width))
             results[head] = task.results(found, facts["labels"])
         return Prediction(file, picture.size, results, self._drawn(picture, values) if draw else None)
 
@@ -174,11 +185,11 @@ class Predictor:
         drawn = picture.copy()
         drawn.thumbnail((_DRAWN_SIDE, _DRAWN_SIDE))
         size = (drawn.height, drawn.width)
-        for head in sorted(self._painters, key=lambda head: not get_task(self._heads[head]["task"]).is_dense):
-            task = get_task(self._heads[head]["task"])
-            found = task.on_picture(_own(values, head), self._size, size)
+        for head in sorted(self._run.pictures, key=lambda head: not get_task(self._run.heads[head]["task"]).is_dense):
+            task = get_task(self._run.heads[head]["task"])
+            found = task.on_picture(_own(values, head), self._run.images.size, size)
             shown = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in found.items()}}
-            painter = self._painters[head]
+            painter = self._run.pictures[head]
             drawn = painter.callable(**{argument: shown[name] for argument, name in painter.input_names.items()})
         return drawn
 
@@ -188,10 +199,9 @@ def _own(values: Mapping[str, Any], head: str) -> dict[str, Any]:
     return {name.removeprefix(f"{head}/"): value for name, value in values.items() if name.startswith(f"{head}/")}
 
 
-def _usable(device: str) -> str:
-    """The name of a device that is there."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BrickInputError("device", "one of this machine, e.g. 'cpu'", f"'{device}' ({error})") from None
-    return device
+def _remade(
+    source: str, device: str | None, batch_size: int, outputs: Sequence[str] | None, channels_last: bool, compile: bool
+) -> Predictor:
+    return Predictor(
+        source, device=device, batch_size=batch_size, outputs=outputs, channels_last=channels_last, compile=compile
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
+
+if TYPE_CHECKING:
+    from brickyard.contract import Check
 
 _PLACES = """
     \b
@@ -35,7 +39,7 @@ _BRICKS = click.option("--brick", "bricks", multiple=True, metavar="PATH", help=
 @click.argument("folder", type=click.Path(path_type=Path))
 @_BRICKS
 @_CHECK
-def pull(source: str, folder: Path, bricks: tuple[str, ...], check: brickyard.Check) -> None:
+def pull(source: str, folder: Path, bricks: tuple[str, ...], check: Check) -> None:
     """Fetch the model SOURCE, or some of its bricks, into FOLDER.
 
     Every file is checked against its hash. Tokens and caches are huggingface_hub's (`hf auth login`).
@@ -86,7 +90,7 @@ def push(
 @click.argument("name")
 @click.argument("source")
 @_CHECK
-def swap(folder: Path, name: str, source: str, check: brickyard.Check) -> None:
+def swap(folder: Path, name: str, source: str, check: Check) -> None:
     """Put the brick or head of SOURCE in the place NAME of the model in FOLDER.
 
     A head that does not fit is refused before its weights travel.
@@ -105,7 +109,7 @@ def swap(folder: Path, name: str, source: str, check: brickyard.Check) -> None:
 @click.argument("source")
 @click.option("--model", default=None, help="Say, too, whether it fits this model: a name or a place.")
 @_CHECK
-def inspect(source: str, model: str | None, check: brickyard.Check) -> None:
+def inspect(source: str, model: str | None, check: Check) -> None:
     """Show what a stored brick or head is, without fetching its weights.
 
     With --model the exit code is 1 if it does not fit.
