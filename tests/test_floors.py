@@ -21,7 +21,7 @@ _FLOORS = {
     2: "backbone tasks.*",
     3: "recipe build",
     4: """manifest integrity config files hub_files zoo sources contract timm_files store save lock hub swap changes
-        verify listing create info trace facts parity export pt2 onnx_runner runners predict mermaid card optim training""",
+        verify listing create info trace facts parity export pt2 onnx_runner quantize runners predict mermaid card optim training""",
     5: "cli commands.* __init__",
 }
 FLOOR_OF = {name: floor for floor, names in _FLOORS.items() for name in names.split()}

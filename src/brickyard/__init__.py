@@ -75,6 +75,7 @@ _HOME = {
     "model_info": "info",
     "parameter_groups": "optim",
     "per_stage_brick_collections": "stages",
+    "quantize_onnx": "quantize",
     "register_part": "parts.registry",
     "register_task": "tasks.registry",
     "resnet_to_brick": "backbone",

@@ -76,6 +76,7 @@ from brickyard.predict import (
     Predictor as Predictor,
 )
 from brickyard.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
+from brickyard.quantize import quantize_onnx as quantize_onnx
 from brickyard.recipe import (
     HeadRecipe as HeadRecipe,
     Recipe as Recipe,

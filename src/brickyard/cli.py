@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
-from brickyard.commands import hub
+from brickyard.commands import export, hub
 from brickyard.errors import BrickError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def graph(name: str) -> None:
     click.echo(brickyard.create_mermaid_dag_graph(brickyard.create_model(name)))
 
 
-for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify):
+for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify, export.export, export.quantize):
     main.add_command(command)
 
 

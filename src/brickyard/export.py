@@ -168,7 +168,7 @@ def check_parity(traced: Trace, run: OnnxSession, dynamic: Sequence[str], what: 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
     """Raise `FileExistsError` where a file would be replaced."""
     if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already. Pass overwrite=True to replace it.")
+        raise FileExistsError(f"{path} is there already. Pass overwrite=True (or --overwrite) to replace it.")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self, final
 
@@ -13,8 +14,10 @@ from brickyard.errors import BrickMismatchError, UnsafeBrickError
 from brickyard.names import place_of
 from brickyard.parts.backbones import InputSpec
 from brickyard.save import name_of, weigh_in_memory
+from brickyard.tags import Tag
 
 _PREFIX = "brickyard."
+BESIDE = {Tag.VISUALIZATION, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_EXTRA}
 
 
 @final
@@ -27,14 +30,15 @@ class Facts:
         image: The images that it takes: channels, size, whether that is fixed, and how pictures are resized. Values are
             in [0, 1]: the file normalises by itself, with the mean and standard deviation that stand here.
         heads: What is known of each head: task, variant, labels, and whatever else its brick says.
-        pictures: For each head that draws, its picture brick's JSON.
+        beside: The JSON of the bricks that have no weights and run beside the file, on what it gives: those that draw
+            and those that measure, by path.
         bricks: The sha256 of each brick's weights.
     """
 
     collection: str | None
     image: InputSpec
     heads: Mapping[str, Mapping[str, Any]]
-    pictures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bricks: Mapping[str, str] = field(default_factory=dict)
 
     def to_text(self) -> dict[str, str]:
@@ -56,7 +60,7 @@ class Facts:
             image: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in values["image"].items()
             }
-            known = {key: values[key] for key in ("collection", "heads", "pictures", "bricks")}
+            known = {key: values[key] for key in ("collection", "heads", "beside", "bricks")}
             return cls(image=InputSpec(**image), **known)
 
 
@@ -64,12 +68,11 @@ def facts_of(model: BrickCollection, images: InputSpec) -> Facts:
     """The facts of a model, with its bricks as they are now."""
     bricks = model.bricks()
     heads = {place_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
-    pictures = {}
-    for head in heads:
-        try:
-            pictures[head] = describe(bricks[f"{head}/picture"])
-        except (KeyError, UnsafeBrickError):  # a picture of the user's own draws here, but not from a file
-            continue
     stored = {path: weigh_in_memory(path, brick) for path, brick in bricks.items()}
     hashes = {path: facts["sha256"] for path, facts in stored.items() if facts is not None}
-    return Facts(name_of(model), images, heads, pictures, hashes)
+    beside = {}
+    for path, brick in bricks.items():
+        if brick.tags & BESIDE and path not in hashes:
+            with suppress(UnsafeBrickError):  # the user's own, which no file can hold
+                beside[path] = describe(brick)
+    return Facts(name_of(model), images, heads, beside, hashes)

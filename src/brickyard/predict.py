@@ -22,6 +22,7 @@ from brickyard.errors import BrickInputError
 from brickyard.parts.pictures import find_pictures, read_picture
 from brickyard.runners import open_runner
 from brickyard.tasks.registry import get_task
+from brickyard.visualization import BrickPerImageVisualization
 
 _DRAWN_SIDE = 1600  # pixels: a drawn picture is no larger
 
@@ -121,6 +122,14 @@ class Predictor:
         """
         return self._run(named_inputs)
 
+    def read(self, files: Iterable[Path]) -> npt.NDArray[Any]:
+        """Pictures as the model takes them, (B, C, H, W) uint8.
+
+        Raises:
+            BrickInputError: One cannot be read, or the model takes no pictures.
+        """
+        return self._stacked([read_picture(file) for file in files])
+
     def find(self, pictures: str | Path | Iterable[str | Path]) -> list[Path]:
         """The files that `predict` would look at; its errors are those of `predict`."""
         return find_pictures([pictures] if isinstance(pictures, (str, Path)) else pictures)
@@ -141,9 +150,6 @@ class Predictor:
         Raises:
             BrickInputError: A place that is not there, or a folder without pictures.
         """
-        if self._mode is None:
-            found = f"{self._run.images.channels}"
-            raise BrickInputError("the model", "1 or 3 channels for pictures", found, "Pass arrays.")
         files = self.find(pictures)
         with tqdm(total=len(files), unit="picture", disable=None if progress else True, leave=False) as bar:
             for start in range(0, len(files), self.batch_size):
@@ -161,9 +167,7 @@ class Predictor:
                 errors[file] = str(error)
         values: dict[str, npt.NDArray[Any]] = {}
         if read:
-            values = self(
-                {"image": np.stack([self._transform(picture.convert(self._mode)) for picture in read.values()])}
-            )
+            values = self({"image": self._stacked(list(read.values()))})
         row = itertools.count()
         for file in files:
             if file in errors:
@@ -171,6 +175,12 @@ class Predictor:
             else:
                 index = next(row)
                 yield self._prediction(file, read[file], {name: array[index] for name, array in values.items()}, draw)
+
+    def _stacked(self, pictures: Sequence[Image.Image]) -> npt.NDArray[Any]:
+        if self._mode is None:
+            found = f"{self._run.images.channels}"
+            raise BrickInputError("the model", "1 or 3 channels for pictures", found, "Pass arrays.")
+        return np.stack([self._transform(picture.convert(self._mode)) for picture in pictures])
 
     def _prediction(self, file: Path, picture: Image.Image, values: Mapping[str, Any], draw: bool) -> Prediction:
         results = {}
@@ -185,11 +195,13 @@ class Predictor:
         drawn = picture.copy()
         drawn.thumbnail((_DRAWN_SIDE, _DRAWN_SIDE))
         size = (drawn.height, drawn.width)
-        for head in sorted(self._run.pictures, key=lambda head: not get_task(self._run.heads[head]["task"]).is_dense):
+        painters = {path.removesuffix("/picture"): brick for path, brick in self._run.beside.bricks().items()}
+        heads = [head for head in self._run.heads if isinstance(painters.get(head), BrickPerImageVisualization)]
+        for head in sorted(heads, key=lambda head: not get_task(self._run.heads[head]["task"]).is_dense):
             task = get_task(self._run.heads[head]["task"])
             found = task.on_picture(_own(values, head), self._run.images.size, size)
             shown = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in found.items()}}
-            painter = self._run.pictures[head]
+            painter: Any = painters[head]
             drawn = painter.callable(**{argument: shown[name] for argument, name in painter.input_names.items()})
         return drawn
 

@@ -15,12 +15,12 @@ import torch
 from brickyard.collection import BrickCollection
 from brickyard.config import make_brick
 from brickyard.errors import BrickInputError
+from brickyard.facts import BESIDE
 from brickyard.names import place_of
 from brickyard.onnx_runner import OnnxSession
 from brickyard.parts.backbones import BackboneSpec, InputSpec
 from brickyard.parts.conversions import torch_to_numpy
 from brickyard.tags import Stage
-from brickyard.visualization import BrickPerImageVisualization
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -31,12 +31,12 @@ class Runner(ABC):
     Attributes:
         heads: What is known of each head: task, variant, labels.
         images: The images that it takes.
-        pictures: The `BrickPerImageVisualization` that draws a head's results, for each head that has one.
+        beside: What draws and measures, on the outputs: bricks without weights.
     """
 
     heads: Mapping[str, Mapping[str, Any]]
     images: InputSpec
-    pictures: Mapping[str, Any]
+    beside: BrickCollection
 
     @abstractmethod
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -87,8 +87,10 @@ class TorchRunner(Runner):
         self._outputs = None if outputs is None else list(outputs)
         bricks = self._model.bricks()
         self.heads = {place_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
-        drawn = {head: model[f"{head}/picture"] for head in self.heads if f"{head}/picture" in model}
-        self.pictures = {h: brick for h, brick in drawn.items() if isinstance(brick, BrickPerImageVisualization)}
+        others = {path: brick for path, brick in model.bricks().items() if brick.tags & BESIDE}
+        self.beside = copy.deepcopy(
+            BrickCollection.of_new({path: brick.placed(path) for path, brick in others.items()})
+        )
         if compile:
             self._model.compile(dynamic=False)
 
@@ -120,10 +122,9 @@ class OnnxRunner(Runner):
         self._session = OnnxSession(path)
         facts = self._session.facts
         self.heads, self.images = facts.heads, facts.image
-        self.pictures = {
-            head: make_brick(config, f"{os.fspath(path)}, the picture of '{head}'").placed(f"{head}/picture")
-            for head, config in facts.pictures.items()
-        }
+        where = os.fspath(path)
+        made = {name: make_brick(config, f"{where}, brick '{name}'") for name, config in facts.beside.items()}
+        self.beside = BrickCollection.of_new(made)
 
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         return self._session({name: _floats(array) for name, array in named_inputs.items()})
