@@ -4,7 +4,7 @@
 
 Each row runs both sides alternately in one process (imports: in fresh ones) and reports the median of the ratios of
 neighbouring runs with their quartiles; below 1 means that brickyard is faster. Peers beyond brickyard's own
-dependencies are optional: `pip install torchbricks` adds its rows.
+dependencies are optional: `pip install torchbricks segmentation-models-pytorch` adds their rows.
 """
 
 from __future__ import annotations
@@ -12,59 +12,26 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from bench_peers import detection_rows, export_rows, memory_rows, segmentation_rows, sharing_rows
+from bench_table import Row, as_markdown, compare
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import brickyard
 from brickyard import BrickCollection, BrickNotTrainable, BrickTrainable, ImageClassifier, Preprocessor
 
-Run = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison: seconds are medians of a single run."""
-
-    what: str
-    peer: str
-    ratio: float
-    low: float
-    high: float
-    ours_s: float
-    peer_s: float
-
-
-def compare(what: str, peer: str, ours: Run, theirs: Run, *, rounds: int, calls: int = 1) -> Row:
-    """Run both sides alternately; which goes first changes with each round."""
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for number in tqdm(range(rounds + 1), desc=what, leave=False, disable=None):
-        pair = [("ours", ours), ("theirs", theirs)]
-        for side, run in pair if number % 2 else pair[::-1]:
-            start = time.perf_counter()
-            for _ in range(calls):
-                run()
-            if number:  # the first round warms up
-                seconds[side].append((time.perf_counter() - start) / calls)
-    ratios = [ours_s / peer_s for ours_s, peer_s in zip(seconds["ours"], seconds["theirs"], strict=True)]
-    low, ratio, high = statistics.quantiles(ratios, n=4)
-    medians = (statistics.median(seconds["ours"]), statistics.median(seconds["theirs"]))
-    return Row(what, peer, ratio, low, high, *medians)
-
 
 def import_rows() -> Iterator[Row]:
-    def importing(module: str) -> Run:
+    def importing(module: str) -> Callable[[], Any]:
         return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
     yield compare("import", "import torch", importing("brickyard"), importing("torch"), rounds=5)
@@ -169,21 +136,25 @@ def task_rows() -> Iterator[Row]:
         yield compare(what, "three models", ours, lambda: [model(inputs, tags=tags) for model in alone], rounds=20)
 
 
-def as_markdown(rows: list[Row]) -> str:
-    lines = ["| what | against | ratio | quartiles | ours |", "|---|---|---|---|---|"]
-    for row in rows:
-        quartiles = f"{row.low:.3g} to {row.high:.3g}"
-        lines.append(f"| {row.what} | {row.peer} | **{row.ratio:.3g}** | {quartiles} | {row.ours_s * 1e3:.3g} ms |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a steady clock: threads of other programs would wait for each other
-    rows = [*import_rows(), *forward_rows(), *chain_rows(), *load_rows(), *task_rows()]
+    groups = (
+        import_rows,
+        forward_rows,
+        chain_rows,
+        load_rows,
+        task_rows,
+        segmentation_rows,
+        detection_rows,
+        export_rows,
+        sharing_rows,
+        memory_rows,
+    )
+    rows = [row for group in groups for row in group()]
     table = as_markdown(rows)
     print(table)
     if options.markdown:

@@ -1,0 +1,182 @@
+"""Rows of bench.py against other libraries' models, exported files, downloads and memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_table import Row, compare, of_figures
+from torch import Tensor, nn
+
+import brickyard
+from brickyard import BrickCollection
+from brickyard.onnx_runner import OnnxSession
+
+SIZE = 256
+CLASSES = 21
+
+
+def segmentation_rows() -> Iterator[Row]:
+    """Our FPN head and that of segmentation_models.pytorch, on the same resnet18."""
+    if not importlib.util.find_spec("segmentation_models_pytorch"):
+        return
+    import segmentation_models_pytorch as smp  # noqa: PLC0415
+
+    ours = brickyard.create_model("resnet18_seg", num_classes=CLASSES)
+    theirs = smp.FPN("resnet18", encoder_weights=None, classes=CLASSES)
+    peer = "segmentation_models.pytorch, FPN"
+    image = torch.rand(1, 3, SIZE, SIZE)
+    yield _inference(f"masks of resnet18 at {SIZE}, batch 1", peer, ours, lambda: theirs(image), theirs, image)
+    images, masks = torch.rand(4, 3, SIZE, SIZE), torch.randint(0, CLASSES, (4, SIZE, SIZE))
+    criterion = nn.CrossEntropyLoss()
+    batch = {"image": images, "targets/seg": masks}
+    what = f"training step, masks of resnet18 at {SIZE}, batch 4"
+    yield _training(what, peer, ours, batch, theirs, lambda: criterion(theirs(images), masks))
+
+
+def detection_rows() -> Iterator[Row]:
+    """Our FCOS and torchvision's, on the same resnet18 and pyramid levels."""
+    from torchvision.models.detection import FCOS  # noqa: PLC0415
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: PLC0415
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: PLC0415
+
+    ours = brickyard.create_model("resnet18_det", num_classes=CLASSES)
+    body = resnet_fpn_backbone(
+        backbone_name="resnet18",
+        weights=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    theirs = FCOS(body, num_classes=CLASSES, min_size=SIZE, max_size=SIZE)
+    peer = "torchvision's FCOS"
+    image = torch.rand(1, 3, SIZE, SIZE)
+    yield _inference(f"boxes of resnet18 at {SIZE}, batch 1", peer, ours, lambda: theirs([image[0]]), theirs, image)
+    images = torch.rand(4, 3, SIZE, SIZE)
+    truth = [{"boxes": torch.tensor([[20.0, 30, 120, 150]]), "labels": torch.tensor([3])} for _ in images]
+    batch = {"image": images, "targets/det": truth}
+    what = f"training step, boxes of resnet18 at {SIZE}, batch 4"
+    yield _training(what, peer, ours, batch, theirs, lambda: sum(theirs(list(images), truth).values()))
+
+
+def export_rows() -> Iterator[Row]:
+    """The exported model in onnxruntime against the same model in torch; and how long compiling and exporting take."""
+    model = brickyard.create_model("resnet18_cls_seg_det").eval()
+    image = torch.rand(1, 3, 224, 224)
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "model.onnx"
+        start = time.perf_counter()
+        brickyard.export_onnx(model, file)
+        exporting = time.perf_counter() - start
+        session = OnnxSession(file, threads=1)
+        names = list(session({"image": image.numpy()}))
+        with torch.inference_mode():
+            eager = lambda: model({"image": image}, outputs=names)  # noqa: E731
+            ours = lambda: session({"image": image.numpy()})  # noqa: E731
+            yield compare("three tasks of resnet18 at 224, exported", "torch, eager", ours, eager, rounds=20)
+            start = time.perf_counter()
+            compiled = torch.compile(model, fullgraph=True)
+            compiled({"image": image}, outputs=names)
+            compiling = time.perf_counter() - start
+            run = lambda: compiled({"image": image}, outputs=names)  # noqa: E731
+            yield compare("three tasks of resnet18 at 224, compiled", "torch, eager", run, eager, rounds=20)
+        backbone = model["backbone"].model
+        start = time.perf_counter()
+        torch.onnx.export(backbone, (image,), str(Path(name) / "b.onnx"), dynamo=True, verbose=False)
+        yield of_figures(
+            "export three tasks, with checks",
+            "torch.onnx.export of the backbone alone",
+            [exporting],
+            [time.perf_counter() - start],
+            unit="s",
+            note="it holds three heads and a decoder",
+        )
+        torch._dynamo.reset()
+        start = time.perf_counter()
+        with torch.inference_mode():
+            torch.compile(backbone, fullgraph=True)(image)
+        yield of_figures(
+            "compile three tasks",
+            "torch.compile of the backbone alone",
+            [compiling],
+            [time.perf_counter() - start],
+            unit="s",
+            note="it holds three heads and a decoder",
+        )
+
+
+def sharing_rows() -> Iterator[Row]:
+    """What a swap moves, of a model that is on the Hub whole."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        brickyard.create_model("resnet18_cls_seg_det").save_pretrained(folder)
+        sizes = {
+            file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()
+        }
+    for head in ("cls", "seg", "det"):
+        moved = sum(
+            sizes[f"{head}/head{ending}"] for ending in (".json", ".json", ".safetensors")
+        )
+        what = f"bytes that a swap of {head} moves"
+        yield of_figures(what, "the whole resnet18_cls_seg_det", [moved], [sum(sizes.values())], unit="MB")
+
+
+_PEAK = """
+import resource, sys, torch, brickyard
+torch.set_num_threads(1)
+model = brickyard.create_model("resnet18_cls_seg_det").eval()
+image = torch.rand(16, 3, 256, 256)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.inference_mode():
+    outputs = ["cls/class_prediction", "seg/class_prediction", "det/boxes"] if sys.argv[1] == "pruned" else None
+    model({"image": image}, tags=brickyard.Stage.INFERENCE.tags, outputs=outputs)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def memory_rows() -> Iterator[Row]:
+    """What a call adds to the peak, with only the results asked for and with everything kept."""
+
+    def peak(kind: str) -> float:
+        done = subprocess.run([sys.executable, "-c", _PEAK, kind], check=True, capture_output=True, text=True)
+        return float(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+
+    figures = [(peak("pruned"), peak("all")) for _ in range(3)]
+    ours, theirs = (list(side) for side in zip(*figures, strict=True))
+    what = "peak memory, three tasks of resnet18 at 256, batch 16, outputs="
+    yield of_figures(what, "every value kept", ours, theirs, unit="MB")
+
+
+def _inference(what: str, peer: str, ours: BrickCollection, their_run: Any, theirs: nn.Module, image: Tensor) -> Row:
+    ours.eval()
+    theirs.eval()
+    tags = brickyard.Stage.INFERENCE.tags
+    with torch.inference_mode():
+        row = compare(what, peer, lambda: ours({"image": image}, tags=tags), their_run, rounds=20)
+    ours.train()
+    theirs.train()
+    return row
+
+
+def _training(
+    what: str, peer: str, ours: BrickCollection, batch: dict[str, Any], theirs: nn.Module, their_loss: Any
+) -> Row:
+    tags = {"MODEL", "LOSS"}
+
+    def our_step() -> None:
+        ours.zero_grad()
+        torch.stack(list(ours.extract_losses(ours(batch, tags=tags)).values())).sum().backward()
+
+    def their_step() -> None:
+        theirs.zero_grad()
+        their_loss().backward()
+
+    return compare(what, peer, our_step, their_step, rounds=8)

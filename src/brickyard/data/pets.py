@@ -1,0 +1,154 @@
+"""Oxford-IIIT Pet: the breed, the pixels and the head of a cat or dog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch.utils.data import Dataset
+from torchvision.datasets import OxfordIIITPet
+
+from brickyard.data.objects import box_target
+from brickyard.data.upright import read_class_map, read_upright
+from brickyard.data.voc import read_objects
+from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.parts.segmentation import IGNORED
+
+_SPLITS = ("train", "val", "trainval", "test")
+_ONE_IN = 10  # of each breed's pictures of `trainval`, one in ten is in `val`
+_SPECIES = ("cat", "dog")
+_BREEDS = (
+    "Abyssinian",
+    "American Bulldog",
+    "American Pit Bull Terrier",
+    "Basset Hound",
+    "Beagle",
+    "Bengal",
+    "Birman",
+    "Bombay",
+    "Boxer",
+    "British Shorthair",
+    "Chihuahua",
+    "Egyptian Mau",
+    "English Cocker Spaniel",
+    "English Setter",
+    "German Shorthaired",
+    "Great Pyrenees",
+    "Havanese",
+    "Japanese Chin",
+    "Keeshond",
+    "Leonberger",
+    "Maine Coon",
+    "Miniature Pinscher",
+    "Newfoundland",
+    "Persian",
+    "Pomeranian",
+    "Pug",
+    "Ragdoll",
+    "Russian Blue",
+    "Saint Bernard",
+    "Samoyed",
+    "Scottish Terrier",
+    "Shiba Inu",
+    "Siamese",
+    "Sphynx",
+    "Staffordshire Bull Terrier",
+    "Wheaten Terrier",
+    "Yorkshire Terrier",
+)
+_CLASSES = torch.tensor([-1, 1, 0, IGNORED])  # of the trimap's values: 1 pet, 2 background, 3 the seam between them
+
+
+@final
+class Pets(Dataset[dict[str, Any]]):
+    """Cats and dogs, with labels for `cls` (the breed), `seg` and `det` (the head), which the test pictures lack.
+
+    Args:
+        root: The folder in which `oxford-iiit-pet` lies, as torchvision has it.
+        split: "trainval" or "test" as published; "train" and "val" are nine tenths and one tenth of "trainval".
+        download: Fetch it if it is not there, by torchvision.
+
+    Raises:
+        UnknownNameError: There is no such split.
+        BrickInputError: It is not there, or its list is damaged.
+    """
+
+    labels: ClassVar[dict[str, tuple[str, ...]]] = {
+        "cls": _BREEDS,
+        "seg": ("background", "pet"),
+        "det": tuple(f"{species} head" for species in _SPECIES),
+    }
+
+    def __init__(self, root: str | Path, split: str, *, download: bool = False) -> None:
+        if split not in _SPLITS:
+            raise UnknownNameError("split", split, _SPLITS)
+        published = "test" if split == "test" else "trainval"
+        self._folder = Path(root) / "oxford-iiit-pet"
+        if download:
+            OxfordIIITPet(str(root), published, download=True)
+        listed = self._folder / "annotations" / f"{published}.txt"
+        try:
+            lines = listed.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            mend = "download=True fetches it."
+            raise BrickInputError(str(listed), "a list of the Oxford-IIIT Pet data set", f"{error}", mend) from None
+        self._pictures = _of_split([_breed_of(line, listed) for line in lines], split)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Read one picture.
+
+        Returns:
+            image: (3, H, W) uint8.
+            targets/cls: () int64, the breed, 0 to 36.
+            targets/seg: (H, W) int64, 0 for background, 1 for the pet, 255 for the seam between them.
+            targets/det: boxes (M, 4) float32, (x1, y1, x2, y2) in pixels, and labels (M,) int64, 0 for a cat's head, 1
+                for a dog's. Absent where the data set has no box.
+
+        Raises:
+            BrickInputError: A file is absent or damaged, or does not fit the others.
+        """
+        name, breed = self._pictures[index]
+        annotations = self._folder / "annotations"
+        trimap_file, xml = annotations / "trimaps" / f"{name}.png", annotations / "xmls" / f"{name}.xml"
+        trimap = read_class_map(trimap_file)
+        if not 1 <= trimap.min() <= trimap.max() <= 3:
+            raise BrickInputError(str(trimap_file), "values 1 to 3", f"{trimap.min()} to {trimap.max()}")
+        picture = read_upright(self._folder / "images" / f"{name}.jpg", (trimap.shape[0], trimap.shape[1]))
+        item = {
+            "image": picture.image,
+            "targets/cls": torch.tensor(breed),
+            "targets/seg": picture.mask(_CLASSES[trimap]),
+        }
+        if not xml.exists():
+            return item
+        heads = read_objects(xml)
+        for head in heads:
+            if head.name not in _SPECIES:
+                raise BrickInputError(str(xml), "objects 'cat' or 'dog'", f"'{head.name}'")
+        boxes = picture.boxes(torch.tensor([head.box for head in heads], dtype=torch.float32).reshape(-1, 4))
+        return {**item, "targets/det": box_target(boxes, [_SPECIES.index(head.name) for head in heads])}
+
+
+def _breed_of(line: str, file: Path) -> tuple[str, int]:
+    """A line of a list -> the name of a picture and the number of its breed; the two must agree."""
+    name, number = (*line.split(), "", "")[:2]
+    breed = int(number) - 1 if number.isdecimal() else -1
+    if not 0 <= breed < len(_BREEDS) or name.rpartition("_")[0].lower() != _BREEDS[breed].lower().replace(" ", "_"):
+        raise BrickInputError(str(file), "lines of a picture and the number of its breed", f"'{line}'")
+    return name, breed
+
+
+def _of_split(pictures: list[tuple[str, int]], split: str) -> list[tuple[str, int]]:
+    if split not in ("train", "val"):
+        return pictures
+    seen = [0] * len(_BREEDS)
+    chosen = []
+    for name, breed in pictures:
+        seen[breed] += 1
+        if (seen[breed] % _ONE_IN == 0) == (split == "val"):
+            chosen.append((name, breed))
+    return chosen

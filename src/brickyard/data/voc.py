@@ -1,0 +1,155 @@
+"""Pascal VOC: which objects are there, their pixels and their boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, ClassVar, final
+from xml.etree import ElementTree
+
+import torch
+from torch.utils.data import Dataset
+from torchvision.datasets import VOCSegmentation
+
+from brickyard.data.objects import box_target, object_labels, presence
+from brickyard.data.upright import read_class_map, read_upright
+from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.parts.segmentation import IGNORED
+
+_YEARS = ("2007", "2008", "2009", "2010", "2011", "2012")
+_SPLITS = ("train", "val", "trainval")
+_NAMES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+
+@final
+@dataclass(frozen=True)
+class XmlObject:
+    """An object of an annotation in VOC's XML.
+
+    Attributes:
+        name: Its class.
+        box: (x1, y1, x2, y2) in pixels, the first pixel from 0 to 1.
+        difficult: Whether VOC leaves it out of its scores.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+@final
+class Voc(Dataset[dict[str, Any]]):
+    """The pictures of VOC that have masks, with labels for `cls` (multi-label), `seg` and `det`.
+
+    Objects that are marked difficult count in `cls` and have no box, as VOC leaves them out of its scores.
+
+    Args:
+        root: The folder in which `VOCdevkit` lies, as torchvision has it.
+        split: "train", "val" or "trainval"; of 2007 also "test".
+        year: "2007" to "2012".
+        download: Fetch it if it is not there, by torchvision.
+
+    Raises:
+        UnknownNameError: There is no such split or year.
+        BrickInputError: It is not there.
+    """
+
+    labels: ClassVar[dict[str, tuple[str, ...]]] = object_labels(_NAMES, masks=True, where="VOC")
+
+    def __init__(self, root: str | Path, split: str, *, year: str = "2012", download: bool = False) -> None:
+        if year not in _YEARS:
+            raise UnknownNameError("year", year, _YEARS)
+        splits = (*_SPLITS, "test") if year == "2007" else _SPLITS
+        if split not in splits:
+            raise UnknownNameError("split", split, splits)
+        try:
+            listed = VOCSegmentation(str(root), year=year, image_set=split, download=download)
+        except (RuntimeError, FileNotFoundError) as error:
+            mend = "download=True fetches it."
+            raise BrickInputError(str(root), f"VOC {year} in VOCdevkit/VOC{year}", f"{error}", mend) from None
+        self._files = [(Path(picture), Path(mask)) for picture, mask in zip(listed.images, listed.masks, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Read one picture.
+
+        Returns:
+            image: (3, H, W) uint8.
+            targets/cls: (20,) int64, 1 for each class that is there, else 0.
+            targets/seg: (H, W) int64, 0 for background, 1 to 20 for classes, 255 for the seams between them.
+            targets/det: boxes (M, 4) float32, (x1, y1, x2, y2) in pixels, and labels (M,) int64, 0 to 19.
+
+        Raises:
+            BrickInputError: A file is absent or damaged, or does not fit the others.
+        """
+        picture_file, mask_file = self._files[index]
+        xml = mask_file.parents[1] / "Annotations" / f"{picture_file.stem}.xml"
+        classes = read_class_map(mask_file)
+        if not ((classes <= len(_NAMES)) | (classes == IGNORED)).all():
+            raise BrickInputError(
+                str(mask_file), "classes 0 to 20, or 255", f"{sorted(set(classes.flatten().tolist()))}"
+            )
+        picture = read_upright(picture_file, (classes.shape[0], classes.shape[1]))
+        objects = [(item, _class_of(item, xml)) for item in read_objects(xml)]
+        clear = [(item.box, number) for item, number in objects if not item.difficult]
+        boxes = torch.tensor([box for box, _ in clear], dtype=torch.float32).reshape(-1, 4)
+        return {
+            "image": picture.image,
+            "targets/cls": presence((number for _, number in objects), len(_NAMES)),
+            "targets/seg": picture.mask(classes),
+            "targets/det": box_target(picture.boxes(boxes), [number for _, number in clear]),
+        }
+
+
+def read_objects(file: Path) -> list[XmlObject]:
+    """The objects of an annotation in VOC's XML.
+
+    Raises:
+        BrickInputError: It is not there, is damaged, or has an object without a name or a box.
+    """
+    try:
+        return [_object_of(element) for element in ElementTree.parse(file).getroot().iterfind("object")]
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise BrickInputError(str(file), "an annotation in VOC's XML", f"{error}") from None
+
+
+def _object_of(element: ElementTree.Element) -> XmlObject:
+    name = element.findtext("name", "").strip()
+    if not name:
+        raise ValueError("an object without a name")
+    sides = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    left, top, right, bottom = (float(side or "nan") for side in sides)
+    if not (isfinite(left + top + right + bottom) and left <= right and top <= bottom):
+        raise ValueError(f"'{name}' with the box {sides}")
+    # VOC counts pixels from 1, and its right and lower ones are part of the box.
+    return XmlObject(name, (left - 1, top - 1, right, bottom), element.findtext("difficult", "0").strip() == "1")
+
+
+def _class_of(item: XmlObject, file: Path) -> int:
+    if item.name not in _NAMES:
+        raise BrickInputError(str(file), "objects of VOC's 20 classes", f"'{item.name}'")
+    return _NAMES.index(item.name)

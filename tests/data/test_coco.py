@@ -1,0 +1,284 @@
+import json
+from itertools import groupby
+
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval import COCO
+from faster_coco_eval.core import mask as coco_masks
+from torch.utils.data import DataLoader
+
+import brickyard
+from brickyard.data.augment import Augment, Augmented
+from brickyard.data.coco import Coco
+from brickyard.data.collate import collate
+from brickyard.errors import BrickInputError
+from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene
+
+WIDTH, HEIGHT = 60, 40
+RED_BOX, BLUE_BOX = (3, 4, 23, 34), (30, 10, 50, 30)
+CATEGORIES = [  # their ids have gaps, and are not in order
+    {"supercategory": "animal", "id": 18, "name": "dog"},
+    {"supercategory": "person", "id": 1, "name": "person"},
+    {"supercategory": "vehicle", "id": 3, "name": "car"},
+]
+DOG, PERSON, CAR = range(3)
+
+
+def polygon(x1, y1, x2, y2):
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
+
+
+def in_a_box(x1, y1, x2, y2):
+    pixels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    pixels[y1:y2, x1:x2] = 1
+    return pixels
+
+
+def compressed(pixels):
+    code = coco_masks.encode(np.asfortranarray(pixels))
+    return {"size": list(code["size"]), "counts": code["counts"].decode()}
+
+
+def uncompressed(pixels):
+    """Run lengths down the columns, of 0 first."""
+    runs = [(value, len([*group])) for value, group in groupby(pixels.T.ravel().tolist())]
+    return {"size": [HEIGHT, WIDTH], "counts": [0] * (runs[0][0] == 1) + [length for _, length in runs]}
+
+
+def thing(number, image, category, box, segmentation=None, iscrowd=0):
+    x1, y1, x2, y2 = box
+    shape = {} if segmentation is None else {"segmentation": segmentation}
+    bbox, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": bbox,
+        "area": area,
+        "iscrowd": iscrowd,
+    } | shape
+
+
+def image(number):
+    return {"id": number, "file_name": f"{number:012}.jpg", "width": WIDTH, "height": HEIGHT}
+
+
+IMAGES = [image(139), image(9), image(25), image(30), image(61)]
+RING = [polygon(2, 2, 20, 12), polygon(30, 20, 50, 38)]  # one object of two pieces
+THINGS = [
+    thing(1, 9, 3, RED_BOX, [polygon(*RED_BOX)]),
+    thing(2, 9, 18, BLUE_BOX, compressed(in_a_box(*BLUE_BOX))),
+    thing(3, 25, 1, (2, 2, 50, 38), RING),
+    thing(4, 25, 18, (5, 5, 15, 10), [polygon(5, 5, 15, 10)]),  # on the person, and smaller
+    thing(5, 25, 1, (10, 0, 60, 40), uncompressed(in_a_box(10, 0, 60, 40)), iscrowd=1),
+    thing(6, 30, 3, (-4, 30, 80, 44), [polygon(-4, 30, 80, 44)]),  # reaches beyond the picture
+    thing(7, 30, 1, (5, 5, 5, 9), [polygon(5, 5, 5, 9)]),  # has no area
+    thing(8, 139, 1, RED_BOX, [polygon(*RED_BOX)]),
+]
+
+
+def write(file, images, things, categories):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"info": {}, "images": images, "annotations": things, "categories": categories}))
+
+
+def save_pictures(folder):
+    for entry in IMAGES:
+        save_picture(folder / entry["file_name"], scene(WIDTH, HEIGHT, {RED: RED_BOX, BLUE: BLUE_BOX}))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """COCO's own layout."""
+    write(tmp_path / "annotations" / "instances_train2017.json", IMAGES, THINGS, CATEGORIES)
+    save_pictures(tmp_path / "train2017")
+    return tmp_path
+
+
+def test_categories_become_classes_in_the_order_of_the_file(folder):
+    data = Coco(folder, "train2017")
+    names = ("dog", "person", "car")
+    assert data.labels == {"cls": names, "seg": ("background", *names), "det": names}
+
+
+def test_pictures_are_in_the_order_of_their_ids(folder):
+    reference = COCO(folder / "annotations" / "instances_train2017.json")
+    data = Coco(folder, "train2017")
+    assert len(data) == len(reference.imgs) == 5
+    counts = [len(reference.getAnnIds(imgIds=number, iscrowd=False)) for number in sorted(reference.imgs)]
+    assert counts == [2, 2, 2, 0, 1]
+    assert [len(data[index]["targets/det"]["labels"]) for index in range(5)] == [2, 2, 1, 0, 1]  # one has no area
+
+
+def test_shapes_and_boxes_fit_the_picture(folder):
+    item = Coco(folder, "train2017")[0]
+    assert item["image"].shape == (3, HEIGHT, WIDTH)
+    assert item["image"].dtype == torch.uint8
+    for place, (colour, number) in enumerate([(RED, CAR), (BLUE, DOG)]):
+        pixels = pixels_of(item["image"], colour)
+        assert torch.equal(item["targets/seg"] == number + 1, pixels)
+        assert item["targets/det"]["boxes"][place].tolist() == box_around(pixels)
+        assert item["targets/det"]["labels"][place] == number
+    assert item["targets/seg"].dtype == item["targets/det"]["labels"].dtype == item["targets/cls"].dtype == torch.int64
+    assert item["targets/det"]["boxes"].dtype == torch.float32
+    assert item["targets/cls"].tolist() == [1, 0, 1]
+
+
+def test_smaller_objects_lie_on_larger_ones_and_crowds_are_unknown_below_all(folder):
+    reference = COCO(folder / "annotations" / "instances_train2017.json")
+    person, dog, crowd = (reference.annToMask(reference.anns[number]).astype(bool) for number in (3, 4, 5))
+    assert (person & dog).any()
+    assert (person & crowd).any()
+    expected = np.select([dog, person, crowd], [DOG + 1, PERSON + 1, 255])
+    item = Coco(folder, "train2017")[1]
+    assert np.array_equal(item["targets/seg"].numpy(), expected)
+    assert item["targets/det"]["labels"].tolist() == [PERSON, DOG]
+    assert item["targets/det"]["boxes"].tolist() == [[2, 2, 50, 38], [5, 5, 15, 10]]
+    assert item["targets/cls"].tolist() == [1, 1, 0]
+
+
+def test_boxes_end_with_the_picture(folder):
+    target = Coco(folder, "train2017")[2]["targets/det"]
+    assert target["boxes"].tolist() == [[0, 30, 60, 40]]
+    assert target["labels"].tolist() == [CAR]
+
+
+def test_a_picture_without_objects_is_all_background(folder):
+    item = Coco(folder, "train2017")[3]
+    assert item["targets/det"]["boxes"].shape == (0, 4)
+    assert item["targets/det"]["labels"].shape == (0,)
+    assert item["targets/det"]["labels"].dtype == torch.int64
+    assert item["targets/seg"].unique().tolist() == [0]
+    assert item["targets/cls"].tolist() == [0, 0, 0]
+
+
+def test_a_crowd_of_a_class_that_is_not_there_otherwise_counts(folder):
+    write(folder / "annotations" / "instances_train2017.json", [image(25)], THINGS[4:5], CATEGORIES)
+    item = Coco(folder, "train2017")[0]
+    assert item["targets/cls"].tolist() == [0, 1, 0]
+    assert item["targets/det"]["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize("pictures", ["train2017", "images/train2017"])
+def test_the_year_of_a_split_may_be_left_out(tmp_path, pictures):
+    write(tmp_path / "annotations" / "instances_train2017.json", IMAGES, THINGS, CATEGORIES)
+    save_pictures(tmp_path / pictures)
+    assert torch.equal(Coco(tmp_path, "train")[1]["targets/seg"], Coco(tmp_path, "train2017")[1]["targets/seg"])
+
+
+@pytest.mark.parametrize(
+    ("split", "name"), [("train", "train"), ("val", "valid"), ("valid", "valid"), ("test", "test")]
+)
+def test_annotations_may_lie_among_the_pictures_as_roboflow_has_them(tmp_path, split, name):
+    root = [{"id": 0, "name": "street", "supercategory": "none"}]
+    categories = root + [
+        {"id": number + 1, "name": names, "supercategory": "street"} for number, names in enumerate("ab")
+    ]
+    things = [thing(0, 9, 2, RED_BOX, []), thing(1, 25, 1, BLUE_BOX, [])]
+    write(tmp_path / name / "_annotations.coco.json", IMAGES, things, categories)
+    save_pictures(tmp_path / name)
+    data = Coco(tmp_path, split)
+    assert data.labels == {"cls": ("a", "b"), "det": ("a", "b")}
+    assert set(data[0]) == {"image", "targets/cls", "targets/det"}
+    assert data[0]["targets/det"]["boxes"].tolist() == [box_around(pixels_of(data[0]["image"], RED))]
+    assert data[0]["targets/det"]["labels"].tolist() == [1]
+
+
+def test_a_category_above_others_stays_if_something_belongs_to_it(tmp_path):
+    categories = [
+        {"id": 1, "name": "vehicle", "supercategory": "none"},
+        {"id": 2, "name": "car", "supercategory": "vehicle"},
+    ]
+    write(tmp_path / "train" / "_annotations.coco.json", IMAGES, [thing(1, 9, 1, RED_BOX)], categories)
+    assert Coco(tmp_path, "train").labels["det"] == ("vehicle", "car")
+
+
+@pytest.mark.parametrize("none", [None, [], [[]]])
+def test_a_picture_of_which_an_object_has_no_shape_lacks_the_mask(folder, none):
+    things = [*THINGS[:2], thing(10, 25, 1, RED_BOX, none), thing(11, 25, 1, BLUE_BOX, [polygon(*BLUE_BOX)])]
+    write(folder / "annotations" / "instances_train2017.json", [image(9), image(25)], things, CATEGORIES)
+    items = [*Coco(folder, "train2017")]
+    assert ["targets/seg" in item for item in items] == [True, False]
+    assert items[1]["targets/det"]["boxes"].tolist() == [list(map(float, RED_BOX)), list(map(float, BLUE_BOX))]
+    assert collate(items)["labelled/seg"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("labelled_upright", [True, False])
+def test_the_labels_of_a_picture_on_its_side_fit(folder, labelled_upright):
+    """Stored on its side; the size that the annotations tell says which picture they refer to."""
+    save_picture(folder / "train2017" / image(9)["file_name"], scene(WIDTH, HEIGHT, {RED: RED_BOX}), orientation=8)
+    x1, y1, x2, y2 = RED_BOX
+    box = (y1, WIDTH - x2, y2, WIDTH - x1) if labelled_upright else RED_BOX
+    entry = image(9) | ({"width": HEIGHT, "height": WIDTH} if labelled_upright else {})
+    things = [thing(1, 9, 18, box, [polygon(*box)])]
+    write(folder / "annotations" / "instances_train2017.json", [entry], things, CATEGORIES)
+    item = Coco(folder, "train2017")[0]
+    red = pixels_of(item["image"], RED)
+    assert red.shape == (WIDTH, HEIGHT)
+    assert item["targets/det"]["boxes"].tolist() == [box_around(red)]
+    assert torch.equal(item["targets/seg"] == DOG + 1, red)
+
+
+def test_a_model_trains_on_it(folder):
+    data = Augmented(Coco(folder, "train"), Augment(64, train=True))
+    model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
+    batch = next(iter(DataLoader(data, batch_size=5, collate_fn=collate)))
+    outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
+    sum(model.extract_losses(outputs).values()).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
+
+
+def test_what_is_not_there_is_named(folder):
+    with pytest.raises(BrickInputError, match=r"the split 'val'.*instances_<split>.*_annotations\.coco\.json"):
+        Coco(folder, "val")
+    write(folder / "annotations" / "instances_train2014.json", IMAGES, THINGS, CATEGORIES)
+    with pytest.raises(BrickInputError, match="one split 'train', found train2014, train2017"):
+        Coco(folder, "train")
+    with pytest.raises(BrickInputError, match="train2014/ or images/train2014/"):
+        Coco(folder, "train2014")
+    (folder / "train2017" / image(9)["file_name"]).unlink()
+    with pytest.raises(BrickInputError, match=r"train2017/000000000009\.jpg: expected a picture"):
+        Coco(folder, "train2017")[0]
+    with pytest.raises(IndexError):
+        Coco(folder, "train2017")[5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 2}, "annotation 1: expected a known category_id, found 2"),
+        ({"image_id": 10}, "annotation 1: expected a known image_id, found 10"),
+        ({"bbox": [1, 2, 3]}, r"'000000000009\.jpg': expected boxes of four numbers"),
+        ({"bbox": None}, r"'000000000009\.jpg': expected boxes of four numbers"),
+        ({"bbox": [1, 2, -3, 4]}, r"'000000000009\.jpg': expected boxes \(x, y, width, height\)"),
+        ({"bbox": [1, 2, float("nan"), 4]}, r"'000000000009\.jpg': expected boxes \(x, y, width, height\)"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, r"'000000000009\.jpg': expected polygons .* odd"),
+        ({"segmentation": [[1, "a", 3, 4, 5, 6]]}, r"'000000000009\.jpg': expected polygons"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, 5]}}, r"'000000000009\.jpg': expected polygons"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "71"}}, r"'000000000009\.jpg': expected polygons"),
+        ({"segmentation": {"counts": "71"}}, r"'000000000009\.jpg': expected polygons"),
+        (
+            {"segmentation": compressed(np.ones((4, 5)).astype(np.uint8))},
+            r"expected a shape on 60x40 pixels, found 5x4",
+        ),
+    ],
+)
+def test_a_damaged_annotation_is_named(folder, change, message):
+    things = [THINGS[0] | change, *THINGS[1:]]
+    write(folder / "annotations" / "instances_train2017.json", IMAGES, things, CATEGORIES)
+    with pytest.raises(BrickInputError, match=message):
+        Coco(folder, "train2017")[0]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": [], "categories": []}']
+)
+def test_a_damaged_file_is_named(folder, content):
+    (folder / "annotations" / "instances_train2017.json").write_text(content)
+    with pytest.raises(
+        BrickInputError, match=r"instances_train2017\.json: expected images, annotations and categories"
+    ):
+        Coco(folder, "train2017")

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import VOCDetection, VOCSegmentation
+
+import brickyard
+from brickyard.data.augment import Augment, Augmented
+from brickyard.data.collate import collate
+from brickyard.data.voc import Voc
+from brickyard.errors import BrickInputError, UnknownNameError
+from tests.data.disk import BLUE, RED, box_around, pixels_of, save_mask, save_picture, scene
+
+BICYCLE, DOG = 1, 11  # the numbers of two classes among VOC's 20
+RED_BOX, BLUE_BOX = (3, 4, 23, 34), (30, 10, 50, 30)
+XML = """<annotation>
+  <folder>VOC2012</folder><filename>{name}.jpg</filename><segmented>1</segmented>
+  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>{objects}
+</annotation>
+"""
+OBJECT = """
+  <object>
+    <name>{name}</name><pose>Left</pose><truncated>0</truncated><difficult>{difficult}</difficult>
+    <bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox>
+    <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
+  </object>"""
+
+
+def voc_object(name, box, difficult=0):
+    x1, y1, x2, y2 = box
+    return OBJECT.format(x1 + 1, y1 + 1, x2, y2, name=name, difficult=difficult)
+
+
+def add(folder, name, pixels, classes, objects, orientation=1):
+    height, width = classes.shape
+    save_picture(folder / "JPEGImages" / f"{name}.jpg", pixels, orientation)
+    save_mask(folder / "SegmentationClass" / f"{name}.png", classes)
+    (folder / "Annotations").mkdir(exist_ok=True)
+    xml = XML.format(name=name, width=width, height=height, objects="".join(objects))
+    (folder / "Annotations" / f"{name}.xml").write_text(xml)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """VOC2012 with three pictures; the last one is stored on its side, and the list of boxes has more than that."""
+    folder = tmp_path / "VOCdevkit" / "VOC2012"
+    pixels = scene(60, 40, {RED: RED_BOX, BLUE: BLUE_BOX})
+    classes = np.zeros((40, 60))
+    classes[4:34, 3:23], classes[10:30, 30:50], classes[:2] = DOG + 1, BICYCLE + 1, 255
+    objects = [voc_object("dog", RED_BOX), voc_object("bicycle", BLUE_BOX)]
+    add(folder, "2007_000027", pixels, classes, objects)
+    add(folder, "2007_000032", pixels, classes, [objects[0], voc_object("bicycle", BLUE_BOX, difficult=1)])
+    add(folder, "2008_000123", pixels, classes, objects, orientation=6)
+    for kind, names in {"Segmentation": "2007_000027\n2007_000032\n2008_000123\n", "Main": "2007_000027\n"}.items():
+        (folder / "ImageSets" / kind).mkdir(parents=True)
+        (folder / "ImageSets" / kind / "train.txt").write_text(names)
+    return folder
+
+
+def test_pictures_and_masks_are_those_that_torchvision_reads(tmp_path, folder):
+    data, reference = Voc(tmp_path, "train"), VOCSegmentation(tmp_path, image_set="train")
+    assert len(data) == len(reference) == 3
+    for item, (image, mask) in zip([data[0], data[1]], [reference[0], reference[1]], strict=True):
+        assert item["image"].dtype == torch.uint8
+        assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), np.asarray(image))
+        assert item["targets/seg"].dtype == torch.int64
+        assert np.array_equal(item["targets/seg"].numpy(), np.asarray(mask))
+    assert set(data[0]["targets/seg"].unique().tolist()) == {0, BICYCLE + 1, DOG + 1, 255}
+
+
+def test_boxes_are_those_that_torchvision_reads_with_pixels_from_zero(tmp_path, folder):
+    _, annotation = VOCDetection(tmp_path, image_set="train")[0]
+    expected = [
+        [float(thing["bndbox"][side]) - (side in ("xmin", "ymin")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        for thing in annotation["annotation"]["object"]
+    ]
+    target = Voc(tmp_path, "train")[0]["targets/det"]
+    assert target["boxes"].dtype == torch.float32
+    assert target["boxes"].tolist() == expected
+    assert target["labels"].tolist() == [DOG, BICYCLE]
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_boxes_masks_and_classes_fit_the_picture_also_where_it_is_turned(tmp_path, folder, index):
+    item = Voc(tmp_path, "train")[index]
+    assert item["image"].shape == ((3, 40, 60) if index == 0 else (3, 60, 40))
+    for place, (colour, number) in enumerate([(RED, DOG), (BLUE, BICYCLE)]):
+        pixels = pixels_of(item["image"], colour)
+        assert item["targets/det"]["boxes"][place].tolist() == box_around(pixels)
+        known = item["targets/seg"] != 255
+        assert torch.equal(item["targets/seg"] == number + 1, pixels & known)
+    assert item["targets/cls"].nonzero().flatten().tolist() == [BICYCLE, DOG]
+
+
+def test_a_difficult_object_is_there_but_has_no_box(tmp_path, folder):
+    item = Voc(tmp_path, "train")[1]
+    assert item["targets/det"]["labels"].tolist() == [DOG]
+    assert item["targets/det"]["boxes"].tolist() == [list(RED_BOX)]
+    assert item["targets/cls"].nonzero().flatten().tolist() == [BICYCLE, DOG]
+    assert item["targets/cls"].shape == (20,)
+
+
+def test_labels_name_the_classes_in_alphabetical_order():
+    assert len(Voc.labels["det"]) == 20
+    assert Voc.labels["cls"] == Voc.labels["det"] == tuple(sorted(Voc.labels["det"]))
+    assert Voc.labels["seg"] == ("background", *Voc.labels["det"])
+    assert (Voc.labels["det"][BICYCLE], Voc.labels["det"][DOG]) == ("bicycle", "dog")
+
+
+def test_a_model_trains_on_it(tmp_path, folder):
+    data = Augmented(Voc(tmp_path, "train"), Augment(64, train=True))
+    model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
+    batch = next(iter(DataLoader(data, batch_size=3, collate_fn=collate)))
+    outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
+    sum(model.extract_losses(outputs).values()).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
+
+
+def test_what_is_not_there_is_named(tmp_path, folder):
+    with pytest.raises(UnknownNameError, match="split 'test'"):
+        Voc(tmp_path, "test")
+    with pytest.raises(UnknownNameError, match="year '2013'"):
+        Voc(tmp_path, "train", year="2013")
+    with pytest.raises(BrickInputError, match=r"VOCdevkit/VOC2007.*download=True"):
+        Voc(tmp_path, "test", year="2007")
+    with pytest.raises(BrickInputError, match=r"val\.txt"):
+        Voc(tmp_path, "val")
+    with pytest.raises(IndexError):
+        Voc(tmp_path, "train")[3]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("</annotation>", "", r"2007_000027\.xml: expected an annotation"),
+        ("<xmin>4</xmin>", "", r"2007_000027\.xml: .*'dog' with the box \[None"),
+        ("<xmin>4</xmin>", "<xmin>four</xmin>", r"2007_000027\.xml: .*four"),
+        ("<xmin>4</xmin>", "<xmin>40</xmin>", r"2007_000027\.xml: .*'dog' with the box"),
+        ("<name>dog</name>", "", r"2007_000027\.xml: .*without a name"),
+        ("<name>dog</name>", "<name>wolf</name>", r"2007_000027\.xml: .*'wolf'"),
+    ],
+)
+def test_a_damaged_annotation_is_named(tmp_path, folder, old, new, message):
+    file = folder / "Annotations" / "2007_000027.xml"
+    content = file.read_text()
+    assert old in content
+    file.write_text(content.replace(old, new))
+    with pytest.raises(BrickInputError, match=message):
+        Voc(tmp_path, "train")[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["Annotations/2007_000027.xml", "SegmentationClass/2007_000027.png", "JPEGImages/2007_000027.jpg"]
+)
+def test_an_absent_file_is_named(tmp_path, folder, name):
+    (folder / name).unlink()
+    with pytest.raises(BrickInputError, match=name):
+        Voc(tmp_path, "train")[0]
+
+
+def test_a_mask_with_an_unknown_class_is_named(tmp_path, folder):
+    save_mask(folder / "SegmentationClass" / "2007_000027.png", np.full((40, 60), 21))
+    with pytest.raises(BrickInputError, match=r"2007_000027\.png: expected classes 0 to 20, or 255, found \[21\]"):
+        Voc(tmp_path, "train")[0]

@@ -1,0 +1,214 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader
+
+import brickyard
+from brickyard.data.augment import Augment, Augmented
+from brickyard.data.collate import collate
+from brickyard.data.yolo import Yolo
+from brickyard.errors import BrickInputError
+from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene
+
+WIDTH, HEIGHT = 60, 40
+RED_BOX, BLUE_BOX = (3, 4, 23, 34), (30, 10, 50, 30)
+NAMES = "names: [cat, dog, bird]\n"
+
+
+def box_line(number, box, width=WIDTH, height=HEIGHT):
+    x1, y1, x2, y2 = box
+    return f"{number} {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} {(x2 - x1) / width} {(y2 - y1) / height}\n"
+
+
+def polygon_line(number, box):
+    x1, y1, x2, y2 = box
+    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    return " ".join([str(number), *(f"{x / WIDTH:.6f} {y / HEIGHT:.6f}" for x, y in corners)]) + "\n"
+
+
+def add(images, labels, name, text=None, orientation=1):
+    save_picture(images / f"{name}.jpg", scene(WIDTH, HEIGHT, {RED: RED_BOX, BLUE: BLUE_BOX}), orientation)
+    if text is not None:
+        labels.mkdir(parents=True, exist_ok=True)
+        (labels / f"{name}.txt").write_text(text)
+
+
+def fill(images, labels):
+    """Boxes; polygons; nothing, by an empty file; nothing, by no file."""
+    add(images, labels, "a", box_line(2, RED_BOX) + box_line(0, BLUE_BOX))
+    add(images, labels, "b", polygon_line(2, RED_BOX) + "\n" + polygon_line(0, BLUE_BOX))
+    add(images, labels, "c", "")
+    add(images, labels, "d")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    fill(tmp_path / "images" / "train", tmp_path / "labels" / "train")
+    (tmp_path / "data.yaml").write_text(f"path: /datasets/elsewhere\ntrain: images/train\nval: images/val\n{NAMES}")
+    return tmp_path
+
+
+def test_boxes_fit_the_picture(folder):
+    item = Yolo(folder, "train")[0]
+    with Image.open(folder / "images" / "train" / "a.jpg") as opened:
+        assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), np.asarray(opened))
+    around = [box_around(pixels_of(item["image"], colour)) for colour in (RED, BLUE)]
+    torch.testing.assert_close(item["targets/det"]["boxes"].as_subclass(torch.Tensor), torch.tensor(around).float())
+    assert item["targets/det"]["boxes"].dtype == torch.float32
+    assert item["targets/det"]["labels"].tolist() == [2, 0]
+    assert item["targets/det"]["labels"].dtype == torch.int64
+    assert item["targets/cls"].tolist() == [1, 0, 1]
+    assert "targets/seg" not in item
+
+
+def test_polygons_make_masks_and_boxes(folder):
+    item = Yolo(folder, "train")[1]
+    for colour, number, place in [(RED, 2, 0), (BLUE, 0, 1)]:
+        pixels = pixels_of(item["image"], colour)
+        assert torch.equal(item["targets/seg"] == number + 1, pixels)
+        assert item["targets/det"]["boxes"][place].tolist() == pytest.approx(box_around(pixels), abs=1e-3)
+    assert item["targets/seg"].dtype == torch.int64
+    assert item["targets/det"]["labels"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("index", [2, 3])
+def test_a_picture_without_lines_has_no_objects(folder, index):
+    item = Yolo(folder, "train")[index]
+    assert item["targets/det"]["boxes"].shape == (0, 4)
+    assert item["targets/det"]["labels"].shape == (0,)
+    assert item["targets/seg"].unique().tolist() == [0]
+    assert item["targets/cls"].tolist() == [0, 0, 0]
+
+
+def test_only_pictures_with_boxes_alone_lack_masks(folder):
+    items = [*Yolo(folder, "train")]
+    assert ["targets/seg" in item for item in items] == [False, True, True, True]
+    assert collate(items)["labelled/seg"].tolist() == [False, True, True, True]
+
+
+def test_labels_have_masks_only_if_there_are_polygons(folder):
+    names = ("cat", "dog", "bird")
+    assert Yolo(folder, "train").labels == {"cls": names, "seg": ("background", *names), "det": names}
+    (folder / "labels" / "train" / "b.txt").unlink()
+    data = Yolo(folder, "train")
+    assert data.labels == {"cls": names, "det": names}
+    assert all("targets/seg" not in item for item in data)
+
+
+def test_labels_refer_to_the_upright_picture(tmp_path):
+    box = (10, 5, 30, 45)  # of the upright picture, 40 wide and 60 high
+    with Image.fromarray(scene(HEIGHT, WIDTH, {RED: box})) as upright:
+        stored = np.asarray(upright.transpose(Image.Transpose.ROTATE_90))
+    save_picture(tmp_path / "images" / "train" / "a.jpg", stored, orientation=6)
+    with Image.open(tmp_path / "images" / "train" / "a.jpg") as opened:
+        assert ImageOps.exif_transpose(opened).size == (HEIGHT, WIDTH)
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "labels" / "train" / "a.txt").write_text(box_line(1, box, HEIGHT, WIDTH))
+    (tmp_path / "data.yaml").write_text(NAMES)
+    item = Yolo(tmp_path, "train")[0]
+    assert item["image"].shape == (3, WIDTH, HEIGHT)
+    assert item["targets/det"]["boxes"][0].tolist() == pytest.approx(
+        box_around(pixels_of(item["image"], RED)), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "settings"),
+    [
+        ("images/val", "labels/val", ""),
+        ("images/val", "labels/val", "val: images/val\n"),
+        ("images/val", "labels/val", "path: .\nval: images/val\n"),
+        ("deep/images/val", "deep/labels/val", "path: deep\nval: images/val\n"),
+        ("valid/images", "valid/labels", "val: ../valid/images\n"),
+        ("pictures", "pictures", "val: [pictures]\n"),
+    ],
+)
+def test_pictures_are_found_where_the_settings_say(tmp_path, images, labels, settings):
+    fill(tmp_path / images, tmp_path / labels)
+    (tmp_path / "data.yaml").write_text(settings + NAMES)
+    data = Yolo(tmp_path, "val")
+    assert [len(item["targets/det"]["labels"]) for item in data] == [2, 2, 0, 0]
+
+
+def test_pictures_may_be_listed_in_a_file(folder):
+    (folder / "train.txt").write_text("./images/train/b.jpg\n\n./images/train/c.jpg\n")
+    (folder / "data.yaml").write_text("train: train.txt\n" + NAMES)
+    data = Yolo(folder, "train")
+    assert [len(item["targets/det"]["labels"]) for item in data] == [2, 0]
+
+
+@pytest.mark.parametrize("names", ["names: {0: cat, 1: dog, 2: bird}", "names:\n  - cat\n  - dog\n  - bird"])
+def test_names_may_be_numbered_or_listed(folder, names):
+    (folder / "data.yaml").write_text(names)
+    assert Yolo(folder, "train").labels["det"] == ("cat", "dog", "bird")
+
+
+def test_a_model_trains_on_it(folder):
+    data = Augmented(Yolo(folder, "train"), Augment(64, train=True))
+    model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
+    batch = next(iter(DataLoader(data, batch_size=4, collate_fn=collate)))
+    outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
+    sum(model.extract_losses(outputs).values()).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", r"expected 'class cx cy width height' or .* found 4 numbers"),
+        ("0 0.5 0.5 0.1 0.1 0.2", "found 6 numbers"),
+        ("0 0.5 0.5 0.1 0.1 0.2 0.2 0.3", "found 8 numbers"),
+        ("cat 0.5 0.5 0.1 0.1", "found 'cat 0.5 0.5 0.1 0.1'"),
+        ("3 0.5 0.5 0.1 0.1", "expected a class from 0 to 2, found 3"),
+        ("-1 0.5 0.5 0.1 0.1", "found -1"),
+        ("0.5 0.5 0.5 0.1 0.1", "found 0.5"),
+        ("nan 0.5 0.5 0.1 0.1", "expected a class from 0 to 2, found nan"),
+        ("0 30 20 10 10", "expected parts of the picture, 0 to 1, found 10 to 30. Are they pixels?"),
+        ("0 0.5 0.5 nan 0.1", "expected parts of the picture"),
+    ],
+)
+def test_a_damaged_line_is_named(folder, line, message):
+    file = folder / "labels" / "train" / "a.txt"
+    file.write_text(box_line(1, RED_BOX) + line + "\n")
+    with pytest.raises(BrickInputError, match=rf"a\.txt, line 2: .*{message}"):
+        Yolo(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("names: [", "settings in YAML"),
+        ("- a", "settings in YAML, found list"),
+        ("train: images/train", "names: a list, .* found None"),
+        ("names: {1: a, 2: b}", "names: a list"),
+        ("names: []", "names: a list"),
+    ],
+)
+def test_damaged_settings_are_named(folder, settings, message):
+    (folder / "data.yaml").write_text(settings)
+    with pytest.raises(BrickInputError, match=rf"data\.yaml: .*{message}"):
+        Yolo(folder, "train")
+
+
+def test_what_is_not_there_is_named(folder, tmp_path):
+    with pytest.raises(BrickInputError, match=r"pictures of 'val', found no 'images/val'"):
+        Yolo(folder, "val")
+    with pytest.raises(BrickInputError, match=r"pictures of 'test', found no 'images/test'"):
+        Yolo(folder, "test")
+    for file in (folder / "labels" / "train").iterdir():
+        file.unlink()
+    with pytest.raises(BrickInputError, match=r"labels/train: expected label files"):
+        Yolo(folder, "train")
+    (folder / "data.yaml").unlink()
+    with pytest.raises(BrickInputError, match=r"data\.yaml: expected settings"):
+        Yolo(folder, "train")
+
+
+def test_an_absent_picture_is_named_when_it_is_read(folder):
+    data = Yolo(folder, "train")
+    (folder / "images" / "train" / "a.jpg").unlink()
+    with pytest.raises(BrickInputError, match=r"a\.jpg: expected a picture"):
+        data[0]
