@@ -66,6 +66,7 @@ from brickyard.parts.conversions import (
 from brickyard.parts.detection.targets import (
     PadBoxes as PadBoxes,
 )
+from brickyard.parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
 from brickyard.parts.preprocess import Preprocessor as Preprocessor
 from brickyard.parts.registry import (
     create_part as create_part,
@@ -86,6 +87,13 @@ from brickyard.tags import (
     Stage as Stage,
     Tag as Tag,
 )
+from brickyard.tasks.attach import (
+    attach_loss as attach_loss,
+    attach_metric as attach_metric,
+    attach_visualizer as attach_visualizer,
+)
+from brickyard.tasks.head_arguments import head_arguments as head_arguments
+from brickyard.tasks.metadata import Metadata as Metadata
 from brickyard.tasks.registry import register_task as register_task
 from brickyard.tasks.task import (
     HeadSpec as HeadSpec,

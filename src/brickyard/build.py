@@ -14,8 +14,10 @@ from brickyard.names import place_of
 from brickyard.parts.backbones import BackboneSpec, timm_spec, timm_tags
 from brickyard.parts.registry import create_part, part_of
 from brickyard.recipe import HeadRecipe, Recipe
+from brickyard.tags import Tag
+from brickyard.tasks.head_arguments import check_reads
 from brickyard.tasks.registry import get_task
-from brickyard.tasks.task import HeadSpec
+from brickyard.tasks.task import HeadSpec, Task
 
 
 def build(recipe: Recipe) -> BrickCollection:
@@ -50,11 +52,12 @@ def build(recipe: Recipe) -> BrickCollection:
 
 
 def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
-    """One head's bricks, with fresh weights.
+    """One head's bricks, with fresh weights; first one that checks the types of labels, where its task declares any.
 
     Raises:
         UnknownNameError: No such task, or no such head of it.
         BrickInputError: The number of labels is not the number of classes.
+        BrickMismatchError: The head reads a feature map that the backbone has not.
     """
     task = get_task(head.task)
     variant = head.variant or task.variants[0]
@@ -67,7 +70,25 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
         raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{num_classes}")
     if head.labels and len(head.labels) != num_classes:
         raise BrickInputError(f"labels of '{head.name}'", f"{num_classes} names", f"{len(head.labels)}")
-    return task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))
+    bricks = task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))
+    for path, brick in BrickCollection({head.name: bricks}).bricks().items():
+        check_reads(backbone, brick.reads, f"Brick '{path}'")
+    return {**_label_check(task, head.name), **bricks}
+
+
+def _label_check(task: Task, head: str) -> dict[str, Any]:
+    """The brick that refuses labels of another type than the task's `Metadata` declares, before a loss reads them."""
+    typed = {name: label for name, label in task.labels(head).items() if label.kinds is not None}
+    if not typed:
+        return {}
+    part = create_part("check_labels", kinds={name: list(label.kinds or ()) for name, label in typed.items()})
+    brick = BrickNotTrainable(
+        part,
+        input_names=[label.value for label in typed.values()],
+        output_names=["./metadata"],
+        tags={Tag.LOSS, Tag.METRIC, Tag.METRIC_INFERENCE},
+    )
+    return {"metadata": brick}
 
 
 def loss_sum(recipe: Recipe) -> dict[str, Any]:

@@ -15,7 +15,14 @@ from brickyard.names import place_of
 from brickyard.store import sketch
 
 CARD = "README.md"
-_HUB_TASKS = {"cls": "image-classification", "seg": "image-segmentation", "det": "object-detection"}
+_HUB_TASKS = {
+    "cls": "image-classification",
+    "depth": "depth-estimation",
+    "det": "object-detection",
+    "emb": "image-feature-extraction",
+    "kpt": "keypoint-detection",
+    "seg": "image-segmentation",
+}
 
 
 def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
@@ -40,7 +41,8 @@ def list_models(
 
 
 def _all_names() -> Iterator[str]:
-    """Every backbone with every combination of tasks."""
+    """Every backbone with every combination of tasks, but for names that can be read in two ways."""
     counts = range(1, len(TASKS) + 1)
     suffixes = ["_".join(tasks) for count in counts for tasks in itertools.combinations(TASKS, count)]
-    return (f"{backbone}_{suffix}" for backbone in TimmNames() for suffix in suffixes)
+    names = Counter(f"{backbone}_{suffix}" for backbone in TimmNames() for suffix in suffixes)
+    return (name for name, readings in names.items() if readings == 1)

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from brickyard import ImageClassifier
-from brickyard.parts.classification import ClassPrediction, classification_metrics
+from brickyard.parts.classification import ClassPrediction, SpatialMaxClassifier, classification_metrics
 
 
 def test_the_classifier_is_pooling_a_linear_layer_and_what_follows_from_its_logits():
@@ -34,6 +34,24 @@ def test_probabilities_sum_to_one_and_agree_with_the_prediction():
     probabilities, prediction = ClassPrediction()(logits)
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(50))
     assert torch.equal(logits.gather(1, prediction[:, None])[:, 0], logits.amax(dim=1))
+
+
+def test_the_highest_score_of_all_places_counts():
+    head = SpatialMaxClassifier(channels=(4, 5, 6), strides=(4, 8, 16), num_classes=3).eval()
+    maps = [torch.randn(2, channels, *size) for channels, size in ((4, (16, 20)), (5, (8, 10)), (6, (4, 5)))]
+    places = head.tower(maps[1:])
+    assert places.shape == (2, 64, 8, 10)
+    scores = torch.einsum("kc,bchw->bkhw", head.score.weight[:, :, 0, 0], places) + head.score.bias[:, None, None]
+    torch.testing.assert_close(head(maps), scores.flatten(2).max(dim=2).values)
+
+
+@pytest.mark.parametrize("strides", [(2, 4), (7, 14), (16, 32), (4, 8, 16)], ids=str)
+def test_every_weight_of_the_map_of_scores_is_trained_whatever_the_strides(strides):
+    channels = tuple(range(4, 4 + len(strides)))
+    head = SpatialMaxClassifier(channels, strides, num_classes=3)
+    maps = [torch.randn(2, c, 112 // s, 112 // s) for c, s in zip(channels, strides, strict=True)]
+    head(maps).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 def by_hand(logits, targets, num_classes):

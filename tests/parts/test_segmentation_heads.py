@@ -14,12 +14,13 @@ from brickyard.parts.segmentation_heads import (
     FPNSegmentation,
     PooledBatchNorm2d,
     SegFormerMLP,
+    TowerSegmentation,
     UNet,
     segmentation_deeplabv3,
     segmentation_fcn,
 )
 
-HEADS = [FPNSegmentation, DeepLabV3Plus, LRASPP, SegFormerMLP, UNet]
+HEADS = [FPNSegmentation, DeepLabV3Plus, LRASPP, SegFormerMLP, TowerSegmentation, UNet]
 CHANNELS, STRIDES = (8, 16, 24, 32, 40), (2, 4, 8, 16, 32)
 
 
@@ -153,6 +154,25 @@ def test_segformer_by_hand():
         tokens.append(up(linear.unflatten(2, each.shape[2:]), features[1]))
     expected = hand.conv("classifier.1", hand.block("fuse", torch.cat(tokens, dim=1)))
     torch.testing.assert_close(head(features), expected)
+
+
+def test_tower_by_hand():
+    head, features = moved(TowerSegmentation(CHANNELS, STRIDES, 5)), pyramid()
+    hand = ByHand(head)
+    c8, c16, c32 = (hand.conv(f"tower.laterals.{level}", features[level + 2]) for level in range(3))
+    x = hand.block("tower.smooth", c8 + up(c16 + up(c32, c16), c8), padding=1)
+    for block in ("tower.blocks.0", "tower.blocks.1"):
+        inside = hand.block(f"{block}.0.blocks", x, padding=1)
+        normed = F.batch_norm(
+            hand.conv(f"{block}.0.blocks.3", inside, padding=1),
+            *(hand.weights[f"{block}.0.blocks.4.{key}"] for key in ("running_mean", "running_var", "weight", "bias")),
+        )
+        x = (x + normed).clamp(min=0)
+    fine = hand.block("reduce", features[1])
+    joined = torch.cat([up(hand.block("narrow", x), fine), fine], dim=1)
+    refined = hand.block("refine.1", hand.block("refine.0", joined, padding=1), padding=1)
+    torch.testing.assert_close(head(features), hand.conv("classifier", refined))
+    assert head(features).shape == (2, 5, 16, 23)
 
 
 def test_unet_by_hand():

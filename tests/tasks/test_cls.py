@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from brickyard import BrickCollection, HeadSpec, Stage, Tag
+from brickyard import BrickCollection, HeadSpec, Stage, Tag, create_model
 from brickyard.parts.backbones import BackboneSpec, timm_backbone, timm_spec
 from brickyard.tasks.cls import Classification
 
@@ -99,3 +99,67 @@ def test_the_number_of_classes_is_timm_s_where_nobody_says(backbone):
 def test_names_of_classes_are_numbers_where_nobody_says(backbone):
     bricks = Classification().bricks(backbone, HeadSpec("cls", "linear", 3))
     assert bricks["head"].metadata == {"task": "cls", "variant": "linear", "labels": ["0", "1", "2"]}
+
+
+def spots(count: int = 12, size: int = 64) -> dict[str, torch.Tensor]:
+    """Small squares, each class of another colour, none to three on a picture."""
+    image = 0.2 * torch.rand(count, 3, size, size)
+    target = (torch.arange(count)[:, None] >> torch.arange(3)) % 2
+    for row in range(count):
+        for label in target[row].nonzero():
+            top, left = torch.randint(0, size - 8, (2,)).tolist()
+            image[row, label, top : top + 8, left : left + 8] = 1
+    return {"image": image, "targets/cls": target}
+
+
+def test_small_things_of_several_classes_are_learned():
+    model, batch = create_model("test_resnet_cls-multilabel", num_classes=3), spots()
+    steps = 60
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
+    for _ in range(steps):
+        loss = model(batch, tags={Tag.MODEL, Tag.LOSS})["cls/loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        values = model.eval()(batch, tags=Stage.VALIDATION.tags)
+    assert torch.equal(values["cls/class_prediction"], batch["targets/cls"].bool())
+    assert model.summarize(reset=True)["cls/ExactMatch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("test_resnet", (97, 131)), ("test_convnext", (97, 131)), ("test_vit", (160, 160))]
+)
+def test_several_classes_are_scored_on_any_backbone_and_every_weight_is_trained(name, size):
+    model = create_model(f"{name}_cls-multilabel", num_classes=4)
+    values = model(
+        {"image": torch.rand(2, 3, *size), "targets/cls": torch.randint(0, 2, (2, 4))}, tags=Stage.TRAIN.tags
+    )
+    assert values["cls/logits"].shape == (2, 4)
+    assert ("cls/pyramid" in model) == (name == "test_vit")
+    values["cls/loss"].backward()
+    assert all(weight.grad is not None for weight in model["cls"].parameters())
+
+
+@pytest.fixture
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_several_classes_are_one_graph_and_exported_with_a_dynamic_batch():
+    model = create_model("test_resnet_cls-multilabel", num_classes=3)
+    batch = {"image": torch.rand(2, 3, 97, 97), "targets/cls": torch.tensor([[1, 0, 1], [0, 1, 0]])}
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    expected = model(batch, tags={"MODEL", "LOSS"})["cls/loss"]
+    torch.testing.assert_close(compiled(batch, tags={"MODEL", "LOSS"})["cls/loss"], expected)
+    model, call = model.eval().sub_collection(tags="MODEL"), {"tags": "MODEL", "return_inputs": False}
+    shapes = {"named_inputs": {"image": {0: torch.export.Dim("batch")}}, **dict.fromkeys(call)}
+    program = torch.export.export(model, ({"image": batch["image"]},), call, dynamic_shapes=shapes, strict=True)
+    image = {"image": torch.rand(3, 3, 97, 97)}
+    torch.testing.assert_close(program.module()(image, **call)["cls/logits"], model(image, **call)["cls/logits"])

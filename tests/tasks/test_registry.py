@@ -2,6 +2,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
+import timm
 import torch
 
 from brickyard import (
@@ -9,6 +10,7 @@ from brickyard import (
     BrickTrainable,
     HeadSpec,
     Predictor,
+    Stage,
     Task,
     UnknownNameError,
     create_model,
@@ -17,8 +19,9 @@ from brickyard import (
     model_info,
     register_task,
 )
+from brickyard.recipe import parse_name
 from brickyard.tasks import registry
-from brickyard.tasks.registry import TASKS, get_task
+from brickyard.tasks.registry import TASKS, get_task, task_variants
 
 
 class Sizes(Task):
@@ -117,6 +120,50 @@ def test_a_variant_that_is_no_token_is_refused(monkeypatch):
             register_task(Sizes())
     finally:
         registry._TASKS.pop("sizes", None)
+
+
+def test_the_built_in_tasks_are_in_model_names():
+    assert list(TASKS) == ["cls", "depth", "seg", "det", "kpt", "emb"]
+    model = create_model("test_resnet_emb_kpt-deconv_depth", num_classes={"kpt": 3, "emb": 8}, loss_weights="learned")
+    image = {"image": torch.rand(2, 3, 64, 64)}
+    labels = {
+        "targets/kpt": torch.full((2, 3, 3), 20.0),
+        "targets/emb": torch.tensor([1, 1]),
+        "targets/depth": torch.rand(2, 64, 64) + 1,
+    }
+    model({**image, **labels}, tags=Stage.TRAIN.tags)["loss"].backward()
+    assert model["backbone"].model.conv1[0].weight.grad.any()
+    values = model(image, tags=Stage.INFERENCE.tags)
+    shapes = [tuple(values[name].shape) for name in ("kpt/keypoints", "emb/vector", "depth/depth")]
+    assert shapes == [(2, 3, 2), (2, 8), (2, 1, 64, 64)]
+
+
+@pytest.mark.slow
+def test_a_training_step_of_the_built_in_tasks_is_one_graph():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = create_model("test_resnet_emb_kpt_depth", num_classes={"kpt": 3, "emb": 8}, loss_weights="learned")
+    batch = {
+        "image": torch.rand(2, 3, 64, 64),
+        "targets/kpt": torch.rand(2, 3, 3) * 60,
+        "targets/emb": torch.tensor([1, 1]),
+        "targets/depth": torch.rand(2, 64, 64) + 1,
+        "labelled/kpt": torch.tensor([True, False]),
+        "labelled/depth": torch.tensor([False, True]),
+    }
+    expected = model(batch, tags={"MODEL", "LOSS"})["loss"]
+    found = torch.compile(model, backend="aot_eager", fullgraph=True)(batch, tags={"MODEL", "LOSS"})["loss"]
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    torch.compiler.reset()
+
+
+def test_every_backbone_takes_every_task():
+    suffix = "_".join(sorted(TASKS, key=lambda task: task == "cls"))  # last: some names end in it themselves
+    names = frozenset(timm.list_models())
+    for name in names:
+        recipe = parse_name(f"{name}_{suffix}", names, task_variants())
+        assert (recipe.backbone, [head.task for head in recipe.heads]) == (name, list(TASKS))
 
 
 def test_the_tasks_cannot_be_changed_but_by_registering():

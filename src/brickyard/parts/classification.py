@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -16,7 +18,13 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
+from brickyard.parts.blocks import conv1x1
+from brickyard.parts.detection.points import levels_from
 from brickyard.parts.losses import LabelledMetrics
+from brickyard.parts.tower import PyramidTower
+
+FINEST = 8  # the stride of the map that `SpatialMaxClassifier` scores
+_PRIOR = 0.05  # the probability of each class at each place to begin with: the highest of hundreds shall not be near 1
 
 
 @final
@@ -80,6 +88,39 @@ class AttentionClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.pool(features.flatten(2).transpose(1, 2)))
         return logits
+
+
+@final
+class SpatialMaxClassifier(nn.Module):
+    """Scores each class at every place of a fine map and takes its highest score.
+
+    Labels of whole pictures are enough to learn from (Oquab et al. 2015, "Is object localization for free?",
+    https://doi.org/10.1109/CVPR.2015.7298668), also where a thing fills so little of the picture that a mean over all
+    of it hardly changes. The map is that of a `PyramidTower`.
+
+    Args:
+        channels: Of the pyramid's maps, fine to coarse.
+        strides: Of the pyramid's maps; the tower is on the first of stride 8 or more.
+        num_classes: K.
+        width: Channels of the tower.
+        depth: Residual blocks of the tower.
+
+    Shape: maps (B, channels[i], h_i, w_i) -> logits (B, K).
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64, depth: int = 1
+    ) -> None:
+        super().__init__()
+        self.levels = levels_from(strides, FINEST)
+        self.tower = PyramidTower([channels[level] for level in self.levels], width, depth)
+        self.score = conv1x1(width, num_classes)
+        if self.score.bias is not None:
+            nn.init.constant_(self.score.bias, math.log(_PRIOR / (1 - _PRIOR)))
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        scores = self.score(self.tower([features[level] for level in self.levels]))
+        return scores.amax(dim=(2, 3))  # type: ignore[no-any-return]
 
 
 def classification_metrics(num_classes: int) -> LabelledMetrics:

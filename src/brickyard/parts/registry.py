@@ -14,14 +14,17 @@ from typing import Any, TypeVar, final
 from torch import nn
 
 from brickyard.errors import UnknownNameError
+from brickyard.parts.adapters import PicturePair, SubLosses
 from brickyard.parts.backbones import timm_backbone
 from brickyard.parts.classification import (
     AttentionClassifier,
     ClassPrediction,
     MultilabelPrediction,
+    SpatialMaxClassifier,
     classification_metrics,
     multilabel_metrics,
 )
+from brickyard.parts.depth import DepthFromLog, ScaleInvariantLoss, depth_metrics
 from brickyard.parts.detection.centernet import CenterNet, CenterNetDecode, CenterNetLoss
 from brickyard.parts.detection.fcos import FCOS, FCOSDecode, FCOSLoss
 from brickyard.parts.detection.metrics import detection_metrics
@@ -30,7 +33,13 @@ from brickyard.parts.detection.ssdlite import SSDLite, SSDLiteDecode, SSDLiteLos
 from brickyard.parts.detection.targets import PadBoxes
 from brickyard.parts.draw import DrawClassification
 from brickyard.parts.draw_boxes import DrawBoxes
+from brickyard.parts.draw_depth import DrawDepth
+from brickyard.parts.draw_embedding import DrawEmbedding
+from brickyard.parts.draw_keypoints import DrawKeypoints
 from brickyard.parts.draw_masks import DrawSegmentation
+from brickyard.parts.embedding import SupervisedContrastive, UnitVector, embedding_metrics
+from brickyard.parts.keypoints import DeconvolutionHeatmaps, KeypointDecode, KeypointLoss, keypoint_metrics
+from brickyard.parts.label_types import CheckLabels
 from brickyard.parts.losses import BinaryCrossEntropy, CrossEntropy, UncertaintyWeighting, WeightedSum
 from brickyard.parts.necks import Pyramid
 from brickyard.parts.preprocess import Preprocessor
@@ -40,6 +49,7 @@ from brickyard.parts.segmentation_heads import (
     DeepLabV3Plus,
     FPNSegmentation,
     SegFormerMLP,
+    TowerSegmentation,
     UNet,
     segmentation_deeplabv3,
     segmentation_fcn,
@@ -50,20 +60,31 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 _FACTORIES: dict[str, Callable[..., Any]] = {
     "attention_classifier": AttentionClassifier,
     "binary_cross_entropy": BinaryCrossEntropy,
-    "class_prediction": ClassPrediction,
     "centernet": CenterNet,
     "centernet_decode": CenterNetDecode,
     "centernet_loss": CenterNetLoss,
+    "check_labels": CheckLabels,
     "class_map": ClassMap,
+    "class_prediction": ClassPrediction,
     "classification_metrics": classification_metrics,
     "cross_entropy": CrossEntropy,
+    "deconvolution_heatmaps": DeconvolutionHeatmaps,
+    "depth_from_log": DepthFromLog,
+    "depth_metrics": depth_metrics,
     "detection_metrics": detection_metrics,
     "draw_boxes": DrawBoxes,
     "draw_classification": DrawClassification,
+    "draw_depth": DrawDepth,
+    "draw_embedding": DrawEmbedding,
+    "draw_keypoints": DrawKeypoints,
     "draw_segmentation": DrawSegmentation,
+    "embedding_metrics": embedding_metrics,
     "fcos": FCOS,
     "fcos_decode": FCOSDecode,
     "fcos_loss": FCOSLoss,
+    "keypoint_decode": KeypointDecode,
+    "keypoint_loss": KeypointLoss,
+    "keypoint_metrics": keypoint_metrics,
     "linear": nn.Linear,
     "multilabel_metrics": multilabel_metrics,
     "multilabel_prediction": MultilabelPrediction,
@@ -74,6 +95,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "retinanet": RetinaNet,
     "retinanet_decode": RetinaNetDecode,
     "retinanet_loss": RetinaNetLoss,
+    "scale_invariant_loss": ScaleInvariantLoss,
     "segmentation_deeplabv3": segmentation_deeplabv3,
     "segmentation_deeplabv3plus": DeepLabV3Plus,
     "segmentation_fcn": segmentation_fcn,
@@ -82,14 +104,19 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "segmentation_lraspp": LRASPP,
     "segmentation_metrics": segmentation_metrics,
     "segmentation_segformer": SegFormerMLP,
+    "segmentation_tower": TowerSegmentation,
     "segmentation_unet": UNet,
+    "spatial_max_classifier": SpatialMaxClassifier,
     "ssdlite": SSDLite,
     "ssdlite_decode": SSDLiteDecode,
     "ssdlite_loss": SSDLiteLoss,
+    "supervised_contrastive": SupervisedContrastive,
     "timm": timm_backbone,
     "uncertainty_weighting": UncertaintyWeighting,
+    "unit_vector": UnitVector,
     "weighted_sum": WeightedSum,
 }
+_WRAPPERS: dict[str, Callable[..., Any]] = {"picture_pair": PicturePair, "sub_losses": SubLosses}
 _RECORD = "_brickyard_part"
 
 
@@ -128,10 +155,21 @@ def create_part(name: str, /, **args: Any) -> Any:
     Raises:
         UnknownNameError: No part has this name.
     """
+    if name in _WRAPPERS:
+        inner = dict(args.pop("wraps"))
+        return wrapped_part(name, create_part(inner["type"], **inner["args"]), **args)
     if name not in _FACTORIES:
         raise UnknownNameError("part", name, _FACTORIES, "A part of your own is registered with `register_part`.")
     made = _FACTORIES[name](**args)
     setattr(made, _RECORD, Part(name, args))
+    return made
+
+
+def wrapped_part(name: str, inner: Any, /, **args: Any) -> Any:
+    """Wrap something in an adapter, and record how, where it is a part itself."""
+    made = _WRAPPERS[name](inner, **args)
+    if (record := part_of(inner)) is not None:
+        setattr(made, _RECORD, Part(name, {"wraps": {"type": record.type, "args": record.args}, **args}))
     return made
 
 

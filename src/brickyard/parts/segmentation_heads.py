@@ -17,6 +17,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from brickyard.parts.blocks import conv1x1, conv1x1_bn_act, conv3x3, conv3x3_bn_act
+from brickyard.parts.tower import PyramidTower
 
 
 @final
@@ -147,6 +148,42 @@ class SegFormerMLP(nn.Module):
         maps = [linear(each) for linear, each in zip(self.linears, features[self.first :], strict=True)]
         resized = [_resized(each, like=maps[0]) for each in reversed(maps)]
         return self.classifier(self.fuse(torch.cat(resized, dim=1)))  # type: ignore[no-any-return]
+
+
+@final
+class TowerSegmentation(nn.Module):
+    """Classes from a `PyramidTower` at stride 8, outlines from a fine map: joined there as in DeepLabV3+.
+
+    Most of the work is done where a cell costs a quarter of one at stride 4 and sees twice as far, which suits things
+    of a few cells: their parts are told apart only by what the whole is.
+
+    Args:
+        channels: Of the pyramid's maps.
+        strides: Of the pyramid's maps; the tower is on the first of stride 8 or more, the fine map is the first of
+            stride 4 or more.
+        num_classes: K.
+        width: Channels of the tower, and twice those of the fine map.
+        depth: Residual blocks of the tower.
+
+    Shape: the pyramid -> (B, K, h, w) of its fine map.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64, depth: int = 2
+    ) -> None:
+        super().__init__()
+        half = width // 2
+        self.fine, self.first = finest_level(strides, at_least=4), finest_level(strides, at_least=8)
+        self.tower = PyramidTower(channels[self.first :], width, depth)
+        self.narrow = conv1x1_bn_act(width, half, bias=False)
+        self.reduce = conv1x1_bn_act(channels[self.fine], half, bias=False)
+        self.refine = nn.Sequential(*(conv3x3_bn_act(c, half, padding=1, bias=False) for c in (2 * half, half)))
+        self.classifier = conv1x1(half, num_classes)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        fine = self.reduce(features[self.fine])
+        coarse = _resized(self.narrow(self.tower(features[self.first :])), like=fine)
+        return self.classifier(self.refine(torch.cat((coarse, fine), dim=1)))  # type: ignore[no-any-return]
 
 
 @final

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, final
 
 import numpy as np
 
-from brickyard.brick import Brick
 from brickyard.metrics import BrickMetrics
 from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
+from brickyard.parts.classification import FINEST
+from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
+from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
 
@@ -20,15 +23,16 @@ from brickyard.visualization import BrickPerImageVisualization
 class Classification(Task):
     """Image classification.
 
-    Reads `embedding` (B, E) or `features[-1]`, `targets/cls` (B,) int64, and optionally `labelled/cls` (B,) bool: the
-    rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction` (B,) int64,
-    `cls/loss` and a list of pictures, `cls/picture`.
+    Reads `embedding` (B, E), `features[-1]` or `features`, `targets/cls` (B,) int64, and optionally `labelled/cls` (B,)
+    bool: the rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction`
+    (B,) int64, `cls/loss` and a list of pictures, `cls/picture`.
 
     Variants:
         linear: timm's own classifier, one linear layer on the pooled vector.
         attention: A learned query over the last feature map instead of pooling.
         multilabel: Any number of classes a picture: `targets/cls` is (B, K) of 0 and 1, `cls/class_prediction`
-            (B, K) bool.
+            (B, K) bool. Takes the highest score of each class over a fine map, so that small things count.
+            Backbones of one stride get a `cls/pyramid`.
     """
 
     name: ClassVar[str] = "cls"
@@ -41,7 +45,7 @@ class Classification(Task):
         several = head.variant == "multilabel"
         labels = list(head.labels or map(str, range(head.num_classes)))
         bricks = {
-            "head": _head(backbone, head),
+            **_head(backbone, head),
             "prediction": BrickNotTrainable(
                 create_part("multilabel_prediction" if several else "class_prediction"),
                 input_names=["./logits"],
@@ -79,10 +83,17 @@ class Classification(Task):
         ]
 
 
-def _head(backbone: BackboneSpec, head: HeadSpec) -> Brick:
-    if head.variant == "attention":
-        channels = backbone.features.channels[-1]
+def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+    """The bricks up to the logits."""
+    before: dict[str, Any] = {}
+    if head.variant == "multilabel":
+        before, read, spec = pyramid_of(backbone.features, partial(levels_from, finest=FINEST))
+        sizes = {"channels": list(spec.channels), "strides": list(spec.strides)}
+        part = create_part("spatial_max_classifier", **sizes, num_classes=head.num_classes)
+    elif head.variant == "attention":
+        read, channels = "features[-1]", backbone.features.channels[-1]
         part = create_part("attention_classifier", in_channels=channels, num_classes=head.num_classes)
-        return BrickTrainable(part, input_names=["features[-1]"], output_names=["./logits"])
-    part = create_part("linear", in_features=backbone.embedding, out_features=head.num_classes)
-    return BrickTrainable(part, input_names=["embedding"], output_names=["./logits"])
+    else:
+        read = "embedding"
+        part = create_part("linear", in_features=backbone.embedding, out_features=head.num_classes)
+    return {**before, "head": BrickTrainable(part, input_names=[read], output_names=["./logits"])}

@@ -7,11 +7,15 @@ from types import MappingProxyType
 
 from brickyard.errors import UnknownNameError
 from brickyard.tasks.cls import Classification
+from brickyard.tasks.depth import Depth
 from brickyard.tasks.det import Detection
+from brickyard.tasks.emb import Embedding
+from brickyard.tasks.kpt import Keypoints
 from brickyard.tasks.seg import Segmentation
 from brickyard.tasks.task import Task
 
-_TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
+_BUILT_IN = (Classification(), Depth(), Segmentation(), Detection(), Keypoints(), Embedding())
+_TASKS: dict[str, Task] = {task.name: task for task in _BUILT_IN}
 TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)
 
 
@@ -19,10 +23,12 @@ def register_task(task: Task) -> Task:
     """Make a task known to model names, files and the command line.
 
     Raises:
-        ValueError: Another task has this name, or the name is no token of letters and digits.
+        ValueError: Another task has this name, the name is no token of letters and digits, or it builds no heads.
     """
     if not (task.name.isascii() and task.name.isalnum()):
         raise ValueError(f"'{task.name}' cannot be a task's name: expected letters and digits only.")
+    if not task.variants:
+        raise ValueError(f"The task '{task.name}' builds no heads: give it `variants` and `bricks`.")
     for variant in task.variants:
         if not (variant.isascii() and variant.isalnum()):
             raise ValueError(f"'{variant}' cannot name a head of '{task.name}': expected letters and digits only.")

@@ -38,11 +38,21 @@ class Segmentation(Task):
         deeplabv3plus: Atrous pooling of the last map, refined at stride 4.
         lraspp: torchvision's LR-ASPP head, the smallest.
         segformer: SegFormer's head of linear layers.
+        tower: Residual blocks on a pyramid's map of stride 8, refined at stride 4: for small things.
         unet: U-Net's decoder, at the stride of the finest map.
     """
 
     name: ClassVar[str] = "seg"
-    variants: ClassVar[tuple[str, ...]] = ("fpn", "fcn", "deeplabv3", "deeplabv3plus", "lraspp", "segformer", "unet")
+    variants: ClassVar[tuple[str, ...]] = (
+        "fpn",
+        "fcn",
+        "deeplabv3",
+        "deeplabv3plus",
+        "lraspp",
+        "segformer",
+        "tower",
+        "unet",
+    )
     required_labels: ClassVar[tuple[str, ...]] = ("seg",)
     main_output: ClassVar[str] = "logits"
     is_dense: ClassVar[bool] = True
@@ -63,7 +73,7 @@ class Segmentation(Task):
                 output_names=["./class_prediction"],
             ),
             "loss": BrickLoss(
-                create_part("segmentation_loss", where=f"{head.name}/loss"),
+                create_part("segmentation_loss", dice=1.0, where=f"{head.name}/loss"),
                 input_names=["./logits", *labelled],
                 output_names=["./loss"],
             ),

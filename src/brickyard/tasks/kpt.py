@@ -1,0 +1,107 @@
+"""`kpt`: where on the picture are K points, such as the joints of a body."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from brickyard.metrics import BrickMetrics
+from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.parts.backbones import BackboneSpec
+from brickyard.parts.registry import create_part
+from brickyard.parts.segmentation_heads import finest_level
+from brickyard.tasks.metadata import Metadata
+from brickyard.tasks.pyramid import pyramid_of
+from brickyard.tasks.task import HeadSpec, Task
+from brickyard.visualization import BrickPerImageVisualization
+
+
+@final
+class Keypoints(Task):
+    """Keypoints of the one thing that a picture shows, by heatmaps; its "classes" are the K keypoints.
+
+    Reads `features`, `image` (for its size) and `targets/kpt` (B, K, 3): x and y in pixels, the middle of the first
+    pixel being (0.5, 0.5), and a visibility as COCO has it, 0 where the keypoint is unknown. Optional: `labelled/kpt`
+    (B,) bool, the rows that have a label. Writes `kpt/heatmaps` (B, K, h, w), `kpt/keypoints` (B, K, 2) xy pixels,
+    `kpt/scores` (B, K) in [0, 1], `kpt/loss` and a list of pictures, `kpt/picture`.
+
+    Variants:
+        fpn: A light feature pyramid, summed at stride 4.
+        deconv: SimpleBaseline's transposed convolutions on the last map.
+    """
+
+    name: ClassVar[str] = "kpt"
+    variants: ClassVar[tuple[str, ...]] = ("fpn", "deconv")
+    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"kpt"})
+    main_output: ClassVar[str] = "keypoints"
+    is_dense: ClassVar[bool] = True
+
+    def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+        bricks = {
+            **_head(backbone, head),
+            "decode": BrickNotTrainable(
+                create_part("keypoint_decode"),
+                input_names=["./heatmaps", "image"],
+                output_names=["./keypoints", "./scores"],
+                calculate_gradients=False,
+            ),
+        }
+        loss = create_part("keypoint_loss", where=f"{head.name}/loss")
+        metrics = create_part("keypoint_metrics")
+        draw = create_part("draw_keypoints", labels=head.class_names)
+        attached = {
+            "loss": BrickLoss(loss, self.wire(loss, head.name, bricks), ["./loss"]),
+            "metrics": BrickMetrics(metrics, self.wire(metrics, head.name, bricks)),
+            "picture": BrickPerImageVisualization(draw, self.wire(draw, head.name, bricks), ["./picture"]),
+        }
+        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": head.class_names}
+        return {**bricks, **attached}
+
+    def default_num_classes(self, backbone: BackboneSpec) -> int:
+        return 17  # of a body, in COCO
+
+    def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Every keypoint, the surest first: {"label", "class", "score", "x", "y"}, in pixels."""
+        (x, y), scores = values["keypoints"], values["scores"]
+        return [
+            {
+                "label": labels[index],
+                "class": int(index),
+                "score": float(scores[index]),
+                "x": float(x[index]),
+                "y": float(y[index]),
+            }
+            for index in np.argsort(-scores, kind="stable")
+        ]
+
+    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+        """The same values with the `keypoints` of a picture of another size, (2, K): every x, then every y."""
+        scale = np.array([[shown[1] / seen[1]], [shown[0] / seen[0]]], dtype=np.float32)
+        return {**values, "keypoints": values["keypoints"].T * scale}
+
+
+def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+    """The bricks up to the heatmaps."""
+    features = backbone.features
+    if head.variant == "deconv":
+        part = create_part(
+            "deconvolution_heatmaps",
+            in_channels=features.channels[-1],
+            stride=features.strides[-1],
+            num_classes=head.num_classes,
+        )
+        return {"head": BrickTrainable(part, input_names=["features[-1]"], output_names=["./heatmaps"])}
+    bricks, read, spec = pyramid_of(features, _from_stride_4)
+    part = create_part(
+        "segmentation_fpn",
+        channels=list(spec.channels),
+        strides=list(spec.strides),
+        num_classes=head.num_classes,
+    )
+    return {**bricks, "head": BrickTrainable(part, input_names=[read], output_names=["./heatmaps"])}
+
+
+def _from_stride_4(strides: Sequence[int]) -> list[int]:
+    return [*range(finest_level(strides, at_least=4), len(strides))]

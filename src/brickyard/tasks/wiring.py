@@ -1,0 +1,171 @@
+r"""What a loss, a metric or a visualiser reads, by the names of its arguments.
+
+| argument                                      | is |
+|-----------------------------------------------|---|
+| `predictions`, `prediction`, `preds`, `pred`  | the task's main output, `./<main_output>` |
+| `target`, `targets`                           | the task's label; of a task with several, an error |
+| `target_<label>`                              | the label of that name, see `labels_of` |
+| `labelled`, `labelled_<label>`                | (B,) bool, which rows have that label: `labelled/...` |
+| `prediction_canvas`, `target_canvas`, `image` | the image as it was given; a canvas is a copy |
+| any other                                     | the head's output of that name |
+
+An argument that may be None (`Tensor | None`, or a default of None) is None where its value is absent. One with another
+default that nothing provides keeps it.
+
+Coming from luxonis-train, where modules are attached to nodes and find their inputs by the same names:
+
+| luxonis-train                          | here |
+|----------------------------------------|---|
+| `BaseNode`, `BaseHead`                 | any `nn.Module` in a `BrickTrainable`; no base class, no `**kwargs` |
+| a packet, `wrap`, `unwrap`             | the collection's dictionary; a brick's `output_names` and `input_names` |
+| train, eval and export calls           | bricks with other tags: `Tag.INFERENCE` for a decoder that is for use only |
+| `attach_index` -1, (1, 3), "all"       | `input_names=["features[-1]"]`, `["features[1:3]"]`, `["features"]` |
+| properties, `in_channels: int`         | arguments of the head's class, filled and checked by `tasks.head_arguments` |
+| `in_channels`, `in_height`, `in_width` | the same |
+| `n_classes`, `n_keypoints`             | `num_classes` |
+| `class_names`, `original_in_shape`     | `labels`, `image_size` |
+| `parser`, `get_custom_head_config()`   | `brick.metadata = {"parser": ..., ...}`, also in the exported file |
+| `Tasks.SEGMENTATION`, `CLASSIFICATION` | the classes `tasks.seg.Segmentation`, `tasks.cls.Classification` |
+| `Tasks.BOUNDINGBOX`, `KEYPOINTS`       | `tasks.det.Detection`, `tasks.kpt.Keypoints` |
+| `Tasks.EMBEDDINGS`                     | `tasks.emb.Embedding` |
+| `super().__init__("distance")`         | `name = "distance"` in the task's class |
+| `required_labels`, `main_output`       | the same; the main output has the task's name by default |
+| `Metadata("distance", float \| int)`   | the same; the label is `targets/<head>/distance`, checked in each batch |
+| `BaseLoss`, `BaseVisualizer`           | any `nn.Module`: `attach_loss`, `attach_visualizer` of `tasks.attach` |
+| `BaseMetric`, `MetricState`            | the same, in `parts.metric_state`, or any of torchmetrics: `attach_metric` |
+| `supported_tasks = [Tasks.X]`          | `supported_tasks = [X]`, classes; subclasses are supported |
+| `node: SomeHead`                       | `supported_heads = [SomeHead]` |
+| a loss with sub-losses                 | the same, and `attach_loss(..., sub_losses=["name"])` |
+| a loss's weight                        | `create_model(..., loss_weights={"seg": 2.0})` |
+| overriding `run`, `run_update`         | `input_names` of your own; `["__all__"]` is every value, as a dictionary |
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from brickyard.errors import BrickGraphError, nearest
+from brickyard.tasks.metadata import Label
+
+_PREDICTIONS = ("predictions", "prediction", "preds", "pred")
+_TARGETS = ("target", "targets")
+CANVASES = ("prediction_canvas", "target_canvas")
+
+
+def input_names(
+    part: Any, where: str, *, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
+) -> dict[str, str]:
+    """The names that each argument reads, see the table above.
+
+    Args:
+        part: A module, a metric, or any callable.
+        where: What an error names.
+        main_output: The output that `predictions` is.
+        outputs: The head's outputs: the name that each has among the collection's values.
+        labels: The head's labels.
+
+    Returns:
+        {argument: name}, for the `input_names` of a brick.
+
+    Raises:
+        BrickGraphError: An argument that nothing provides, or that is annotated for another type than its label has.
+    """
+    targets = {f"target_{name}": label for name, label in labels.items()}
+    if len(labels) == 1:
+        targets |= dict.fromkeys(_TARGETS, *labels.values())
+    known = {
+        **outputs,
+        **{name: outputs[main_output] for name in _PREDICTIONS if main_output in outputs},
+        **{name: label.value for name, label in targets.items()},
+        **{name.replace("target", "labelled", 1): _labelled(label) for name, label in targets.items()},
+        **dict.fromkeys(("image", *CANVASES), "image"),
+    }
+    found = {}
+    for name, parameter in _parameters(part, where).items():
+        optional = parameter.default is None or _may_be_none(parameter.annotation)
+        if name in known:
+            if name in targets:
+                _check_annotation(where, parameter, targets[name])
+            found[name] = f"{known[name]}?" if optional else known[name]
+        elif parameter.default is parameter.empty:
+            if not optional:
+                raise _nothing(where, name, main_output, outputs, labels)
+            found[name] = f"./{name}?"
+    return found
+
+
+def _labelled(label: Label) -> str:
+    return label.value.replace("targets/", "labelled/", 1)
+
+
+def _parameters(part: Any, where: str) -> dict[str, inspect.Parameter]:
+    """The arguments that can be given by name."""
+    functions = [_called(part)]
+    if isinstance(part, MetricCollection) and type(part).update is MetricCollection.update:
+        functions = [metric.update for metric in part.values()]
+    found = {
+        name: parameter
+        for function in functions
+        for name, parameter in signature_of(function).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    if not found:
+        raise BrickGraphError(f"{where} has no arguments with names: give its brick `input_names` of your own.")
+    return found
+
+
+def _called(part: Any) -> Callable[..., Any]:
+    if isinstance(part, (Metric, MetricCollection)):
+        return part.update
+    function: Callable[..., Any] = part.forward if isinstance(part, nn.Module) else part
+    return function
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The arguments of a function or class, their annotations as types where they can be, else as text."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, AttributeError, TypeError, SyntaxError):  # an annotation that has no meaning when it runs
+        return inspect.signature(function)
+
+
+def _may_be_none(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return "None" in annotation or "Optional" in annotation
+    return get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation)
+
+
+def _check_annotation(where: str, parameter: inspect.Parameter, label: Label) -> None:
+    """Refuse a tensor for texts, and a list for numbers."""
+    if label.kinds is None:
+        return
+    wants = {get_origin(each) or each for each in get_args(parameter.annotation) or [parameter.annotation]}
+    if get_origin(parameter.annotation) is list:
+        wants = {list}
+    if (wants & {Tensor, list}) and (list if label.kinds == ("str",) else Tensor) not in wants:
+        kind = " or ".join(label.kinds)
+        raise BrickGraphError(
+            f"{where}: its argument '{parameter.name}' is annotated {parameter.annotation}, but the label "
+            f"'{label.value}' is {kind}: " + ("a list of texts." if label.kinds == ("str",) else "a tensor of numbers.")
+        )
+
+
+def _nothing(
+    where: str, name: str, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
+) -> BrickGraphError:
+    there = [*outputs, *(f"target_{label}" for label in labels), *(["target"] if len(labels) == 1 else []), "image"]
+    reason = nearest(name, there)
+    if name in _TARGETS:
+        reason = f"The task has {len(labels) or 'no'} labels: {', '.join(f'target_{label}' for label in labels)}."
+    elif name in _PREDICTIONS:
+        reason = f"It is the task's main output, '{main_output}', and the head writes none of that name."
+    return BrickGraphError(
+        f"{where}: nothing provides its argument '{name}'. {reason} The head writes {list(outputs)}, its labels are "
+        f"{list(labels)}. Rename the argument, or give its brick `input_names` of your own."
+    )
