@@ -1,11 +1,10 @@
-import json
-
 import pytest
 import timm
 from torch import nn
 
 from brickyard import UnknownNameError, create_model, model_info
 from brickyard.build import build
+from brickyard.store import sketch
 from tests.toys import SOURCE
 
 NAME = "tf_efficientnet_lite0_cls.in1k"
@@ -18,7 +17,7 @@ def count(module: nn.Module) -> int:
 
 def test_the_facts_of_the_shipped_model():
     info = model_info(NAME)
-    assert (info.name, info.backbone, info.weights) == (NAME, "tf_efficientnet_lite0", ZOO)
+    assert (info.name, info.backbone, info.weights) == (NAME, "tf_efficientnet_lite0", str(ZOO))
     assert (info.tasks, info.num_classes) == ({"cls": "cls"}, {"cls": 1000})
     assert info.labels == {"cls": timm.data.ImageNetInfo("imagenet-1k").label_descriptions()}
     theirs = timm.create_model("tf_efficientnet_lite0")
@@ -56,7 +55,8 @@ def test_no_weights_are_made_or_read(monkeypatch, tmp_path):
         file.write_bytes(b"")
     monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
     built = []
-    monkeypatch.setattr("brickyard.info.build", lambda *args: built.append(build(*args)) or built[-1])
+    for made, original in {"brickyard.info.build": build, "brickyard.info.sketch": sketch}.items():
+        monkeypatch.setattr(made, lambda *args, original=original: built.append(original(*args)) or built[-1])
     info = model_info("test_resnet_cls.mine")
     assert (info.num_classes, info.labels) == ({"cls": 2}, {"cls": ["a", "b"]})
     assert model_info("resnet152_cls").parameters["backbone"] > 50_000_000
@@ -64,11 +64,10 @@ def test_no_weights_are_made_or_read(monkeypatch, tmp_path):
     assert len(built) == 2
 
 
-def test_metrics_come_from_the_manifest(monkeypatch, tmp_path):
-    folder = tmp_path / "test_resnet_cls.mine"
-    create_model("test_resnet_cls", num_classes=2).save_pretrained(folder)
-    manifest = json.loads((folder / "bricks.json").read_text())
-    (folder / "bricks.json").write_text(json.dumps({**manifest, "metrics": {"cls/Accuracy": 0.75}}))
+def test_metrics_come_from_the_heads(monkeypatch, tmp_path):
+    model = create_model("test_resnet_cls", num_classes=2)
+    model["cls/head"].metadata["metrics"] = {"Accuracy": 0.75}
+    model.save_pretrained(tmp_path / "test_resnet_cls.mine")
     monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
     assert model_info("test_resnet_cls.mine").metrics == {"cls/Accuracy": 0.75}
 

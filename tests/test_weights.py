@@ -112,12 +112,12 @@ def test_an_empty_folder_will_do(collection, tmp_path):
     assert files_in(tmp_path) == ["backbone.safetensors", "head", "head/classifier.safetensors"]
 
 
-def fail_at_second(monkeypatch, owner, name: str) -> None:
+def fail_at(monkeypatch, number: int, owner, name: str) -> None:
     real, calls = getattr(owner, name), []
 
     def failing(*args, **kwargs):
         calls.append(args)
-        if len(calls) == 2:
+        if len(calls) == number:
             raise OSError("disk full")
         return real(*args, **kwargs)
 
@@ -125,11 +125,12 @@ def fail_at_second(monkeypatch, owner, name: str) -> None:
 
 
 @pytest.mark.parametrize("existing", ["absent", "empty", "other files", "old model", "part of an old model"])
-@pytest.mark.parametrize(("owner", "name"), [(weights, "write_weights"), (os, "replace")], ids=["write", "move"])
-def test_a_save_that_fails_at_the_second_brick_leaves_everything_as_it_was(
-    collection, tmp_path, monkeypatch, existing, owner, name
-):
+@pytest.mark.parametrize(
+    ("owner", "name"), [(weights, "write_weights"), (Path, "rename")], ids=["write", "the moment it counts"]
+)
+def test_a_save_that_fails_leaves_everything_as_it_was(collection, tmp_path, monkeypatch, existing, owner, name):
     folder = tmp_path / "models" / "model"
+    folder.parent.mkdir()
     if existing != "absent":
         folder.mkdir(parents=True)
     if existing == "other files":
@@ -140,15 +141,22 @@ def test_a_save_that_fails_at_the_second_brick_leaves_everything_as_it_was(
         (folder / "head" / "classifier.safetensors").unlink()
         (folder / "head").rmdir()
     before = contents(tmp_path)
-    fail_at_second(monkeypatch, owner, name)
-    if (existing, name) == ("absent", "replace"):  # a new folder is moved as a whole
-        collection.save_bricks(folder)
-        return
+    fail_at(monkeypatch, 2 if name == "write_weights" else 1, owner, name)
     with pytest.raises(OSError, match="disk full"):
         collection.save_bricks(folder, exist_ok=True)
-    assert {name: content for name, content in contents(tmp_path).items() if name != "models"} == {
-        name: content for name, content in before.items() if name != "models"
-    }
+    assert contents(tmp_path) == before
+
+
+def test_a_save_that_fails_after_all_is_written_counts(collection, saved, monkeypatch):
+    other = BrickCollection(tiny_bricks())
+    with monkeypatch.context() as patched:
+        fail_at(patched, 2, os, "replace")
+        with pytest.raises(OSError, match="disk full"):
+            other.save_bricks(saved, exist_ok=True)
+    collection.load_bricks(saved)
+    assert equal(collection, other)
+    collection.save_bricks(saved, exist_ok=True)
+    assert files_in(saved) == ["backbone.safetensors", "head", "head/classifier.safetensors"]
 
 
 def test_a_save_leaves_no_temporary_files(collection, tmp_path):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from brickyard import BrickCollection, BrickMismatchError, BrickModule, UnsafeBrickError
-from brickyard.weights import assign_weights, uninitialised, write_weights
+from brickyard.weights import assign_weights, read_weights, uninitialised, write_weights
 from tests.toys import TinyBackbone, tiny_bricks
 
 
@@ -89,7 +89,7 @@ def test_a_module_that_was_never_initialised_takes_its_weights_from_a_file(tmp_p
     write_weights(module, tmp_path / "backbone.safetensors")
     with uninitialised():
         other = TinyBackbone()
-    assign_weights(other, tmp_path / "backbone.safetensors", "backbone")
+    assign_weights(other, read_weights(tmp_path / "backbone.safetensors"), "backbone")
     image = torch.rand(1, 3, 4, 4)
     assert torch.equal(other.eval()(image), module.eval()(image))
     assert all(parameter.requires_grad for parameter in other.parameters())
@@ -109,7 +109,7 @@ def test_training_on_assigned_weights_leaves_the_file_as_it_was(tmp_path):
     write_weights(nn.Linear(2, 2), file)
     before = file.read_bytes()
     module = nn.Linear(2, 2)
-    assign_weights(module, file, "linear")
+    assign_weights(module, read_weights(file), "linear")
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
@@ -120,7 +120,8 @@ def test_training_on_assigned_weights_leaves_the_file_as_it_was(tmp_path):
 def test_assigned_weights_keep_the_modules_floating_type(tmp_path):
     write_weights(nn.Linear(2, 2).half(), tmp_path / "linear.safetensors")
     module = nn.Linear(2, 2)
-    assign_weights(module, tmp_path / "linear.safetensors", "linear")
+    stored = assign_weights(module, read_weights(tmp_path / "linear.safetensors"), "linear")
+    assert stored == {"weight": torch.float16, "bias": torch.float16}
     assert module.weight.dtype == torch.float32
     assert torch.equal(module.weight, load_file(tmp_path / "linear.safetensors")["weight"].float())
 
@@ -129,6 +130,6 @@ def test_weights_that_do_not_fit_are_not_assigned(tmp_path):
     write_weights(nn.Linear(2, 3), tmp_path / "linear.safetensors")
     module = nn.Linear(2, 2)
     before = module.weight.clone()
-    with pytest.raises(BrickMismatchError, match="does not fit brick 'head/linear'"):
-        assign_weights(module, tmp_path / "linear.safetensors", "head/linear")
+    with pytest.raises(BrickMismatchError, match="do not fit brick 'head/linear'"):
+        assign_weights(module, read_weights(tmp_path / "linear.safetensors"), "brick 'head/linear'")
     assert torch.equal(module.weight, before)

@@ -15,6 +15,12 @@ from brickyard.names import place_of
 from brickyard.store import sketch
 
 CARD = "README.md"
+_HUB_LICENCES = frozenset(  # of these the Hub has a page; any other is "other", by its name
+    """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 cc cc-by-2.0
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0
+    cc-by-sa-4.0 cc0-1.0 epl-2.0 eupl-1.1 gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 mit mpl-2.0 ms-pl openrail
+    unlicense wtfpl zlib""".split()  # noqa: SIM905
+)
 _HUB_TASKS = {
     "cls": "image-classification",
     "depth": "depth-estimation",
@@ -52,9 +58,11 @@ def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], 
 def _metadata(bricks: Mapping[str, BrickInfo], heads: Mapping[str, BrickInfo]) -> ModelCardData:
     licences = sorted({info.licence for info in bricks.values() if info.licence})
     tasks = sorted({str(info.task) for info in heads.values()})
+    known = len(licences) == 1 and licences[0] in _HUB_LICENCES
     return ModelCardData(
         library_name="brickyard",
-        license=licences[0] if len(licences) == 1 else "other" if licences else None,
+        license=licences[0] if known else "other" if licences else None,
+        license_name=None if known or not licences else " and ".join(licences),
         pipeline_tag=_HUB_TASKS.get(tasks[0]) if len(tasks) == 1 else None,
         tags=["brickyard", "timm", *tasks],
     )

@@ -123,12 +123,23 @@ def fits(info: BrickInfo, model: BrickCollection, check: Check = "exact") -> lis
         return [
             f"{path}: {problem}"
             for path, brick in model.bricks().items()
-            if isinstance(brick, BrickModule) and brick.origin is not None
-            for problem in problems(brick.origin.config, provided, check)
+            if isinstance(brick, BrickModule) and path != BACKBONE
+            for problem in _problems_of(brick, model, provided, check)
         ]
     if info.requires is None:
         return problems(info.config, Backbone(None, None), check)
     return problems(info.config, backbone_of(model), check)
+
+
+def _problems_of(brick: BrickModule, model: BrickCollection, backbone: Backbone, check: Check) -> list[str]:
+    """Why a brick of the model does not fit another backbone; one that was never trained needs only the same shapes."""
+    if brick.origin is not None:
+        return problems(brick.origin.config, backbone, check)
+    inputs = [read.name for read in brick.reads]
+    if brick.module is None or not brick.module.state_dict() or not {"features", "embedding"} & set(inputs):
+        return []
+    here = Backbone(model[BACKBONE].metadata.get("provides") if BACKBONE in model else None, None)
+    return problems({"inputs": inputs, **here.as_needs()}, backbone, "shape")
 
 
 def problems(config: Mapping[str, Any], backbone: Backbone, check: Check) -> list[str]:

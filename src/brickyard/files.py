@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor
 
-from brickyard.errors import BrickIntegrityError, BrickNotFoundError, UnsafeBrickError
+from brickyard.config import well_formed
+from brickyard.errors import BrickError, BrickNotFoundError, UnsafeBrickError
 from brickyard.integrity import check_file
 from brickyard.manifest import MANIFEST
 from brickyard.staging import PRIVATE, current, removed
 from brickyard.weights import SUFFIX, read_weights, refuse_pickle
 
 MOST = 8_000_000  # bytes: no JSON of a brick is larger
+_SMALL = 2**16  # bytes
 
 
 @final
@@ -87,24 +91,30 @@ class Files(ABC):
     def discard(self, name: str) -> None:  # noqa: B027 - a folder is the user's own
         """Remove a file that is wrong from the cache."""
 
+    @contextmanager
+    def discarding(self, name: str) -> Iterator[None]:
+        """Remove a file that turns out wrong from the cache, so that it is fetched anew next time."""
+        try:
+            yield
+        except BrickError:
+            self.discard(name)
+            raise
+
     def tensors(self, path: str, sha256: str, size: int) -> dict[str, Tensor]:
         """The weights of the brick at `path`, checked and mapped.
 
         Raises:
             BrickNotFoundError: There are none.
             UnsafeBrickError: They are pickled.
-            BrickIntegrityError: They are not what the brick's JSON says.
+            BrickIntegrityError, BrickMismatchError: They are not what the brick's JSON says, or no weights.
         """
-        return read_weights(self.checked(f"{path}{SUFFIX}", sha256, size))
+        return aligned_weights(self.checked(f"{path}{SUFFIX}", sha256, size))
 
     def checked(self, name: str, sha256: str, size: int, *, afresh: bool = False) -> Path:
         """A file on disk with this content; see `check_file`."""
         file = self.file(name)
-        try:
+        with self.discarding(name):
             check_file(file, sha256, size, afresh=afresh)
-        except BrickIntegrityError:
-            self.discard(name)
-            raise
         return file
 
 
@@ -146,10 +156,16 @@ class FolderFiles(Files):
         if self._model:
             return []
         gone = removed(self.folder)
-        names = [file.relative_to(self.folder) for file in sorted(self.folder.rglob("*.json"))]
-        paths = [name.with_suffix("").as_posix() for name in names if PRIVATE not in name.parts]
-        taken = {*known, MANIFEST.removesuffix(".json")}
-        return [path for path in paths if path not in taken and f"{path}.json" not in gone and self._is_brick(path)]
+        paths = [file.relative_to(self.folder).with_suffix("").as_posix() for file in self._jsons()]
+        return [path for path in paths if path not in known and f"{path}.json" not in gone and self._is_brick(path)]
+
+    def _jsons(self) -> Iterator[Path]:
+        """The JSON files that may be bricks; those of another model in a folder below are its own."""
+        for at, folders, names in os.walk(self.folder):
+            inside = Path(at)
+            folders[:] = sorted(name for name in folders if name != PRIVATE and not (inside / name / MANIFEST).exists())
+            files = (inside / name for name in sorted(names) if name.endswith(".json") and name != MANIFEST)
+            yield from (file for file in files if file.is_file())  # no pipe, which would be waited for
 
     def _is_brick(self, path: str) -> bool:
         """Whether a JSON file is a brick's, at first sight; any other file in the folder is no business of ours."""
@@ -184,6 +200,25 @@ class LockFiles(Files):
 
     def file(self, name: str) -> Path:
         raise BrickNotFoundError(f"No file '{name}' in {self.where}: a lock has only references.")
+
+
+def aligned_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped, but for small matrices, which are copied.
+
+    A product with a single vector rounds otherwise where its matrix is not aligned in memory, and in a file few are.
+    The copies let a stored head give the very outputs that it gave before; of large matrices they would cost time.
+
+    Raises:
+        BrickIntegrityError, BrickMismatchError: The file is cut short or has no weights that torch knows.
+    """
+    with well_formed(str(file)):
+        tensors = read_weights(file)
+    return {key: tensor.clone() if _is_small_matrix(tensor) else tensor for key, tensor in tensors.items()}
+
+
+def _is_small_matrix(weight: Tensor) -> bool:
+    """Whether it is of a linear layer or a 1x1 convolution, and small."""
+    return weight.ndim > 1 and weight.nbytes <= _SMALL and weight.shape[2:].numel() == 1
 
 
 def read_small(file: Path) -> bytes:

@@ -13,6 +13,7 @@ from typing import final
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx
 
 from brickyard.card import CARD, render_card
 from brickyard.collection import BrickCollection
@@ -72,6 +73,7 @@ def push_to_hub(
     api = HubFiles(repo_id, None, access).api
     is_new = _create(api, repo_id, private)
     base: Mapping[str, Entry] | None = None
+    is_lost = False
     for attempt in range(_TRIES):
         remote = _look(repo_id, access, is_new)
         with tempfile.TemporaryDirectory(prefix="brickyard-") as name:
@@ -95,6 +97,11 @@ def push_to_hub(
                 if error.response.status_code != _RACE_LOST:
                     raise
                 time.sleep(random.uniform(0, 0.1 * min(attempt + 1, 10)))
+                continue
+            except httpx.TransportError:
+                if create_pr or is_lost:
+                    raise
+                is_lost = True  # the answer is; whether the commit is made, the next look tells
                 continue
         theirs = _kept(written, remote.manifest, base)
         ours = {path: each for path, each in written.items() if path not in theirs}
@@ -150,8 +157,8 @@ def _base(model: BrickCollection, repo_id: str, manifest: Manifest) -> dict[str,
     """What this model knows of the repo's bricks: what was loaded from there, else what is there now."""
     known = dict(manifest.bricks)
     for path, brick in model.bricks().items():
-        origin = brick.origin
-        if origin is not None and origin.uri is not None and origin.uri.startswith(f"hf://{repo_id}@"):
+        origin = brick.origin.published if brick.origin is not None else None
+        if origin is not None and str(origin.uri).startswith(f"hf://{repo_id}@"):
             known[path] = Entry(path, origin.sha256, origin.weights)
     return known
 

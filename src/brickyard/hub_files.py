@@ -6,18 +6,20 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import final
-from uuid import uuid4
 
 from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
 
-from brickyard.errors import BrickNotFoundError, UnsafeBrickError
+from brickyard.errors import BrickIntegrityError, BrickNotFoundError, UnsafeBrickError
 from brickyard.files import MOST, Access, Files, read_small
+from brickyard.integrity import check_file
+from brickyard.staging import write_whole
 
 _FEW = 2  # files up to this number are fetched one by one: several at once cost a listing of the repo
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @final
@@ -36,6 +38,7 @@ class HubFiles(Files):
         self.api = HfApi(token=access.token, library_name="brickyard")
         self._revision = revision or constants.DEFAULT_REVISION
         self._only_cached = access.local_files_only or constants.is_offline_mode()
+        self._read: dict[str, bytes] = {}
         self._pinned: str | None = self._revision if _COMMIT.fullmatch(self._revision) else None
 
     @property
@@ -55,15 +58,20 @@ class HubFiles(Files):
         if isinstance(cached, str):
             return read_small(Path(cached))
         content = None if self._only_cached else self._get(name)
-        return read_small(self.file(name)) if content is None else content
+        if content is None:
+            return read_small(self.file(name))
+        self._read[name] = content
+        return content
 
     def file(self, name: str) -> Path:
         try:
-            return Path(
+            file = Path(
                 self.api.hf_hub_download(self.repo, name, revision=self.commit, local_files_only=self._only_cached)
             )
         except RemoteEntryNotFoundError:
             raise BrickNotFoundError(f"No file '{name}' in {self.where}.") from None
+        self._check(name, file)
+        return file
 
     def fetch(self, names: Sequence[str]) -> None:
         if self._only_cached:
@@ -73,6 +81,9 @@ class HubFiles(Files):
         ]
         if len(absent) > _FEW:
             self.api.snapshot_download(self.repo, revision=self.commit, allow_patterns=absent)
+            for name in absent:
+                if isinstance(cached := try_to_load_from_cache(self.repo, name, revision=self.commit), str):
+                    self._check(name, Path(cached))
         else:
             for name in absent:
                 self.file(name)
@@ -85,6 +96,15 @@ class HubFiles(Files):
         if isinstance(file, str):
             Path(file).resolve().unlink(missing_ok=True)
             Path(file).unlink(missing_ok=True)
+
+    def _check(self, name: str, file: Path) -> None:
+        """Refuse what was damaged on its way; the client itself looks at the size alone."""
+        blob = file.resolve()  # a large file is kept under its sha256
+        with self.discarding(name):
+            if _SHA256.fullmatch(blob.name):
+                check_file(blob, blob.name, blob.stat().st_size)
+            elif name in self._read and self._read[name] != blob.read_bytes():
+                raise BrickIntegrityError(f"{file} is not what {self.where} has as '{name}'. Fetch it again.")
 
     def _get(self, name: str) -> bytes | None:
         """A small file in one request, which also tells the commit; None where the client is to try again, and wait."""
@@ -103,7 +123,7 @@ class HubFiles(Files):
                         raise UnsafeBrickError(f"'{name}' in {self.where} is too large for a brick's JSON.")
         except RemoteEntryNotFoundError:
             raise BrickNotFoundError(f"No file '{name}' in {self.where}.") from None
-        except httpx.TransportError:
+        except httpx.RequestError:
             return None
         return content
 
@@ -116,8 +136,4 @@ class HubFiles(Files):
             return
         self._pinned = commit
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.repo, repo_type="model")
-        ref = folder / "refs" / self._revision
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        draft = ref.with_name(f"{ref.name}.{uuid4().hex}")
-        draft.write_text(commit, encoding="utf-8")
-        draft.replace(ref)
+        write_whole(folder / "refs" / self._revision, commit)

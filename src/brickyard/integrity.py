@@ -7,13 +7,16 @@ a look at those. A change to the file changes them.
 from __future__ import annotations
 
 import hashlib
-import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
 
 from brickyard.errors import BrickIntegrityError
+from brickyard.staging import write_whole
+
+_TICK = 100_000_000  # nanoseconds in which a file could change again without a change of its times
 
 
 def sha256_of(file: Path) -> str:
@@ -44,8 +47,6 @@ def check_file(file: Path, sha256: str, size: int, *, afresh: bool = False) -> N
             return
     if (actual := sha256_of(file)) != sha256:
         raise BrickIntegrityError(f"{file} has the sha256 {actual}, expected {sha256}. Fetch it again.")
-    with suppress(OSError):  # a home that cannot be written to costs time, no safety
-        note.parent.mkdir(parents=True, exist_ok=True)
-        draft = note.with_name(f"{note.name}.{os.getpid()}")
-        draft.write_text(seen, encoding="utf-8")
-        draft.replace(note)
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _TICK:
+        with suppress(OSError):  # a home that cannot be written to costs time, no safety
+            write_whole(note, seen)

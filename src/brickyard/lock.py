@@ -14,6 +14,7 @@ from brickyard.errors import BrickInputError
 from brickyard.manifest import Entry, Manifest, dump
 from brickyard.origin import Origin
 from brickyard.save import configs_of, name_of, weigh_in_memory
+from brickyard.staging import write_whole
 
 _OF_THE_MOMENT = ("trainable", "requires", "weights")  # what may differ between a brick in use and its published form
 
@@ -50,7 +51,7 @@ def lock(model: BrickCollection, file: str | os.PathLike[str] | None = None) -> 
         raise BrickInputError("lock", "bricks that are published and unchanged since", f"{unpublished}", mend)
     values = Manifest(name_of(model), entries).to_json()
     if file is not None:
-        Path(file).write_text(dump(values), encoding="utf-8")
+        write_whole(Path(file), dump(values))
     return values
 
 

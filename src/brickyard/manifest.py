@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
@@ -15,6 +15,9 @@ FORMAT = 1
 MANIFEST = "bricks.json"
 PUBLISHED = re.compile(r"(?P<model>hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}|zoo://[\w.-]+)/(?P<path>\w+(/\w+)*)", re.A)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST = 200  # characters of a brick's path, so that every file system takes it
+_LARGEST = 2**60  # bytes of a file
+_DEEPEST = 50  # levels of a JSON
 _NUMBER = 10_000_000  # no honest argument is larger; a dishonest one would fill the memory
 
 
@@ -87,10 +90,7 @@ class Manifest:
         except (KeyError, TypeError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise BrickMismatchError(f"{where} is not as brickyard writes it", [problem]) from error
-        try:
-            check_brick_names([*bricks, *dict.fromkeys(e.at for e in bricks.values() if not e.is_published)])
-        except BrickGraphError as error:
-            raise UnsafeBrickError(f"{where}: {error}") from None
+        check_stored_names([*bricks, *dict.fromkeys(e.at for e in bricks.values() if not e.is_published)], where)
         for path, entry in bricks.items():
             if entry.is_published and not PUBLISHED.fullmatch(entry.at):
                 expected = "hf://user/repo@<commit of 40 hex digits>/path or zoo://<model>/path"
@@ -99,12 +99,29 @@ class Manifest:
         return cls(collection if isinstance(collection, str) else None, bricks, extra)
 
 
+def check_stored_names(paths: Iterable[str], where: str) -> None:
+    """Refuse paths of bricks that could not be files beside a manifest.
+
+    Raises:
+        UnsafeBrickError: Such a path, or two that are alike but for case.
+    """
+    paths = list(paths)
+    try:
+        check_brick_names(paths)
+    except BrickGraphError as error:
+        raise UnsafeBrickError(f"{where}: {error}") from None
+    for path in paths:
+        if f"{path}.json".lower() == MANIFEST or len(path) > _LONGEST:
+            expected = f"at most {_LONGEST} characters, and another name than the manifest's"
+            raise UnsafeBrickError(f"{where}: '{path[:_LONGEST]}' cannot name a stored brick: expected {expected}.")
+
+
 def _entry(values: Mapping[str, Any]) -> Entry:
     entry = Entry(values["at"], values["config"], values["weights"], values["size"], values.get("brick"))
     hashes = [entry.config] if entry.weights is None else [entry.config, entry.weights]
     if (
         not isinstance(entry.at, str)
-        or not isinstance(entry.size, int)
+        or not (isinstance(entry.size, int) and 0 <= entry.size < _LARGEST)
         or not isinstance(entry.brick, dict | None)
         or not all(isinstance(value, str) and _SHA256.fullmatch(value) for value in hashes)
     ):
@@ -123,10 +140,14 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     Raises:
         BrickIntegrityError: It is no JSON.
         UnsafeBrickError: It is no object with a format number, its format is newer than this version knows, a key
-            stands twice, it is nested without end, or it has numbers of no sense.
+            stands twice, it is nested without end, or it has numbers or characters of no sense.
     """
     try:
         values = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)
+        if content.count(b"[") + content.count(b"{") > _DEEPEST:
+            _check_depth(values)
+        if b"\\u" in content:
+            dump(values).encode()  # half a surrogate pair can be read, but not written
     except RecursionError:
         raise UnsafeBrickError(f"{where} is nested too deeply to be a brick's.") from None
     except UnsafeBrickError as error:
@@ -144,15 +165,13 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-def check_bounded(values: Any, where: str) -> None:
+def check_bounded(values: Mapping[str, Any] | list[Any], where: str) -> None:
     """Refuse arguments with a number that would make something of no end."""
-    if isinstance(values, dict):
-        values = list(values.values())
-    if isinstance(values, list):
-        for value in values:
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, dict | list):
             check_bounded(value, where)
-    elif isinstance(values, (int, float)) and not -_NUMBER <= values <= _NUMBER:
-        raise UnsafeBrickError(f"{where}: the argument {values} is out of all bounds, expected up to {_NUMBER}.")
+        elif isinstance(value, int | float) and not -_NUMBER <= value <= _NUMBER:
+            raise UnsafeBrickError(f"{where}: the argument {value} is out of all bounds, expected up to {_NUMBER}.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -162,6 +181,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise UnsafeBrickError(f"the key {twice!r} stands twice in one object.")
     return values
+
+
+def _check_depth(values: Any) -> None:
+    level = [values]
+    for _ in range(_DEEPEST):
+        nested = [
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        ]
+        level = [child for children in nested for child in children]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _no_number(text: str) -> None:

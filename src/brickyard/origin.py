@@ -20,12 +20,14 @@ class Origin:
         uri: Where it is published, with its revision: `hf://user/repo@<commit>/seg/head` or `zoo://<model>/seg/head`;
             None for one in a folder.
         dtypes: The stored types of those tensors that the module holds in another, such as half precision.
+        before: Its last published form, where it was changed since and saved in a folder.
     """
 
     config: Mapping[str, Any]
     sha256: str
     uri: str | None = None
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    before: Origin | None = None
 
     @property
     def weights(self) -> str | None:
@@ -34,7 +36,12 @@ class Origin:
         return stored["sha256"] if stored else None
 
     @property
+    def published(self) -> Origin | None:
+        """The last form of it that is published, None if none ever was."""
+        return self.before if self.uri is None else self
+
+    @property
     def trained_on(self) -> Mapping[str, Any] | None:
         """What it needs of its backbone, with the sha256 of the one that it was trained on; None if it needs none."""
-        needs: Mapping[str, Any] | None = self.config.get("requires", {}).get("backbone")
+        needs: Mapping[str, Any] | None = (self.config.get("requires") or {}).get("backbone")
         return needs

@@ -19,7 +19,7 @@ from brickyard.contract import BACKBONE, Backbone
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, BrickNotFoundError
 from brickyard.files import ANYBODY, FolderFiles
 from brickyard.integrity import sha256_of
-from brickyard.manifest import MANIFEST, Entry, Manifest, dump
+from brickyard.manifest import MANIFEST, Entry, Manifest, check_stored_names, dump
 from brickyard.names import is_inside
 from brickyard.origin import Origin
 from brickyard.staging import replaced_together
@@ -71,8 +71,8 @@ def save_pretrained(
         BrickInputError: `refer` names a brick that is published nowhere.
     """
     folder = Path(folder)
-    old = _manifest_in(folder)
     with replaced_together(folder) as staging:
+        old = _manifest_in(folder)  # nobody else changes it from here on
         written = write_bricks(model, staging.folder, old.bricks, refer)
         entries = {path: each.entry for path, each in written.items()}
         manifest = Manifest(name_of(model, weights), entries, old.extra)
@@ -108,6 +108,7 @@ def write_bricks(
     Returns:
         Each brick that was written or referred to, by path.
     """
+    check_stored_names(model.bricks(), "the model")
     chosen = chosen_bricks(model, only)
     uris = _references(model, refer)
 
@@ -163,9 +164,9 @@ def configs_of(
             if path != BACKBONE:
                 origin = brick.origin
                 unchanged = origin is not None and origin.weights == facts["sha256"]
-                needs = origin.config.get("requires") if origin is not None and unchanged else None
-                config |= {"requires": needs} if needs else backbone.as_needs()
-                is_stale = needs is not None and provides is not None and needs[BACKBONE]["sha256"] != backbone.sha256
+                needs = origin.trained_on if origin is not None and unchanged else None
+                config |= {"requires": {BACKBONE: needs}} if needs else backbone.as_needs()
+                is_stale = needs is not None and provides is not None and needs["sha256"] != backbone.sha256
         described[path] = config, is_stale
     return described
 
@@ -193,7 +194,8 @@ def remember(model: BrickCollection, written: Mapping[str, Written], place: str 
         uri = each.entry.at if each.entry.is_published else f"{place}/{path}" if place else None
         if uri is None and origin is not None and origin.sha256 == each.entry.config:
             uri = origin.uri  # it is what it was, so it is also where it was
-        brick.origin = Origin(each.config, each.entry.config, uri, origin.dtypes if origin else {})
+        before = origin.published if origin is not None and uri is None else None
+        brick.origin = Origin(each.config, each.entry.config, uri, origin.dtypes if origin else {}, before)
 
 
 def chosen_bricks(model: BrickCollection, only: str | Iterable[str] | None) -> dict[str, Brick]:

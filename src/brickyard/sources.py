@@ -17,10 +17,11 @@ from pathlib import Path
 from huggingface_hub import parse_hf_uri
 
 from brickyard.errors import BrickInputError, BrickNotFoundError, UnknownNameError, UnsafeBrickError
-from brickyard.files import ANYBODY, Access, Files, FolderFiles, LockFiles
+from brickyard.files import ANYBODY, Access, Files, FolderFiles, LockFiles, read_small
 from brickyard.hub_files import HubFiles
 from brickyard.manifest import MANIFEST
 from brickyard.names import places
+from brickyard.staging import current
 from brickyard.zoo import zoo_folders
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.A)
@@ -70,7 +71,7 @@ def _by_itself(text: str, is_path: bool, revision: str | None, access: Access) -
     """The files of a source without a scheme: what is on this machine comes first."""
     there = Path(text)
     if there.is_file() and there.suffix == ".json":
-        return LockFiles(there.read_bytes(), text, access), ""
+        return LockFiles(read_small(there), text, access), ""
     if is_path or there.exists() or _root(there):
         return _folder(there, access)
     if text in zoo_folders():
@@ -87,14 +88,16 @@ def _repo(text: str, revision: str | None, access: Access) -> tuple[Files, str]:
         raise BrickInputError(text, "a repo of the type model", f"the type {uri.type}")
     if uri.revision and revision and uri.revision != revision:
         raise BrickInputError(text, f"the revision '{uri.revision}', which stands in it", f"{revision=}")
-    path = _checked(uri.path_in_repo.rstrip("/"), text)
-    return HubFiles(uri.id, uri.revision or revision, access), path
+    path, revision = _checked(uri.path_in_repo.rstrip("/"), text), uri.revision or revision
+    if revision and ".." in revision.split("/"):
+        raise UnsafeBrickError(f"'{text}' names the revision '{revision}', which leads out of the cache.")
+    return HubFiles(uri.id, revision, access), path
 
 
 def _root(path: Path) -> Path | None:
     """The model's folder that a path is, or leads into."""
     around = (path, *path.parents[: len(places(path.as_posix()))])
-    return next((folder for folder in around if (folder / MANIFEST).is_file()), None)
+    return next((folder for folder in around if current(folder, MANIFEST).is_file()), None)
 
 
 def _folder(path: Path, access: Access) -> tuple[Files, str]:

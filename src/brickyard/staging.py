@@ -1,15 +1,15 @@
 """Files of a folder that change together: all of them, or none, also when the process is killed half-way.
 
-New files are written to a folder of their own beside the old ones, `.brickyard/<random>`. Renaming that to
-`.brickyard/commit` is the moment at which they count: `current` finds them there until each is moved to its place. What
-a killed process left to be moved, the next writer moves.
+New files are written to a folder of their own inside, `.brickyard/new-<random>`. Renaming that to `.brickyard/commit`
+is the moment at which they count: `current` finds them there until each is moved to its place. What a killed process
+left to be moved, the next writer moves; what it left unfinished, the next writer removes.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import final
 from uuid import uuid4
 
+if sys.platform != "win32":
+    import fcntl
+
 from brickyard.errors import UnsafeBrickError
 
 PRIVATE = ".brickyard"
 _COMMIT = "commit"
 _REMOVED = ".removed"  # in the commit: the names of files that go
-_ABANDONED = 3600  # seconds after which unfinished files are nobody's
+_ABANDONED = 3600  # seconds after which unfinished files are nobody's, where no lock tells
 
 
 @final
@@ -45,40 +48,41 @@ class Staging:
 
 @contextmanager
 def replaced_together(folder: Path) -> Iterator[Staging]:
-    """Change files of `folder` together; it is made if it is not there.
+    """Change files of `folder` together; it is made if it is not there. A second writer waits for the first.
 
     Raises:
-        UnsafeBrickError: A folder on the way to a file is a link out of `folder`; nothing has changed.
+        UnsafeBrickError: A folder on the way to a file is a link out of `folder`, or is a file; nothing has changed.
     """
     private = folder / PRIVATE
-    folder.parent.mkdir(parents=True, exist_ok=True)
     is_new = not folder.exists()
-    if not is_new:
-        _finish(folder)
-    home = folder.parent if is_new else private
-    home.mkdir(exist_ok=True)
-    staged = home / f"{f'.{folder.name}' if is_new else 'new'}-{uuid4().hex}"
-    staged.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        staging = Staging(staged)
-        yield staging
-        if is_new:
-            (staged / _REMOVED).unlink(missing_ok=True)
-            staged.rename(folder)
-        else:
-            _refuse_links(staged, folder)
-            _commit(staged, folder)
+        with _alone_in(private) as is_alone:
             _finish(folder)
+            _tidy(private, is_alone)
+            staged = private / f"new-{uuid4().hex}"
+            staged.mkdir()
+            try:
+                yield Staging(staged)
+                _check_targets(staged, folder)
+                staged.rename(private / _COMMIT)
+                _finish(folder)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+                with suppress(OSError):
+                    private.rmdir()  # only where it is empty, as below
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
-        if not is_new:
-            _tidy(private)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def current(folder: Path, name: str) -> Path:
     """The file `name` of a folder as the last finished change left it; it need not exist."""
-    pending = folder / PRIVATE / _COMMIT / name
-    return pending if pending.exists() else folder / name
+    commit = folder / PRIVATE / _COMMIT
+    if commit.exists() and ((commit / name).exists() or name in _removed_in(commit)):
+        return commit / name
+    return folder / name
 
 
 def removed(folder: Path) -> set[str]:
@@ -86,24 +90,56 @@ def removed(folder: Path) -> set[str]:
     return _removed_in(folder / PRIVATE / _COMMIT)
 
 
-def _commit(staged: Path, folder: Path) -> None:
-    """The moment at which the new files count."""
+def write_whole(file: Path, text: str) -> None:
+    """Write one file: all of it, or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{uuid4().hex}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone_in(private: Path) -> Iterator[bool]:
+    """Hold the lock of a folder's writers, until the process ends at the latest; tell whether there is such a lock."""
+    lock = _lock(private)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(private: Path) -> int | None:
     while True:
-        try:
-            staged.rename(folder / PRIVATE / _COMMIT)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        _finish(folder)  # somebody else's change came first
+        private.mkdir(parents=True, exist_ok=True)
+        if private.resolve() != private.parent.resolve() / PRIVATE:
+            raise UnsafeBrickError(f"{private} is a link: nothing was written.")
+        if sys.platform == "win32":
+            return None
+        with suppress(FileNotFoundError):  # the writer before us has removed it
+            lock = os.open(private, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(lock, private):
+                return lock
+            os.close(lock)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _finish(folder: Path) -> None:
-    """Move what counts already to its place; another process may be doing the same."""
+    """Move what counts already to its place."""
     commit = folder / PRIVATE / _COMMIT
     if not commit.exists():
         return
-    _refuse_links(commit, folder)
+    _check_targets(commit, folder)
     for name in removed(folder):
         (folder / name).unlink(missing_ok=True)
         with suppress(OSError):
@@ -111,8 +147,7 @@ def _finish(folder: Path) -> None:
     for file in _files(commit):
         target = folder / file.relative_to(commit)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.replace(file, target)
+        os.replace(file, target)
     shutil.rmtree(commit, ignore_errors=True)
 
 
@@ -125,19 +160,21 @@ def _files(staged: Path) -> list[Path]:
     return sorted(file for file in staged.rglob("*") if file.is_file() and file.name != _REMOVED)
 
 
-def _refuse_links(staged: Path, folder: Path) -> None:
-    """Raise where a file would be written, or removed, outside `folder`."""
+def _check_targets(staged: Path, folder: Path) -> None:
+    """Raise where a file would be written, or removed, outside `folder`, or cannot be written."""
     root = folder.resolve()
-    for name in [*(str(file.relative_to(staged)) for file in _files(staged)), *_removed_in(staged)]:
-        target = folder / name
-        if target.is_dir() or not target.parent.resolve().is_relative_to(root):
-            raise UnsafeBrickError(f"{target} leads out of {folder}, or is a folder itself: nothing was written.")
+    names = [*(str(file.relative_to(staged)) for file in _files(staged)), *_removed_in(staged)]
+    for target in (folder / name for name in names):
+        around = target.parent.resolve()
+        is_blocked = target.is_dir() or any(
+            place.exists() and not place.is_dir() for place in (around, *around.parents)
+        )
+        if is_blocked or not around.is_relative_to(root) or staged.is_symlink():
+            raise UnsafeBrickError(f"{target} leads out of {folder}, or stands in its own way: nothing was written.")
 
 
-def _tidy(private: Path) -> None:
-    """Remove what processes that were killed left unfinished, and the folder where nothing else is in it."""
+def _tidy(private: Path, is_alone: bool) -> None:
+    """Remove what writers that were killed left unfinished."""
     for folder in private.glob("new-*"):
-        if time.time() - folder.stat().st_mtime > _ABANDONED:
+        if is_alone or time.time() - folder.stat().st_mtime > _ABANDONED:
             shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        private.rmdir()

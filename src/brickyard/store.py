@@ -19,10 +19,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HfUriError, LocalEntryNotFoundError
 
 from brickyard.brick import Brick
 from brickyard.collection import BrickCollection
-from brickyard.config import make_brick, well_formed
+from brickyard.config import check_fields, make_brick, well_formed
 from brickyard.contract import BACKBONE, Backbone, BrickInfo, Check, problems, refuse
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
 from brickyard.files import Access, Files, LockFiles
@@ -102,7 +103,7 @@ def find_brick(files: Files, path: str) -> BrickInfo:
     for name in names:
         try:
             return _info(name, files, files.peek(f"{name}.json"))
-        except BrickNotFoundError:
+        except (BrickNotFoundError, LocalEntryNotFoundError):  # without network, it may be the other name
             continue
     manifest, files = read_manifest(files)  # it may be a reference, or timm's
     for name in names:
@@ -127,7 +128,8 @@ def read_manifest(files: Files) -> tuple[Manifest, Files]:
             raise absent from None
         content = files.peek(MANIFEST)
     where = f"{files.where}/{MANIFEST}"
-    return Manifest.from_json(parse(content, where), where), files
+    with files.discarding(MANIFEST):
+        return Manifest.from_json(parse(content, where), where), files
 
 
 def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[Manifest, dict[str, BrickInfo]]:
@@ -154,7 +156,7 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
         entry = manifest.bricks.get(path)
         content = at_files.peek(f"{at}.json") if entry is None or entry.brick is None else dump(entry.brick).encode()
         found[path] = _info(at, at_files, content)
-        if entry is not None and found[path].uri is not None:
+        if entry is not None and (entry.brick is not None or found[path].uri is not None):
             _check_entry(found[path], entry)
     return manifest, found
 
@@ -204,7 +206,8 @@ def restore(info: BrickInfo) -> Brick:
         if brick.module is None:
             raise BrickMismatchError(where, ["it has weights, but what it wraps is no module"])
         tensors = info.files.tensors(info.path, info.weights["sha256"], info.weights["size"])
-        dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.files.where}")
+        with well_formed(where):
+            dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.files.where}")
     elif brick.module is not None and brick.module.state_dict():
         raise BrickMismatchError(where, ["it has parameters or buffers, but no weights are stored"])
     brick.origin = Origin(info.config, info.sha256, info.uri, dtypes)
@@ -229,13 +232,9 @@ def _check_fit(path: str, info: BrickInfo, backbone: Backbone, check: Check, is_
 
 def _info(path: str, files: Files, content: bytes) -> BrickInfo:
     where = f"{files.where}/{path}.json"
-    config = parse(content, where)
-    with well_formed(where):
-        stored = config.get("weights")
-        if stored is not None and not (
-            isinstance(stored["sha256"], str | None) and isinstance(stored["size"], int | None)
-        ):
-            raise TypeError("weights have a sha256 in hex and a size in bytes")
+    with files.discarding(f"{path}.json"):
+        config = parse(content, where)
+        check_fields(config, where)
     return BrickInfo(path, config, hashlib.sha256(content).hexdigest(), files)
 
 
@@ -267,9 +266,10 @@ def _check_entry(info: BrickInfo, entry: Entry) -> None:
     """Refuse a published brick that is not the one of the manifest; in a folder of his own, a user may have put it."""
     if not _is_listed(info, entry):
         info.files.discard(f"{info.path}.json")
+        found = f"{info.sha256} and weights {(info.weights or {}).get('sha256')}"
         raise BrickIntegrityError(
-            f"{info.uri}.json has the sha256 {info.sha256} and weights {(info.weights or {}).get('sha256')}, expected "
-            f"{entry.config} and {entry.weights}. Fetch it again."
+            f"{info.files.where}/{info.path}.json has the sha256 {found}, expected {entry.config} and {entry.weights}. "
+            "Fetch it again."
         )
 
 
@@ -282,7 +282,10 @@ def _is_listed(info: BrickInfo, entry: Entry | None) -> bool:
 
 def _opened(model: str, path: str, access: Access) -> Files:
     """The files of a model that references lead to."""
-    files, _ = open_source(model, access=access)
+    try:
+        files, _ = open_source(model, access=access)
+    except HfUriError as error:
+        raise UnsafeBrickError(f"{model}/{path} is a reference to no repo: {error}") from None
     try:
         files.peek(f"{path}.json")
     except BrickNotFoundError:

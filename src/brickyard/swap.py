@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -53,51 +56,82 @@ def swap(
         BrickNotFoundError: There is no such brick, there or here.
         BrickIntegrityError, UnsafeBrickError: It is not what it says.
     """
-    if isinstance(source, (Brick, BrickCollection, dict)):
+    _swap(model, name, source, check, Access(token, local_files_only))
+    model[name].train(model.training)
+
+
+def _swap(
+    model: BrickCollection,
+    name: str,
+    source: str | os.PathLike[str] | nn.Module | dict[str, Any],
+    check: Check,
+    access: Access,
+) -> None:
+    if isinstance(source, (BrickCollection, dict)):
         model.update({name: source})
+        return
+    if isinstance(source, Brick):
+        path = f"{name}/head" if f"{name}/head" in model.bricks() else name
+        if path != name and "task" in source.metadata:
+            model.update(_head(model, name, source.metadata, {"head": source}.get))
+        else:
+            model.update({path: source})
         return
     if isinstance(source, nn.Module):
         model.update({_brick_at(model, name): _around(source, model, name)})
         return
-    files, path = open_source(source, access=Access(token, local_files_only))
+    files, path = open_source(source, access=access)
     info = find_brick(files, path or name)
     where = f"{info.files.where}/{info.path}.json"
+    is_weighed = (info.weights or {}).get("sha256") is not None
     with well_formed(where):
-        refuse(f"'{source}'", fits(info, model, check), check)
-    info = completed(info)  # for what timm stored: now its hashes are known
-    with well_formed(where):
+        refuse(f"'{source}'", fits(info, model, check if is_weighed or check != "exact" else "input"), check)
+    if not is_weighed:  # timm stored it, or it has no weights
+        info = completed(info)
         refuse(f"'{source}'", fits(info, model, check), check)
     if info.task is not None and not name.endswith("/head"):
-        model.update({name: _head(model, name, info)})
+        model.update(_head(model, name, info.config, partial(_beside, info)))
     elif info.provides is not None:
         model.update({name: _restored(info), **_normalisation(model, info)})
     else:
         model.update({_brick_at(model, name): _restored(info)})
 
 
-def _head(model: BrickCollection, name: str, info: BrickInfo) -> dict[str, Any]:
-    """A head's bricks: those with weights from where it is stored, the others as they are here, or new."""
+def _head(
+    model: BrickCollection, name: str, facts: Mapping[str, Any], find: Callable[[str], Brick | None]
+) -> dict[str, Any]:
+    """What a head changes: its bricks with weights, as they are found, and the others anew if they have to be.
+
+    Args:
+        model: Where it is to go.
+        name: Its place there.
+        facts: Its task, variant and labels.
+        find: From the name of a brick with weights, in its place, to that brick.
+    """
     provides = model[BACKBONE].metadata.get("provides") if BACKBONE in model else None
     if provides is None:
         raise BrickInputError(f"swap '{name}'", "a model with a backbone that says what it provides", "none")
-    recipe = HeadRecipe(name, str(info.task), info.config["variant"], len(info.labels), tuple(info.labels))
+    labels = tuple(facts["labels"])
+    recipe = HeadRecipe(name, facts["task"], facts["variant"], len(labels), labels)
     made = head_bricks(BackboneSpec.from_json(provides), recipe)
-    place = place_of(info.path)
-    stored = {
-        key: _restored(info if join(place, key) == info.path else find_brick(info.files, join(place, key)))
-        for key, brick in made.items()
-        if brick.module is not None and brick.module.state_dict()
-    }
+    weighted = [key for key, brick in made.items() if brick.module is not None and brick.module.state_dict()]
+    found = {key: brick for key in weighted if (brick := find(key)) is not None}
     before = model[name] if name in model else None  # noqa: SIM401 - a ModuleDict has no `get`
-    if isinstance(before, BrickCollection) and _is_alike(before, info):
-        made = before.to_dict()
-    return {**made, **stored}
+    if isinstance(before, BrickCollection) and _is_alike(before, facts):
+        return {join(name, key): brick for key, brick in found.items()}
+    return {name: {**made, **found}}
 
 
-def _is_alike(before: BrickCollection, info: BrickInfo) -> bool:
+def _is_alike(before: BrickCollection, facts: Mapping[str, Any]) -> bool:
     """Whether the head that is here has the same classes and the same form."""
     head = before["head"].metadata if "head" in before else {}
-    return all(head.get(key) == info.config.get(key) for key in ("task", "variant", "labels"))
+    return all(head.get(key) == facts.get(key) for key in ("task", "variant", "labels"))
+
+
+def _beside(info: BrickInfo, key: str) -> Brick:
+    """A brick of the same place as a stored head, or that head."""
+    path = join(place_of(info.path), key)
+    return _restored(info if path == info.path else find_brick(info.files, path))
 
 
 def _restored(info: BrickInfo) -> Brick:
@@ -137,4 +171,5 @@ def _around(module: nn.Module, model: BrickCollection, name: str) -> Brick:
     settings = before.settings
     brick = type(before)(module, **settings)
     brick.metadata = dict(before.metadata)
+    brick.origin = replace(before.origin, dtypes={}) if before.origin else None  # it is that brick, with other weights
     return brick

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from brickyard.build import build
 from brickyard.collection import BrickCollection
-from brickyard.config import describe, well_formed
+from brickyard.config import describe, of_few_modules, well_formed
 from brickyard.contract import BACKBONE, Backbone
 from brickyard.errors import BrickNotFoundError, UnsafeBrickError
-from brickyard.files import Files
-from brickyard.manifest import MANIFEST, Entry, Manifest, dump
+from brickyard.files import Files, aligned_weights
+from brickyard.manifest import MANIFEST, Entry, Manifest, check_bounded, dump
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.recipe import HeadRecipe, Recipe
-from brickyard.weights import read_weights, weights_sha256
+from brickyard.weights import weights_sha256
 
 CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
@@ -45,9 +45,12 @@ class TimmFiles(Files):
             config = json.loads(files.peek(CONFIG))
             if not isinstance(config, dict) or "architecture" not in config:
                 raise UnsafeBrickError(f"{where} is not timm's: expected an architecture in it.")
+            check_bounded(config, where)
             self._trained = dict(config.get("pretrained_cfg") or {})
-            self._model = _on_meta(config, self._trained)
-        self._classifier = self._trained.get("classifier") or "fc"
+            with of_few_modules(where):
+                self._model = _on_meta(config, self._trained)
+            named = self._trained.get("classifier") or "fc"
+            self._classifiers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
 
     @property
     def where(self) -> str:
@@ -88,14 +91,14 @@ class TimmFiles(Files):
         return filled
 
     def tensors(self, path: str, sha256: str, size: int) -> dict[str, Tensor]:
-        prefix = f"{self._classifier}."
         if path == _HEAD:
-            return {key.removeprefix(prefix): each for key, each in self._tensors.items() if key.startswith(prefix)}
-        return {key: each for key, each in self._tensors.items() if not key.startswith(prefix)}
+            first = self._classifiers[0]
+            return {key.removeprefix(first): each for key, each in self._tensors.items() if key.startswith(first)}
+        return {key: each for key, each in self._tensors.items() if not key.startswith(self._classifiers)}
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        return read_weights(self._files.file(_WEIGHTS))
+        return aligned_weights(self._files.file(_WEIGHTS))
 
     def _facts(self, path: str) -> dict[str, Any]:
         """The identity that the weights have as a brick's."""
@@ -107,10 +110,12 @@ class TimmFiles(Files):
 
 def _on_meta(config: Mapping[str, Any], trained: Mapping[str, Any]) -> BrickCollection:
     """The model without memory for weights, with the images that the weights were trained on."""
-    labels = trained.get("label_names")
+    labels = config.get("label_names") or trained.get("label_names")
     number = config.get("num_classes", trained.get("num_classes", 0))
     heads = (HeadRecipe("cls", "cls", None, number, tuple(labels) if labels else None),) if number else ()
-    recipe = Recipe(config["architecture"], heads, trained.get("tag"), options=config.get("model_args") or {})
+    options = dict(config.get("model_args") or {})
+    options.pop("num_classes", None)  # the classifier is a brick of its own
+    recipe = Recipe(config["architecture"], heads, trained.get("tag"), options.pop("in_chans", 3), options=options)
     with torch.device("meta"):
         model = build(recipe)
     spec = BackboneSpec.from_json(model[BACKBONE].metadata["provides"])

@@ -65,7 +65,7 @@ def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
     A save that fails leaves the folder as it was.
     """
     folder = Path(folder)
-    if not exist_ok and folder.exists() and any(folder.iterdir()):
+    if not exist_ok and folder.exists() and any(file.name != PRIVATE for file in folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty. Pass exist_ok=True to replace the bricks in it.")
     with replaced_together(folder) as staging:
         for path, module in modules.items():
@@ -176,7 +176,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)
-    return {key: _mapped(data, start, entry) for key, entry in header.items()}
+    try:
+        return {key: _mapped(data, start, entry) for key, entry in header.items()}
+    except (KeyError, RuntimeError, OverflowError) as error:
+        raise BrickIntegrityError(f"{file} has a tensor that torch does not know: {error}") from None
 
 
 def _mapped(data: mmap.mmap, start: int, entry: Mapping[str, Any]) -> Tensor:

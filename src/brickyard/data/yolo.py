@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its name everywhere

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from brickyard.errors import BrickInputError
 from brickyard.metrics import BrickMetrics
 from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
@@ -43,6 +44,9 @@ class Classification(Task):
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
         scored = ["./logits", f"targets/{head.name}", f"labelled/{head.name}?"]
         several = head.variant == "multilabel"
+        if head.num_classes < 2 and not several:
+            mend = "One class alone, there or not, is the head cls-multilabel."
+            raise BrickInputError(f"num_classes of '{head.name}'", "2 or more", f"{head.num_classes}", mend)
         labels = list(head.labels or map(str, range(head.num_classes)))
         bricks = {
             **_head(backbone, head),
