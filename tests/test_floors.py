@@ -22,7 +22,8 @@ _FLOORS = {
     3: "recipe build",
     4: """manifest integrity config files hub_files zoo sources contract timm_files store save lock hub swap changes
         verify listing create info trace facts parity export pt2 onnx_runner quantize runners predict reading shards
-        jobs engines mermaid card optim loss_bricks means ema checkpoints runlog training course fitting evaluation""",
+        jobs engines mermaid card optim loss_bricks means ema checkpoints runlog training course fitting
+        matching evaluation""",
     5: "cli commands.* __init__",
 }
 FLOOR_OF = {name: floor for floor, names in _FLOORS.items() for name in names.split()}

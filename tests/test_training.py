@@ -8,6 +8,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchvision
+from PIL import Image
+from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -21,18 +23,20 @@ from brickyard import (
     BrickTrainable,
     ImageClassifier,
     LightningBrickCollection,
+    MissingInputError,
     Preprocessor,
-    Stage,
     create_model,
-    per_stage_brick_collections,
     resnet_to_brick,
 )
+from brickyard.data.collate import collate
+from tests.runs import SIDE, Rectangles, small_model
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
         r"Starting from v1.9.0, `tensorboardX` has been removed:UserWarning",
         r".*treespec, LeafSpec.*is deprecated:FutureWarning",
+        r"You defined a `validation_step` but have no:pytorch_lightning.utilities.warnings.PossibleUserWarning",
         r"The number of training batches:pytorch_lightning.utilities.warnings.PossibleUserWarning",
         r"Found \d+ module\(s\) in eval mode:pytorch_lightning.utilities.warnings.PossibleUserWarning",
         r"The '\w+_dataloader' does not have many workers:pytorch_lightning.utilities.warnings.PossibleUserWarning",
@@ -87,12 +91,32 @@ def quiet_trainer(path: Path, **options: Any) -> pl.Trainer:
     return pl.Trainer(
         default_root_dir=path,
         accelerator="cpu",
-        logger=False,
+        logger=options.pop("logger", False),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,
     )
+
+
+class Memory(Logger):
+    """Keeps what is logged."""
+
+    name = version = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.pictures: dict[str, list[Any]] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, metrics))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        self.pictures[key] = images
 
 
 @pytest.mark.slow
@@ -104,7 +128,7 @@ def test_the_block_of_the_readme_runs(tmp_path, monkeypatch):
     trainer.fit(module, datamodule=data_module)
     assert {"train/loss_ce", "validation/loss_ce"} <= set(trainer.callback_metrics)
     results = trainer.test(module, datamodule=data_module)
-    assert set(results[0]) == {"test/loss_ce", "test/MulticlassAccuracy"}
+    assert set(results[0]) == {"test/loss", "test/loss_ce", "test/MulticlassAccuracy"}
     assert module.path_experiment == Path("build") / "experiments" / "default"
 
 
@@ -114,14 +138,11 @@ def test_the_loss_goes_down_on_a_batch_that_is_seen_again_and_again(tmp_path):
     module = lightning(
         model, tmp_path, batch_names=("image", "targets/cls"), optimizer=partial(torch.optim.Adam, lr=3e-3)
     )
-    losses = []
-
-    class Record(pl.Callback):
-        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            losses.append(trainer.callback_metrics["train/cls/loss"].item())
-
     before = model["cls/head"].model.weight.detach().clone()
-    quiet_trainer(tmp_path, max_epochs=40, limit_val_batches=0, callbacks=[Record()]).fit(module, datamodule=data)
+    memory = Memory()
+    trainer = quiet_trainer(tmp_path, max_epochs=40, limit_val_batches=0, logger=memory, log_every_n_steps=1)
+    trainer.fit(module, datamodule=data)
+    losses = [row["train/cls/loss"] for _, row in memory.rows]
     assert len(losses) == 40
     assert losses[-1] < 0.3 * losses[0]
     assert not torch.equal(model["cls/head"].model.weight, before)  # the collection that was given is trained
@@ -144,32 +165,23 @@ def test_what_is_logged_is_the_loss_and_the_metric_over_the_epoch(tmp_path):
 def test_a_validation_leaves_the_metrics_of_training_alone(tmp_path):
     data = Cifar10Like(batch_size=5)
     module = lightning(cifar_collection(), tmp_path)
-    counted = {}
+    seen = []
 
     class Count(pl.Callback):
-        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            for stage in ("TRAIN", "VALIDATION"):
-                metric = module.bricks[stage]["accuracy"].metrics["MulticlassAccuracy"]
-                counted[stage] = int((metric.tp + metric.fn).sum())
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            metric = module.bricks["accuracy"].metrics["MulticlassAccuracy"]
+            seen.append(int((metric.tp + metric.fn).sum()))
 
-    trainer = quiet_trainer(tmp_path, max_epochs=1, val_check_interval=1, limit_val_batches=1, callbacks=[Count()])
+    trainer = quiet_trainer(tmp_path, max_epochs=1, val_check_interval=1, callbacks=[Count()], num_sanity_val_steps=0)
     trainer.fit(module, datamodule=data)
-    assert counted["TRAIN"] in (0, 10)  # all of the epoch, or reset once it was logged; never mixed with validation
-    assert counted["VALIDATION"] == 0
+    assert seen == [0, 0]  # what came before a validation is logged then, and the validation is not in it
     assert {"train/MulticlassAccuracy", "validation/MulticlassAccuracy"} <= set(trainer.callback_metrics)
 
 
-def test_stages_share_modules_but_not_metrics():
-    stages = per_stage_brick_collections(cifar_collection())
-    assert set(stages) == {"TRAIN", "VALIDATION", "TEST"}
-    batch = {"raw": torch.rand(4, 3, 32, 32), "targets": torch.arange(4)}
-    stages["TRAIN"](batch, tags=Stage.TRAIN.tags)
-    assert list(stages["TRAIN"].summarize(reset=False)) == ["MulticlassAccuracy"]
-    assert stages["VALIDATION"].summarize(reset=False) == {}
-    assert stages["TEST"].summarize(reset=False) == {}
-    assert stages["TRAIN"]["backbone"].model is stages["TEST"]["backbone"].model
-    once = sum(parameter.numel() for parameter in cifar_collection().parameters())
-    assert sum(parameter.numel() for parameter in stages.parameters()) == once
+def test_its_state_is_that_of_the_collection_once(tmp_path):
+    collection = cifar_collection()
+    module = lightning(collection, tmp_path)
+    assert list(module.state_dict()) == [f"bricks.{key}" for key in collection.state_dict()]
 
 
 def test_only_trainable_parameters_go_to_the_optimizer(tmp_path):
@@ -202,3 +214,130 @@ def test_without_a_loss_the_error_says_so(tmp_path):
     module = lightning(collection, tmp_path)
     with pytest.raises(BrickGraphError, match="loss"):
         module.training_step((torch.rand(2, 3, 32, 32), torch.tensor([1, 2])), 0)
+
+
+MULTITASK = "test_resnet_cls_seg-lraspp_det-ssdlite"
+
+
+def step(model: BrickCollection, batch: dict[str, Any], path: Path) -> torch.Tensor:
+    loss = lightning(model, path).training_step(batch, 0)
+    loss.backward()
+    return loss
+
+
+@pytest.mark.parametrize("loss_weights", [None, {"seg": 2.0}, "learned"])
+def test_a_batch_without_a_tasks_labels_trains_the_others(tmp_path, loss_weights):
+    model = small_model(MULTITASK, loss_weights=loss_weights)
+    data = Rectangles(8, {"det": {0, 1}})
+    loss = step(model, collate([data[0], data[1]]), tmp_path)
+    assert loss > 0
+    assert all(parameter.grad is not None for parameter in model["det/head"].parameters())
+    assert not any(parameter.grad.any() for parameter in model["det/head"].parameters())
+    assert all(parameter.grad.any() for parameter in model["cls/head"].parameters())
+
+
+def test_rows_without_a_label_leave_the_loss_as_it_is_without_them(tmp_path):
+    model = small_model(MULTITASK).eval()
+    data = Rectangles(8, {"cls": {1}, "seg": {1}, "det": {1}})
+    without = collate([data[0], data[2]])
+    found = lightning(model, tmp_path).training_step(collate([data[0], data[1], data[2]]), 0)
+    torch.testing.assert_close(found, lightning(model, tmp_path).training_step(without, 0))
+
+
+def test_an_empty_scene_trains(tmp_path):
+    data = Rectangles(8)
+    empty = {
+        **data[0],
+        "targets/seg": torch.zeros(SIDE, SIDE, dtype=torch.int64),
+        "targets/det": {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    }
+    assert step(small_model(MULTITASK), collate([empty, empty]), tmp_path).isfinite()
+
+
+def test_a_first_batch_without_any_label_is_refused_with_what_is_missing(tmp_path):
+    batch = {"image": torch.rand(2, 3, SIDE, SIDE), "target/cls": torch.tensor([0, 1])}
+    with pytest.raises(MissingInputError, match="'targets/cls'"):
+        step(small_model("test_resnet_cls"), batch, tmp_path)
+
+
+def test_a_later_batch_without_any_label_is_a_zero(tmp_path):
+    module = lightning(small_model(MULTITASK), tmp_path)
+    data = Rectangles(8)
+    module.training_step(collate([data[0], data[1]]), 0)
+    loss = module.training_step({"image": torch.rand(2, 3, SIDE, SIDE)}, 1)
+    assert loss == 0
+    loss.backward()
+
+
+def test_an_epoch_of_one_picture_trains_validates_and_tests(tmp_path):
+    module = lightning(small_model("test_resnet_cls_seg_det"), tmp_path)
+    loader = DataLoader(Rectangles(1), batch_size=1, collate_fn=collate)
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
+    trainer.fit(module, loader, loader)
+    assert {"train/loss", "validation/det/map_50", "validation/seg/MeanIoU"} <= set(trainer.callback_metrics)
+    assert "test/cls/Accuracy" in trainer.test(module, loader, verbose=False)[0]
+
+
+def test_losses_of_a_validation_are_means_over_labelled_rows_whatever_the_batches(tmp_path):
+    model = small_model("test_resnet_cls").eval()
+    data = Rectangles(5, {"cls": {1, 4}})
+    logits = model(collate([data[row] for row in (0, 2, 3)]), outputs=["cls/logits"])["cls/logits"]
+    expected = nn.functional.cross_entropy(logits, torch.tensor([0, 2, 0])).item()
+    for batch_size in (1, 2, 5):
+        trainer = quiet_trainer(tmp_path)
+        trainer.validate(lightning(model, tmp_path), DataLoader(data, batch_size, collate_fn=collate), verbose=False)
+        assert trainer.callback_metrics["validation/loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_is_logged_every_so_many_steps_over_what_came_since(tmp_path):
+    module = lightning(small_model("test_resnet_cls"), tmp_path, optimizer=partial(torch.optim.SGD, lr=0.0))
+    memory, data = Memory(), Rectangles(10)
+    trainer = quiet_trainer(tmp_path, max_epochs=1, logger=memory, log_every_n_steps=2)
+    losses = []
+    training_step = module.training_step
+
+    def recording(batch: Any, batch_idx: int) -> torch.Tensor:
+        losses.append(training_step(batch, batch_idx))
+        return losses[-1]
+
+    module.training_step = recording
+    trainer.fit(module, DataLoader(data, batch_size=2, collate_fn=collate))
+    assert [step for step, _ in memory.rows] == [2, 4, 5]
+    values = [float(loss.detach()) for loss in losses]
+    expected = [sum(values[0:2]) / 2, sum(values[2:4]) / 2, values[4]]
+    assert [row["train/cls/loss"] for _, row in memory.rows] == pytest.approx(expected, rel=1e-5)
+    assert [row["train/loss"] for _, row in memory.rows] == pytest.approx(expected, rel=1e-5)
+    assert all("train/cls/Accuracy" in row for _, row in memory.rows)
+
+
+def test_pictures_of_the_validation_go_to_a_logger_that_keeps_them(tmp_path):
+    module = lightning(small_model(MULTITASK), tmp_path, pictures=2)
+    memory = Memory()
+    loader = DataLoader(Rectangles(6), batch_size=3, collate_fn=collate)
+    quiet_trainer(tmp_path, logger=memory).validate(module, loader, verbose=False)
+    assert sorted(memory.pictures) == [f"validation/{head}/picture" for head in ("cls", "det", "seg")]
+    assert all(len(pictures) == 2 for pictures in memory.pictures.values())
+    assert isinstance(memory.pictures["validation/seg/picture"][0], Image.Image)
+
+
+def test_a_frozen_backbone_stays_as_it_is_and_keeps_no_graph(tmp_path):
+    model = small_model(MULTITASK)
+    model.freeze("backbone")
+    before = {name: value.clone() for name, value in model["backbone"].state_dict().items()}
+    seen = []
+    model["backbone"].register_forward_hook(lambda brick, given, made: seen.append(made["features"]))
+    loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate)
+    quiet_trainer(tmp_path, max_epochs=2).fit(lightning(model, tmp_path), loader)
+    assert len(seen) == 4
+    assert all(feature.grad_fn is None for features in seen for feature in features)
+    for name, value in model["backbone"].state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_mixed_precision_trains(tmp_path):
+    module = lightning(small_model(MULTITASK), tmp_path)
+    loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate)
+    trainer = quiet_trainer(tmp_path, max_epochs=1, precision="bf16-mixed")
+    trainer.fit(module, loader, loader)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert trainer.callback_metrics["validation/loss"].isfinite()

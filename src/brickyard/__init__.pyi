@@ -10,6 +10,11 @@ from brickyard.collection import (
     BrickCollection as BrickCollection,
 )
 from brickyard.contract import BrickInfo as BrickInfo, fits as fits
+from brickyard.course import Course as Course, Machines as Machines
+from brickyard.data.open import open_data as open_data
+from brickyard.evaluation import evaluate as evaluate
+from brickyard.fitting import fit as fit
+from brickyard.jobs import predict_rows as predict_rows
 from brickyard.create import (
     create_model as create_model,
 )
@@ -32,6 +37,7 @@ from brickyard.info import (
     model_info as model_info,
 )
 from brickyard.listing import list_models as list_models
+from brickyard.matching import create_model_for as create_model_for
 from brickyard.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
 from brickyard.metrics import (
     BrickMetricSingle as BrickMetricSingle,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -76,15 +77,18 @@ class BrickMetrics(Brick):
     def summarize(self, reset: bool) -> dict[str, Any]:
         """Every metric over the calls since the last reset, by name; none if no process had a call."""
         metrics = list(self.metrics.values())
-        called = torch.tensor(
-            any(metric.update_called for metric in metrics), dtype=torch.int, device=metrics[0].device
-        )
+        called = any(metric.update_called for metric in metrics)
         if distributed.is_available() and distributed.is_initialized():
             # All processes compute or none does: one that returned here would leave the others waiting for it.
-            distributed.all_reduce(called, distributed.ReduceOp.MAX)
+            everywhere: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(everywhere, [_row_kinds(metric) for metric in metrics] if called else None)
+            called = any(kinds is not None for kinds in everywhere)
+            _fill(metrics, [kinds for kinds in everywhere if kinds is not None])
         if not called:
             return {}
-        computed = self._reported(self.metrics.compute())
+        with warnings.catch_warnings():  # on a process without a call, where others had one
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric .* was called before", UserWarning)
+            computed = self._reported(self.metrics.compute())
         if reset:
             self.metrics.reset()
         return computed
@@ -142,6 +146,22 @@ class BrickMetricSingle(BrickMetrics):
     @property
     def module_name(self) -> str:
         return f"'{self.metric_name}'"
+
+
+def _row_kinds(metric: Metric) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """The type and the shape but for its length of each state that is a list of tensors and has some."""
+    states = metric.metric_state.items()
+    return {name: (rows[0].dtype, rows[0].shape[1:]) for name, rows in states if isinstance(rows, list) and rows}
+
+
+def _fill(metrics: Sequence[Metric], everywhere: Sequence[list[dict[str, tuple[torch.dtype, torch.Size]]]]) -> None:
+    """Give empty lists a tensor without rows, as other processes have tensors: torchmetrics gathers nothing else."""
+    for kinds in everywhere:
+        for metric, own in zip(metrics, kinds, strict=True):
+            for name, (dtype, shape) in own.items():
+                rows = metric.metric_state[name]
+                if isinstance(rows, list) and not rows:
+                    rows.append(torch.empty((0, *shape), dtype=dtype, device=metric.device))
 
 
 def _detached(value: Any) -> Any:

@@ -27,7 +27,7 @@ def parameter_groups(
         Groups with `params`, `lr` and `weight_decay`.
     """
     seen: set[int] = set()
-    groups: list[dict[str, Any]] = []
+    by_setting: dict[tuple[float, float], list[nn.Parameter]] = {}  # few groups: an optimizer pays for each of them
     for brick in model.bricks().values():
         if brick.module is None:
             continue
@@ -37,9 +37,9 @@ def parameter_groups(
         else:
             found = param_groups_weight_decay(brick.module, weight_decay)
         for group in found:
-            params: list[nn.Parameter] = [param for param in group["params"] if id(param) not in seen]
+            setting = (lr * group.get("lr_scale", 1.0), group["weight_decay"])
+            params = [param for param in group["params"] if id(param) not in seen]
             seen.update(map(id, params))
             if params:
-                rate = lr * group.get("lr_scale", 1.0)
-                groups.append({"params": params, "lr": rate, "weight_decay": group["weight_decay"]})
-    return groups
+                by_setting.setdefault(setting, []).extend(params)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in by_setting.items()]

@@ -6,21 +6,23 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from timm.data import create_transform
 from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
 from brickyard.create import create_model
-from brickyard.errors import BrickInputError
+from brickyard.errors import BrickInputError, MissingInputError
+from brickyard.manifest import MANIFEST
 from brickyard.parts.pictures import find_pictures, read_picture
+from brickyard.reading import Batch, PictureReader
 from brickyard.runners import open_runner
+from brickyard.shards import Picture
+from brickyard.staging import current
 from brickyard.tasks.registry import get_task
 from brickyard.visualization import BrickPerImageVisualization
 
@@ -57,12 +59,14 @@ class Prediction:
 class Predictor:
     """A trained model with everything around it: reading, resizing, batches, names of classes, pictures.
 
-    It can be called from several threads, and pickled if it was made from a name or a place: each process then builds
-    its own.
+    It can be called from several threads at once, and pickled if it was made from a name or a place: each process then
+    builds its own. An engine that holds a class and calls it with batches of columns takes it as it is:
+
+        dataset.map_batches(Predictor, fn_constructor_args=("tf_efficientnet_lite0_cls.in1k",), ...)  # ray.data
 
     Args:
-        source: What `create_model` takes for a trained model (a name, a folder, a URI of the Hub), a file that
-            `export_onnx` wrote, or a model, which is copied.
+        source: What `create_model` takes for a trained model (a name, a folder, a URI of the Hub), a path to a folder
+            or a lock, a file that `export_onnx` wrote, or a model, which is copied.
         device: Where it runs, by default the GPU if there is one.
         batch_size: Pictures at a time.
         outputs: Only these values, for callers who pass arrays; None for all that the heads make.
@@ -91,36 +95,60 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise BrickInputError("batch_size", "1 or more", f"{batch_size}")
-        self._made_of = (source, device, batch_size, outputs, channels_last, compile)
-        trained = partial(create_model, pretrained=True)
-        self._run = open_runner(source, trained, device, outputs, channels_last=channels_last, compile=compile)
+        self._source = None if isinstance(source, BrickCollection) else anchored(source)
+        self._options = (device, batch_size, outputs, channels_last, compile)
+        self._run = open_runner(source, _trained, device, outputs, channels_last=channels_last, compile=compile)
         self.batch_size = batch_size
-        images = self._run.images
-        dense = any(get_task(facts["task"]).is_dense for facts in self._run.heads.values())
-        self._mode = {1: "L", 3: "RGB"}.get(images.channels)
-        self._transform = create_transform(
-            (images.channels, *images.size),
-            interpolation=images.interpolation,
-            crop_pct=1.0 if dense else images.crop_pct,
-            crop_mode="squash" if dense else images.crop_mode,
-            normalize=False,  # the model's preprocessor does it
-        )
+        is_dense = any(get_task(facts["task"]).is_dense for facts in self._run.heads.values())
+        self.reader = PictureReader(self._run.images, is_dense=is_dense)
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of its heads, in their order."""
+        return list(self._run.heads)
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self._run.device
+
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of each brick, weights and settings, by its path; of an exported file, that of the file."""
+        return self._run.hashes()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if isinstance(self._made_of[0], BrickCollection):
+        if self._source is None:
             raise TypeError("A predictor of a model in memory is not pickled: make it of a name, a folder or a URI.")
-        return _remade, self._made_of
+        return _remade, (self._source, *self._options)
 
     def __call__(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the model on a batch of arrays.
 
         Args:
-            named_inputs: `image`, (B, C, H, W) uint8, or float in [0, 1].
+            named_inputs: `image`, (B, C, H, W) uint8, or float in [0, 1]; and whatever else is known of each row.
 
         Returns:
-            The heads' outputs by name, e.g. `cls/probabilities` (B, K).
+            What the model does not read, such as a column of paths, as it is; then the heads' outputs by name, e.g.
+            `cls/probabilities` (B, K). The images are not among them.
+
+        Raises:
+            MissingInputError: No `image`.
+            BrickInputError: Images that the model does not take, or a column that has the name of an output.
         """
-        return self._run(named_inputs)
+        reads = self._run.reads
+        missing = [(name, "the model") for name, is_needed in reads.items() if is_needed and name not in named_inputs]
+        if missing:
+            raise MissingInputError(missing, named_inputs)
+        read = {name: array for name, array in named_inputs.items() if name in reads}
+        for name, array in read.items():
+            if np.asarray(array).dtype == np.object_:
+                mend = "Resize them to one size first."
+                raise BrickInputError(name, "an array (B, C, H, W)", "objects, as of images of several sizes", mend)
+        beside = {name: column for name, column in named_inputs.items() if name not in reads}
+        outputs = self._run(read)
+        if taken := sorted(beside.keys() & outputs.keys()):
+            raise BrickInputError("the columns", "no names of the model's outputs", f"{taken}", "Rename or drop them.")
+        return {**beside, **outputs}
 
     def read(self, files: Iterable[Path]) -> npt.NDArray[Any]:
         """Pictures as the model takes them, (B, C, H, W) uint8.
@@ -128,11 +156,18 @@ class Predictor:
         Raises:
             BrickInputError: One cannot be read, or the model takes no pictures.
         """
-        return self._stacked([read_picture(file) for file in files])
+        return np.stack([self.reader.image(read_picture(file)).numpy() for file in files])
 
     def find(self, pictures: str | Path | Iterable[str | Path]) -> list[Path]:
         """The files that `predict` would look at; its errors are those of `predict`."""
         return find_pictures([pictures] if isinstance(pictures, (str, Path)) else pictures)
+
+    def results(self, batch: Batch) -> list[dict[str, list[dict[str, Any]]]]:
+        """What is on the pictures that `reader` read: for each what its heads say, nothing for an unread one."""
+        return [
+            {} if size is None else self._on_picture(values, size)
+            for size, values in zip(batch.sizes, self._values(batch), strict=True)
+        ]
 
     def predict(
         self, pictures: str | Path | Iterable[str | Path], *, draw: bool = False, progress: bool = False
@@ -158,37 +193,32 @@ class Predictor:
                 bar.update(len(batch))
 
     def _predict_batch(self, files: list[Path], draw: bool) -> Iterator[Prediction]:
-        read: dict[Path, Image.Image] = {}
-        errors: dict[Path, str] = {}
-        for file in files:
-            try:
-                read[file] = read_picture(file)
-            except BrickInputError as error:
-                errors[file] = str(error)
-        values: dict[str, npt.NDArray[Any]] = {}
-        if read:
-            values = self({"image": self._stacked(list(read.values()))})
-        row = itertools.count()
-        for file in files:
-            if file in errors:
-                yield Prediction(file, error=errors[file])
+        batch = self.reader((Picture(str(file), str(file)) for file in files), keep=draw)
+        pictures = iter(batch.pictures)
+        rows = zip(files, batch.sizes, batch.errors, self._values(batch), strict=True)
+        for file, size, error, values in rows:
+            if size is None:
+                yield Prediction(file, error=error)
             else:
-                index = next(row)
-                yield self._prediction(file, read[file], {name: array[index] for name, array in values.items()}, draw)
+                drawn = self._drawn(next(pictures), values) if draw else None
+                yield Prediction(file, size, self._on_picture(values, size), drawn)
 
-    def _stacked(self, pictures: Sequence[Image.Image]) -> npt.NDArray[Any]:
-        if self._mode is None:
-            found = f"{self._run.images.channels}"
-            raise BrickInputError("the model", "1 or 3 channels for pictures", found, "Pass arrays.")
-        return np.stack([self._transform(picture.convert(self._mode)) for picture in pictures])
+    def _values(self, batch: Batch) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """The outputs for each picture, without batch dimension; none for an unread one."""
+        values = self._run({"image": batch.image.numpy()}) if len(batch.image) else {}
+        row = itertools.count()
+        for size in batch.sizes:
+            index = None if size is None else next(row)
+            yield {} if index is None else {name: array[index] for name, array in values.items()}
 
-    def _prediction(self, file: Path, picture: Image.Image, values: Mapping[str, Any], draw: bool) -> Prediction:
+    def _on_picture(self, values: Mapping[str, Any], size: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
+        """What each head says of a picture of `size`, (width, height)."""
         results = {}
         for head, facts in self._run.heads.items():
             task = get_task(facts["task"])
-            found = task.on_picture(_own(values, head), self._run.images.size, (picture.height, picture.width))
+            found = task.on_picture(_own(values, head), self._run.images.size, size[::-1])
             results[head] = task.results(found, facts["labels"])
-        return Prediction(file, picture.size, results, self._drawn(picture, values) if draw else None)
+        return results
 
     def _drawn(self, picture: Image.Image, values: Mapping[str, Any]) -> Image.Image:
         """All heads on one picture: the dense ones first, onto it; then those that write beside it."""
@@ -209,6 +239,25 @@ class Predictor:
 def _own(values: Mapping[str, Any], head: str) -> dict[str, Any]:
     """A head's values, by the last part of their names."""
     return {name.removeprefix(f"{head}/"): value for name, value in values.items() if name.startswith(f"{head}/")}
+
+
+def _trained(source: str | os.PathLike[str]) -> BrickCollection:
+    if isinstance(source, str) and not _is_stored(Path(source)):
+        return create_model(source, pretrained=True)
+    return BrickCollection.from_pretrained(source)
+
+
+def _is_stored(place: Path) -> bool:
+    """Whether a lock or a model's folder is there, rather than a name meant."""
+    return (place.suffix == ".json" and place.is_file()) or current(place, MANIFEST).is_file()
+
+
+def anchored(source: str | os.PathLike[str]) -> str:
+    """A source that means the same to a process in another folder."""
+    text = os.fspath(source)
+    scheme = "local-dir:" if text.startswith("local-dir:") else ""
+    place = text.removeprefix(scheme)
+    return f"{scheme}{os.path.abspath(place)}" if scheme or os.path.exists(place) else text
 
 
 def _remade(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -16,10 +18,12 @@ from brickyard.collection import BrickCollection
 from brickyard.config import make_brick
 from brickyard.errors import BrickInputError
 from brickyard.facts import BESIDE
+from brickyard.manifest import dump
 from brickyard.names import place_of
 from brickyard.onnx_runner import OnnxSession
 from brickyard.parts.backbones import BackboneSpec, InputSpec
 from brickyard.parts.conversions import torch_to_numpy
+from brickyard.save import configs_of, weigh_in_memory
 from brickyard.tags import Stage
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -30,12 +34,16 @@ class Runner(ABC):
 
     Attributes:
         heads: What is known of each head: task, variant, labels.
+        device: Where it runs.
         images: The images that it takes.
+        reads: The names of the arrays that it reads, and whether it cannot do without.
         beside: What draws and measures, on the outputs: bricks without weights.
     """
 
     heads: Mapping[str, Mapping[str, Any]]
+    device: str
     images: InputSpec
+    reads: Mapping[str, bool]
     beside: BrickCollection
 
     @abstractmethod
@@ -48,6 +56,10 @@ class Runner(ABC):
         Returns:
             The heads' outputs by name, e.g. `cls/probabilities` (B, K).
         """
+
+    @abstractmethod
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of each brick, weights and settings, by its path: what tells another model from this one."""
 
 
 @final
@@ -74,7 +86,7 @@ class TorchRunner(Runner):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
-        self._device = _usable(device)
+        self.device = _usable(device)
         brick = model.bricks().get("backbone")
         if brick is None or "provides" not in brick.metadata:
             raise BrickInputError("the model", "a backbone that says which images it takes", "none")
@@ -86,6 +98,10 @@ class TorchRunner(Runner):
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._outputs = None if outputs is None else list(outputs)
         bricks = self._model.bricks()
+        required = self._model.required_inputs(outputs=self._outputs)
+        made = {name for brick in bricks.values() for name in brick.writes}
+        read = {read.name for brick in bricks.values() for read in brick.reads} - made
+        self.reads = {name: name in required for name in sorted(read)}
         self.heads = {place_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
         others = {path: brick for path, brick in model.bricks().items() if brick.tags & BESIDE}
         self.beside = copy.deepcopy(
@@ -96,7 +112,7 @@ class TorchRunner(Runner):
 
     @torch.inference_mode()
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        tensors = {name: torch.tensor(np.ascontiguousarray(a), device=self._device) for name, a in named_inputs.items()}
+        tensors = {name: torch.tensor(np.ascontiguousarray(a), device=self.device) for name, a in named_inputs.items()}
         laid_out = {
             name: value.contiguous(memory_format=self._layout) if value.ndim == 4 else value
             for name, value in tensors.items()
@@ -105,10 +121,14 @@ class TorchRunner(Runner):
         own = {name: value for name, value in values.items() if name.partition("/")[0] in self.heads}
         return {name: torch_to_numpy(value) for name, value in own.items() if isinstance(value, torch.Tensor)}
 
+    def hashes(self) -> dict[str, str]:
+        configs = configs_of(self._model, weigh_in_memory)
+        return {path: hashlib.sha256(dump(config).encode()).hexdigest() for path, (config, _) in configs.items()}
+
 
 @final
 class OnnxRunner(Runner):
-    """An exported file, by onnxruntime.
+    """An exported file, by onnxruntime, on as many cores as torch uses.
 
     Args:
         path: What `export_onnx` wrote.
@@ -119,9 +139,12 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._session = OnnxSession(path)
+        self._session = OnnxSession(path, threads=torch.get_num_threads())
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         facts = self._session.facts
         self.heads, self.images = facts.heads, facts.image
+        self.reads = {"image": True}
+        self._path = Path(path).absolute()
         where = os.fspath(path)
         made = {name: make_brick(config, f"{where}, brick '{name}'") for name, config in facts.beside.items()}
         self.beside = BrickCollection.of_new(made)
@@ -129,10 +152,14 @@ class OnnxRunner(Runner):
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         return self._session({name: _floats(array) for name, array in named_inputs.items()})
 
+    def hashes(self) -> dict[str, str]:
+        with open(self._path, "rb") as file:
+            return {self._path.name: hashlib.file_digest(file, "sha256").hexdigest()}
+
 
 def open_runner(
     source: str | os.PathLike[str] | BrickCollection,
-    create: Callable[[str], BrickCollection],
+    create: Callable[[str | os.PathLike[str]], BrickCollection],
     device: str | None,
     outputs: Iterable[str] | None,
     *,
@@ -145,7 +172,7 @@ def open_runner(
             mend = "Choose outputs when it is exported."
             raise BrickInputError("an exported file", "no device, outputs, channels_last or compile", "some", mend)
         return OnnxRunner(source)
-    model = source if isinstance(source, BrickCollection) else create(os.fspath(source))
+    model = source if isinstance(source, BrickCollection) else create(source)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return TorchRunner(model, chosen, outputs, channels_last=channels_last, compile=compile)
 

@@ -1,0 +1,1 @@
+"""Commands of `brickyard` that need more than a file has room for."""

@@ -1,0 +1,80 @@
+"""What a training is like, and what it runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import final
+
+FSDP = "fsdp"
+
+
+@final
+@dataclass(frozen=True)
+class Course:
+    """The course of a training.
+
+    Attributes:
+        steps: Of the optimizer, AdamW; rounded up a little, so that the last one ends with a validation.
+        batch_size: Pictures a step and process.
+        lr: The highest learning rate, of the heads; it rises, then falls to nothing along a cosine.
+        warmup: The part of the steps in which it rises.
+        weight_decay: See `parameter_groups`.
+        layer_decay: See `parameter_groups`.
+        clip: The largest norm of all gradients together.
+        ema: The decay of the moving average of the weights, None for none.
+        precision: As Lightning has it.
+        every: Steps, about, between two validations, after which the model is saved as bricks.
+        save_every: Steps between two checkpoints, from which a training can go on; also one after each validation.
+        monitor: The figure of the validation that tells which model is best; a loss is the better the smaller.
+        seed: Of the order of the pictures, of their random changes, and of what is random in the model.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 32
+    lr: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    clip: float = 5.0
+    ema: float | None = None
+    precision: str = "32-true"
+    every: int = 1000
+    save_every: int = 500
+    monitor: str = "validation/loss"
+    seed: int = 0
+
+    @property
+    def validations(self) -> int:
+        """How many there are."""
+        return ceil(self.steps / self.every)
+
+    @property
+    def interval(self) -> int:
+        """Steps between two validations."""
+        return ceil(self.steps / self.validations)
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.interval * self.validations
+
+
+@final
+@dataclass(frozen=True)
+class Machines:
+    """What a training runs on, by Lightning's names.
+
+    Attributes:
+        accelerator: "cpu", "gpu", ..., or "auto".
+        devices: How many on each machine, or "auto" for all.
+        nodes: How many machines.
+        strategy: "ddp", "fsdp" for weights shared out over the devices (FSDP2), or "auto".
+        workers: Processes that read pictures, for each device.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    workers: int = 0

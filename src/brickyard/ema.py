@@ -1,0 +1,85 @@
+"""A moving average of the weights (the extra `train`)."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from timm.utils import ModelEmaV3
+
+from brickyard.collection import BrickCollection
+from brickyard.errors import BrickInputError, MissingExtraError
+
+try:
+    import pytorch_lightning as pl
+except ImportError:
+    raise MissingExtraError("Training with Lightning", "train") from None
+
+
+@final
+class MovingAverage(pl.Callback):  # type: ignore[misc]
+    """timm's exponential moving average of weights and normalisation statistics: it is validated, and is the result.
+
+    Within a validation, and from the end of the training on, the model has the averaged weights.
+
+    Args:
+        model: The collection that is trained.
+        decay: The part of the average that stays at each step, less in the first steps.
+
+    Raises:
+        BrickInputError: The decay is not in [0, 1), or the weights are shared out over processes.
+    """
+
+    def __init__(self, model: BrickCollection, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise BrickInputError("ema", "a decay in [0, 1), e.g. 0.999", f"{decay}")
+        self.model = model
+        self.decay = decay
+        self._average: ModelEmaV3 | None = None
+        self._step = 0
+
+    @property
+    def averaged(self) -> BrickCollection:
+        """The model with the averaged weights, at first a copy of it."""
+        if self._average is None:
+            self._average = ModelEmaV3(self.model, self.decay, use_warmup=True)
+        averaged: BrickCollection = self._average.module
+        return averaged
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if pl_module.device_mesh is not None:
+            raise BrickInputError("ema", "weights that every process has as a whole", "fsdp, which shares them out")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.averaged.to(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._step and self._average is not None:  # not between the batches of one step
+            self._step = trainer.global_step
+            self._average.update(self.model, self._step)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._swap()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._swap()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._swap()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self._step, "averaged": self.averaged.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._step = state_dict["step"]
+        self.averaged.load_state_dict(state_dict["averaged"])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange the model's weights and their average."""
+        for ours, average in zip(self.model.state_dict().values(), self.averaged.state_dict().values(), strict=True):
+            kept = ours.clone()
+            ours.copy_(average)
+            average.copy_(kept)

@@ -1,0 +1,115 @@
+import warnings
+from itertools import chain
+from typing import ClassVar
+
+import pytest
+import torch
+
+from brickyard import BrickInputError
+from brickyard.data.batches import Draw, Drawn, TrainingOrder, evaluation_batches, training_batches
+
+
+class Numbers:
+    """Pictures that are their index, with a number drawn at random."""
+
+    labels: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": torch.tensor(index), "drawn": torch.rand(())}
+
+
+def indices(order: TrainingOrder) -> list[int]:
+    return [draw.picture for batch in order for draw in batch]
+
+
+def test_every_picture_comes_once_before_any_comes_again() -> None:
+    found = indices(TrainingOrder(5, 2, 10))
+    rounds = [found[start : start + 5] for start in range(0, 20, 5)]
+    assert [sorted(one) for one in rounds] == [[0, 1, 2, 3, 4]] * 4
+    assert len({tuple(one) for one in rounds}) > 1
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    assert indices(TrainingOrder(50, 4, 20, seed=1)) == indices(TrainingOrder(50, 4, 20, seed=1))
+    assert indices(TrainingOrder(50, 4, 20, seed=1)) != indices(TrainingOrder(50, 4, 20, seed=2))
+
+
+def test_processes_share_the_pictures_of_a_step() -> None:
+    whole = list(TrainingOrder(7, 6, 4))
+    parts = [list(TrainingOrder(7, 2, 4, rank=rank, world_size=3)) for rank in range(3)]
+    assert [[*chain.from_iterable(part[step] for part in parts)] for step in range(4)] == whole
+
+
+def test_there_are_as_many_batches_as_steps_also_of_a_single_picture() -> None:
+    assert len(TrainingOrder(1, 3, 5)) == 5
+    assert indices(TrainingOrder(1, 3, 2)) == [0] * 6
+    with pytest.raises(BrickInputError, match="one picture or more"):
+        TrainingOrder(0, 3, 5)
+
+
+def test_random_changes_depend_on_the_draw_and_leave_the_global_generator_alone() -> None:
+    data = Drawn(Numbers(9), seed=3)
+    state = torch.get_rng_state()
+    first, again, later = data[Draw(0, 4)], data[Draw(0, 4)], data[Draw(9, 4)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first == again
+    assert first["drawn"] != later["drawn"]
+    assert Drawn(Numbers(9), seed=4)[Draw(0, 4)]["drawn"] != first["drawn"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_goes_on_where_it_was(workers: int) -> None:
+    def loader():
+        return training_batches(Numbers(7), TrainingOrder(7, 2, 6), workers=workers)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+        expected = [(batch["image"].tolist(), batch["drawn"].tolist()) for batch in loader()]
+        first = loader()
+        iterator = iter(first)
+        for _ in range(3):
+            next(iterator)
+        second = loader()
+        second.load_state_dict(first.state_dict())
+        assert [(batch["image"].tolist(), batch["drawn"].tolist()) for batch in second] == expected[3:]
+    assert expected == [
+        (batch["image"].tolist(), batch["drawn"].tolist())
+        for batch in training_batches(Numbers(7), TrainingOrder(7, 2, 6))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch_size", "world_size"), [(5, 2, 2), (8, 3, 2), (3, 1, 2), (10, 4, 1), (7, 2, 3)]
+)
+def test_evaluation_has_every_picture_once_in_equally_many_batches(
+    pictures: int, batch_size: int, world_size: int
+) -> None:
+    shares = [
+        [
+            batch["image"].tolist()
+            for batch in evaluation_batches(Numbers(pictures), batch_size, rank=rank, world_size=world_size)
+        ]
+        for rank in range(world_size)
+    ]
+    assert sorted(index for share in shares for batch in share for index in batch) == list(range(pictures))
+    assert len({len(share) for share in shares}) == 1
+    assert max(len(batch) for share in shares for batch in share) <= batch_size + 1
+
+
+def test_evaluation_of_one_process_keeps_the_order_and_the_batch_size() -> None:
+    batches = [batch["image"].tolist() for batch in evaluation_batches(Numbers(7), 3)]
+    assert list(chain.from_iterable(batches)) == list(range(7))
+    assert max(map(len, batches)) <= 3
+
+
+def test_evaluation_needs_a_picture_for_each_process() -> None:
+    with pytest.raises(BrickInputError, match="a picture for each of 2 processes, found 1"):
+        evaluation_batches(Numbers(1), 2, world_size=2)
+    with pytest.raises(BrickInputError, match="a picture for each of 1 processes, found 0"):
+        evaluation_batches(Numbers(0), 2)

@@ -1,0 +1,120 @@
+"""A small training in a process of its own, to be killed, or in two: `python -m tests.runs FOLDER ...`."""
+
+import argparse
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from brickyard import BrickCollection, BrickLoss, create_model, create_part
+from brickyard.course import Course, Machines
+from brickyard.fitting import fit
+
+SIDE = 64
+LABELS = {"cls": ("red", "green", "blue"), "seg": ("nothing", "red", "green", "blue"), "det": ("red", "green", "blue")}
+
+
+class Rectangles:
+    """Pictures with one rectangle each, red, green or blue.
+
+    Args:
+        length: How many.
+        lacking: The pictures without a label, by task.
+        noisy: Draw another noise whenever a picture is read.
+        kill_at: Kill this process when so many have been read.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        lacking: Mapping[str, set[int]] = MappingProxyType({}),
+        *,
+        noisy: bool = False,
+        kill_at: int | None = None,
+    ) -> None:
+        self.labels, self.length, self.lacking, self.noisy = LABELS, length, lacking, noisy
+        self.kill_at, self.read = kill_at, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        self.read += 1
+        if self.read == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        colour, left, top = index % 3, index * 5 % 32, index * 7 % 32
+        generator = None if self.noisy else torch.Generator().manual_seed(index)
+        image = torch.randint(0, 100, (3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+        image[colour, top : top + 28, left : left + 28] = 255
+        mask = torch.zeros(SIDE, SIDE, dtype=torch.int64)
+        mask[top : top + 28, left : left + 28] = colour + 1
+        box = torch.tensor([[left, top, left + 28, top + 28]], dtype=torch.float32)
+        sample = {
+            "image": image,
+            "targets/cls": torch.tensor(colour),
+            "targets/seg": mask,
+            "targets/det": {"boxes": box, "labels": torch.tensor([colour])},
+        }
+        return {
+            name: value
+            for name, value in sample.items()
+            if index not in self.lacking.get(name.removeprefix("targets/"), ())
+        }
+
+
+def small_model(name: str = "test_resnet_cls_seg-lraspp_det-ssdlite", **options: float) -> BrickCollection:
+    torch.manual_seed(0)
+    return create_model(name, labels={task: names for task, names in LABELS.items() if f"_{task}" in name}, **options)
+
+
+def without_batch_statistics(model: BrickCollection) -> BrickCollection:
+    """The same with normalisation of each picture alone, so that two halves of a batch are what the whole is."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(
+                    module,
+                    name,
+                    nn.Sequential(nn.GroupNorm(1, child.num_features), getattr(child, "act", nn.Identity())),
+                )
+    return model
+
+
+# Of the training, about half of the pictures lack each label; of the validation, those of the second process lack two.
+LACKING = {"cls": {0, 1, 2}, "seg": {2, 3, 5, 6}, "det": {1, 4, 6, 7}}
+LACKING_IN_VAL = {"cls": {1, 3}, "seg": {0}, "det": {1, 2, 3}}
+
+
+def train_in_parts(out: Path, devices: int, strategy: str) -> None:
+    """Two processes with two pictures a step, or one with four; labels are missing here and there."""
+    model = without_batch_statistics(small_model("test_resnet_cls_seg-lraspp_det-retinanet"))
+    brick = model["seg/loss"]  # by default it has a part that is no mean over pixels
+    model["seg/loss"] = BrickLoss(create_part("segmentation_loss"), brick.input_names, brick.output_names)
+    course = Course(steps=6, batch_size=4 // devices, every=3, lr=1e-4)
+    machines = Machines(accelerator="cpu", devices=devices, strategy=strategy)
+    fit(model, Rectangles(8, LACKING, noisy=True), Rectangles(5, LACKING_IN_VAL), out, course, machines)
+
+
+def train_until_killed(out: Path, kill_at: int | None, resume: bool) -> None:
+    model = small_model(drop_path_rate=0.3)
+    course = Course(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
+    fit(model, Rectangles(7, noisy=True, kill_at=kill_at), Rectangles(3), out, course, resume=resume)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--resume", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.devices is not None:
+        train_in_parts(given.out, given.devices, given.strategy)
+    else:
+        train_until_killed(given.out, given.kill_at, given.resume)
