@@ -78,12 +78,13 @@ def loop(model: Any, labels: list[str], loader: DataLoader[Any], out: Path) -> N
 def throughput(folder: Path, options: argparse.Namespace) -> list[Row]:
     files = make_pictures(folder / "pictures", options.pictures)
     model = brickyard.create_model(options.model, pretrained=True).eval()
-    images = brickyard.model_info(options.model).spec.input
+    images = brickyard.BackboneSpec.from_json(model["backbone"].metadata["provides"]).input
     labels = model["cls/head"].metadata["labels"]
     transform = timm.data.create_transform(
         (images.channels, *images.size),
         interpolation=images.interpolation,
         crop_pct=images.crop_pct,
+        crop_mode=images.crop_mode,
         normalize=False,
     )
     loader = DataLoader(Pictures(files, transform), BATCH, num_workers=options.workers)

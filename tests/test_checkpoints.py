@@ -10,7 +10,7 @@ from brickyard.checkpoints import CHECKPOINT, Keeper
 from brickyard.runlog import RunLog
 from tests.runs import small_model
 
-MODULE = SimpleNamespace(share_statistics=lambda: None)
+MODULE = SimpleNamespace(device_mesh=None)
 
 
 class Trainer(SimpleNamespace):

@@ -38,3 +38,12 @@ def test_a_module_that_two_bricks_share_is_counted_once() -> None:
     bricks = {name: brickyard.BrickTrainable(layer, ["x"], [name]) for name in ("a", "b")}
     groups = brickyard.parameter_groups(brickyard.BrickCollection(bricks), lr=0.1)
     assert sum(len(group["params"]) for group in groups) == 2
+
+
+def test_there_are_as_few_groups_as_settings() -> None:
+    model = brickyard.create_model("test_resnet_cls_seg", num_classes={"cls": 3, "seg": 3})
+    groups = brickyard.parameter_groups(model, lr=0.1, weight_decay=0.2)
+    assert sorted((group["lr"], group["weight_decay"]) for group in groups) == [(0.1, 0.0), (0.1, 0.2)]
+    decayed = brickyard.parameter_groups(model, lr=0.1, weight_decay=0.2, layer_decay=0.5)
+    settings = [(group["lr"], group["weight_decay"]) for group in decayed]
+    assert len(settings) == len(set(settings)) > 2

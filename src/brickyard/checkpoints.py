@@ -12,6 +12,7 @@ from brickyard.collection import BrickCollection
 from brickyard.ema import MovingAverage
 from brickyard.errors import MissingExtraError, UnknownNameError
 from brickyard.runlog import RunLog
+from brickyard.training import share_statistics
 
 try:
     import pytorch_lightning as pl
@@ -66,7 +67,7 @@ class Keeper(pl.callbacks.Checkpoint):  # type: ignore[misc]
     ) -> None:
         validates = (batch_idx + 1) % trainer.val_check_batch == 0  # then it is saved afterwards
         if trainer.global_step % self.every == 0 and not validates:
-            self._save(trainer, pl_module)
+            self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
@@ -83,7 +84,7 @@ class Keeper(pl.callbacks.Checkpoint):  # type: ignore[misc]
         if trainer.is_global_zero:
             for name in ("last", "best") if is_best else ("last",):
                 model.save_pretrained(self.folder / name)
-        self._save(trainer, pl_module)
+        self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "figures": self.figures, "log_size": self.run_log.size}
@@ -102,6 +103,7 @@ class Keeper(pl.callbacks.Checkpoint):  # type: ignore[misc]
             self._whole.load_state_dict(state)
         return self._whole
 
-    def _save(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.share_statistics()
+    def _save(self, trainer: pl.Trainer) -> None:
+        for model in [self.model, *([self.average.averaged] if self.average else [])]:
+            share_statistics(model)  # a checkpoint has those of the first process only
         trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)

@@ -124,7 +124,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             self._random_states = None
 
     def on_validation_start(self) -> None:
-        self.share_statistics()
+        share_statistics(self.bricks)
         if self.global_step > self._summarized_step:
             self._log_training()
 
@@ -164,12 +164,6 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             self._metrics.load_state(Stage.TRAIN, own["metrics"])
             self._summarized, self._summarized_step = own["summarized"], own["summarized_step"]
             self._random_states = own["random_states"]
-
-    def share_statistics(self) -> None:
-        """Give all processes the mean of their normalisation statistics; those of frozen bricks are alike already."""
-        for brick in self.bricks.bricks().values():
-            if _world_size() > 1 and isinstance(brick, BrickModule) and brick.trainable and brick.module is not None:
-                distribute_bn(brick.module, _world_size(), reduce=True)
 
     def _named(self, batch: Any) -> Mapping[str, Any]:
         return batch if isinstance(batch, Mapping) else dict(zip(self.batch_names, batch, strict=True))
@@ -232,6 +226,13 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         for name in (name for brick in painters for name in brick.writes if name in values):
             for logger in loggers:
                 logger.log_image(f"{Stage.VALIDATION.value}/{name}", values[name], self.global_step)
+
+
+def share_statistics(collection: BrickCollection) -> None:
+    """Give all processes the mean of their normalisation statistics; those of frozen bricks are alike already."""
+    for brick in collection.bricks().values() if _world_size() > 1 else ():
+        if isinstance(brick, BrickModule) and brick.trainable and brick.module is not None:
+            distribute_bn(brick.module, _world_size(), reduce=True)
 
 
 def _shares(counts: Tensor) -> tuple[Tensor | None, Tensor]:

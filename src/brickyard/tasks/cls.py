@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.classification import FINEST
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
+from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
 
 
-@final
 class Classification(Task):
     """Image classification.
 
@@ -38,7 +38,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "cls"
     variants: ClassVar[tuple[str, ...]] = ("linear", "attention", "multilabel")
-    required_labels: ClassVar[tuple[str, ...]] = ("cls",)
+    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"cls"})
     main_output: ClassVar[str] = "logits"
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

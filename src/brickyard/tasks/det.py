@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, final
@@ -16,6 +16,7 @@ from brickyard.parts.detection import centernet, fcos, retinanet, ssdlite
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
 from brickyard.tags import Tag
+from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
@@ -60,7 +61,6 @@ _VARIANTS = {
 }
 
 
-@final
 class Detection(Task):
     """Object detection.
 
@@ -77,7 +77,7 @@ class Detection(Task):
 
     name: ClassVar[str] = "det"
     variants: ClassVar[tuple[str, ...]] = tuple(_VARIANTS)
-    required_labels: ClassVar[tuple[str, ...]] = ("det",)
+    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"det"})
     main_output: ClassVar[str] = "boxes"
     is_dense: ClassVar[bool] = True
 

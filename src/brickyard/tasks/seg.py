@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.draw_masks import stretched
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
+from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
@@ -21,7 +22,6 @@ from brickyard.visualization import BrickPerImageVisualization
 _OF_ONE_MAP = ("fcn", "deeplabv3")  # the heads that need no pyramid
 
 
-@final
 class Segmentation(Task):
     """Semantic segmentation.
 
@@ -53,7 +53,7 @@ class Segmentation(Task):
         "tower",
         "unet",
     )
-    required_labels: ClassVar[tuple[str, ...]] = ("seg",)
+    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"seg"})
     main_output: ClassVar[str] = "logits"
     is_dense: ClassVar[bool] = True
 
