@@ -93,7 +93,7 @@ def test_a_model_of_timm_s_is_saved_pushed_and_referred_to(written, hub, tmp_pat
         {"architecture": 3},
         {"architecture": None},
         {"architecture": "hf-hub:user/repo"},
-        {"model_args": {"checkpoint_path": "/tmp/x.pth"}},
+        {"model_args": {"checkpoint_path": "/elsewhere/x.pth"}},
         {"model_args": {"pretrained": True}},
         {"model_args": {"pretrained_cfg_overlay": {"url": "file:///x"}}},
         {"model_args": {"layers": [10**6, 1, 1, 1]}},

@@ -212,7 +212,7 @@ def _bad_bricks() -> dict[str, Damage]:
     found["provides channels"] = sealed(set_to("backbone.json", "provides", "features", "channels", value=3))
     found["a cycle"] = sealed(set_to(HEAD, "inputs", value=["./logits"]))
     for option in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        found[f"timm {option}"] = sealed(set_to("backbone.json", "args", option, value="/tmp/x.pth"))
+        found[f"timm {option}"] = sealed(set_to("backbone.json", "args", option, value="/elsewhere/x.pth"))
     for name in ("hf-hub:user/repo", "local-dir:/tmp", "../resnet18", "resnet18.none", ""):
         found[f"timm {name!r}"] = sealed(set_to("backbone.json", "args", "name", value=name))
     found["timm layers"] = sealed(set_to("backbone.json", "args", "layers", value=[10**6, 1, 1, 1]))
