@@ -27,7 +27,7 @@ def test_the_parts_are_as_unequal_as_they_should_be() -> None:
     shares = [list(TrainingOrder(8, 2, 6, rank=rank, world_size=2)) for rank in range(2)]
     labelled = {  # (of the first process, of the second) in each step
         task: [
-            tuple(sum(draw.index not in lacking for draw in batch) for batch in step)
+            tuple(sum(draw.picture not in lacking for draw in batch) for batch in step)
             for step in zip(*shares, strict=True)
         ]
         for task, lacking in LACKING.items()
