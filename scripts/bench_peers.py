@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import brickyard
 from brickyard import BrickCollection
-from brickyard.onnx_runner import OnnxSession
+from brickyard.export.onnx_runner import OnnxSession
 
 SIZE = 256
 CLASSES = 21

@@ -31,7 +31,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import brickyard
-from brickyard.jobs import predict_rows
+from brickyard.inference.jobs import predict_rows
 from brickyard.parts.pictures import read_picture
 
 SAMPLES = Path(brickyard.__file__).parent / "samples"

@@ -10,9 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from brickyard.card import CARD, render_card
-from brickyard.files import ANYBODY, FolderFiles
-from brickyard.manifest import MANIFEST
-from brickyard.store import read_bricks
+from brickyard.storage.files import ANYBODY, FolderFiles
+from brickyard.storage.manifest import MANIFEST
+from brickyard.storage.store import read_bricks
 
 ROOT = Path(__file__).parents[1]
 

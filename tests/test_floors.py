@@ -16,14 +16,11 @@ LAZY = "pretrained"  # the methods of a collection whose functions are on a floo
 
 _FLOORS = {
     0: "errors tags names",
-    1: """origin brick graph collection pretrained plan modules metrics visualization stages staging weights parts.*
-        data.*""",
+    1: """brick graph collection pretrained plan modules metrics visualization stages storage.origin storage.staging
+        storage.weights parts.* data.*""",
     2: "backbone tasks.*",
     3: "recipe build",
-    4: """manifest integrity config files hub_files zoo sources contract timm_files store save lock hub swap changes
-        verify listing create info trace facts parity export pt2 onnx_runner quantize runners predict reading shards
-        jobs engines mermaid card optim loss_bricks means ema checkpoints runlog training course fitting
-        matching evaluation""",
+    4: "storage.* export.* inference.* training.* create listing info card mermaid",
     5: "cli commands.* __init__",
 }
 FLOOR_OF = {name: floor for floor, names in _FLOORS.items() for name in names.split()}

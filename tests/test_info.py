@@ -4,7 +4,7 @@ from torch import nn
 
 from brickyard import UnknownNameError, create_model, model_info
 from brickyard.build import build
-from brickyard.store import sketch
+from brickyard.storage.store import sketch
 from tests.toys import SOURCE
 
 NAME = "tf_efficientnet_lite0_cls.in1k"

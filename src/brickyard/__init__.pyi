@@ -9,12 +9,12 @@ from brickyard.brick import (
 from brickyard.collection import (
     BrickCollection as BrickCollection,
 )
-from brickyard.contract import BrickInfo as BrickInfo, fits as fits
-from brickyard.course import Course as Course, Machines as Machines
+from brickyard.storage.contract import BrickInfo as BrickInfo, fits as fits
+from brickyard.training.course import Course as Course, Machines as Machines
 from brickyard.data.open import open_data as open_data
-from brickyard.evaluation import evaluate as evaluate
-from brickyard.fitting import fit as fit
-from brickyard.jobs import predict_rows as predict_rows
+from brickyard.training.evaluation import evaluate as evaluate
+from brickyard.training.fitting import fit as fit
+from brickyard.inference.jobs import predict_rows as predict_rows
 from brickyard.create import (
     create_model as create_model,
 )
@@ -31,13 +31,13 @@ from brickyard.errors import (
     UnknownNameError as UnknownNameError,
     UnsafeBrickError as UnsafeBrickError,
 )
-from brickyard.export import export_bricks_as_onnx as export_bricks_as_onnx, export_onnx as export_onnx
+from brickyard.export.onnx_file import export_bricks_as_onnx as export_bricks_as_onnx, export_onnx as export_onnx
 from brickyard.info import (
     ModelInfo as ModelInfo,
     model_info as model_info,
 )
 from brickyard.listing import list_models as list_models
-from brickyard.matching import create_model_for as create_model_for
+from brickyard.training.matching import create_model_for as create_model_for
 from brickyard.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
 from brickyard.metrics import (
     BrickMetricSingle as BrickMetricSingle,
@@ -49,7 +49,7 @@ from brickyard.modules import (
     BrickNotTrainable as BrickNotTrainable,
     BrickTrainable as BrickTrainable,
 )
-from brickyard.optim import (
+from brickyard.training.optim import (
     parameter_groups as parameter_groups,
 )
 from brickyard.parts.backbones import (
@@ -78,17 +78,17 @@ from brickyard.parts.registry import (
     create_part as create_part,
     register_part as register_part,
 )
-from brickyard.predict import (
+from brickyard.inference.predictor import (
     Prediction as Prediction,
     Predictor as Predictor,
 )
-from brickyard.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
-from brickyard.quantize import quantize_onnx as quantize_onnx
+from brickyard.export.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
+from brickyard.export.quantize import quantize_onnx as quantize_onnx
 from brickyard.recipe import (
     HeadRecipe as HeadRecipe,
     Recipe as Recipe,
 )
-from brickyard.store import inspect_brick as inspect_brick, load_brick as load_brick
+from brickyard.storage.store import inspect_brick as inspect_brick, load_brick as load_brick
 from brickyard.tags import (
     Stage as Stage,
     Tag as Tag,
@@ -105,8 +105,8 @@ from brickyard.tasks.task import (
     HeadSpec as HeadSpec,
     Task as Task,
 )
-from brickyard.training import LightningBrickCollection as LightningBrickCollection
-from brickyard.verify import verify as verify
+from brickyard.training.lightning import LightningBrickCollection as LightningBrickCollection
+from brickyard.storage.verify import verify as verify
 from brickyard.visualization import (
     BrickPerImageVisualization as BrickPerImageVisualization,
     UNPACK_NO_CONVERSION as UNPACK_NO_CONVERSION,

@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_module
 
 from brickyard.errors import BrickGraphError, MissingInputError
 from brickyard.names import ALL, parse_reference, resolve
-from brickyard.origin import Origin
+from brickyard.storage.origin import Origin
 
 InputNames = Sequence[str] | Mapping[str, str]
 Tags = str | Iterable[str]

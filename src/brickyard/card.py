@@ -7,12 +7,12 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from brickyard.contract import BrickInfo
 from brickyard.errors import BrickError
-from brickyard.manifest import Manifest
 from brickyard.mermaid import create_mermaid_dag_graph
 from brickyard.names import place_of
-from brickyard.store import sketch
+from brickyard.storage.contract import BrickInfo
+from brickyard.storage.manifest import Manifest
+from brickyard.storage.store import sketch
 
 CARD = "README.md"
 _HUB_LICENCES = frozenset(  # of these the Hub has a page; any other is "other", by its name

@@ -16,7 +16,7 @@ from brickyard.modules import BrickModule
 from brickyard.names import is_inside, join, place_of, places
 from brickyard.plan import Plan, make_plan, owners
 from brickyard.pretrained import Pretrained
-from brickyard.weights import load_bricks, save_bricks
+from brickyard.storage.weights import load_bricks, save_bricks
 
 BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
 

@@ -11,19 +11,19 @@ from typing import Any
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionResolutionError
 
 from brickyard.build import build, recipe_of
-from brickyard.changes import Changes, Labels, LossWeights, Numbers, adapted, changed, warn_fresh
 from brickyard.collection import BrickCollection
-from brickyard.contract import BACKBONE
 from brickyard.errors import BrickInputError, BrickNotFoundError, UnknownNameError
-from brickyard.files import ANYBODY, Files, FolderFiles
-from brickyard.hub_files import HubFiles
 from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
 from brickyard.recipe import Recipe, parse_heads, parse_name
-from brickyard.sources import is_place, open_source
-from brickyard.store import load_pretrained, read_bricks, read_manifest, sketch
-from brickyard.swap import swap
+from brickyard.storage.changes import Changes, Labels, LossWeights, Numbers, adapted, changed, warn_fresh
+from brickyard.storage.contract import BACKBONE
+from brickyard.storage.files import ANYBODY, Files, FolderFiles
+from brickyard.storage.hub_files import HubFiles
+from brickyard.storage.sources import is_place, open_source
+from brickyard.storage.store import load_pretrained, read_bricks, read_manifest, sketch
+from brickyard.storage.swap import swap
+from brickyard.storage.zoo import check_tag, find_in_zoo, zoo_folders
 from brickyard.tasks.registry import task_variants
-from brickyard.zoo import check_tag, find_in_zoo, zoo_folders
 
 _log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import torch
 
 from brickyard.build import build, recipe_of
 from brickyard.errors import BrickInputError
-from brickyard.files import ANYBODY, Files, FolderFiles
 from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
 from brickyard.recipe import parse_name
-from brickyard.sources import is_place, open_source
-from brickyard.store import read_bricks, sketch
+from brickyard.storage.files import ANYBODY, Files, FolderFiles
+from brickyard.storage.sources import is_place, open_source
+from brickyard.storage.store import read_bricks, sketch
+from brickyard.storage.zoo import check_tag, find_in_zoo
 from brickyard.tasks.registry import task_variants
-from brickyard.zoo import check_tag, find_in_zoo
 
 
 @final

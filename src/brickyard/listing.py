@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 
 from brickyard.errors import UnknownNameError
 from brickyard.parts.backbones import TimmNames
+from brickyard.storage.zoo import zoo_folders
 from brickyard.tasks.registry import TASKS
-from brickyard.zoo import zoo_folders
 
 
 def list_models(

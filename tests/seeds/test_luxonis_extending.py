@@ -22,10 +22,10 @@ from brickyard import (
     register_part,
     register_task,
 )
-from brickyard.config import describe
-from brickyard.facts import Facts
+from brickyard.export.facts import Facts
 from brickyard.parts import registry as parts
 from brickyard.parts.backbones import BackboneSpec, FeatureSpec, timm_backbone, timm_spec
+from brickyard.storage.config import describe
 from brickyard.tasks import registry
 from brickyard.tasks.attach import attach_loss, attach_metric, attach_visualizer
 from brickyard.tasks.head_arguments import head_arguments

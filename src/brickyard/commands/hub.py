@@ -15,7 +15,7 @@ from rich.table import Table
 import brickyard  # its names load torch when they are used, so that --help is quick
 
 if TYPE_CHECKING:
-    from brickyard.contract import Check
+    from brickyard.storage.contract import Check
 
 _PLACES = """
     \b

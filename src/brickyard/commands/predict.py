@@ -16,7 +16,7 @@ from rich.table import Table
 import brickyard  # its names load torch when they are used, so that --help is quick
 
 if TYPE_CHECKING:
-    from brickyard.predict import Prediction
+    from brickyard.inference.predictor import Prediction
 
 DEFAULT_MODEL = "tf_efficientnet_lite0_cls.in1k"
 _OF_JOBS = ("rows", "shard_size", "workers", "actors", "address")

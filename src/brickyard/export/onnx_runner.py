@@ -1,0 +1,62 @@
+"""Run an exported ONNX file by onnxruntime (the extra `export`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy.typing as npt
+
+from brickyard.errors import BrickIntegrityError, BrickNotFoundError, MissingExtraError
+from brickyard.export.facts import Facts
+
+
+@final
+class OnnxSession:
+    """An ONNX file as a function from arrays to arrays by name. It can be called from several threads.
+
+    Args:
+        path: The file.
+        threads: How many it computes with, None for what onnxruntime chooses.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        BrickNotFoundError: There is no such file.
+        BrickIntegrityError: It is no ONNX file that onnxruntime can run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
+        try:
+            import onnxruntime  # noqa: PLC0415
+        except ImportError:
+            raise MissingExtraError("Running an ONNX file", "export") from None
+        if not os.path.isfile(path):
+            raise BrickNotFoundError(f"No file {os.fspath(path)}.")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        available = onnxruntime.get_available_providers()
+        chosen = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        try:
+            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen)
+        except Exception as error:  # onnxruntime's own kinds have no public base
+            raise BrickIntegrityError(f"{os.fspath(path)} cannot be run by onnxruntime: {error}") from None
+        self._where = os.fspath(path)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    @property
+    def facts(self) -> Facts:
+        """What the file says of itself.
+
+        Raises:
+            BrickMismatchError: It was not exported by `export_onnx`.
+        """
+        return Facts.from_text(self._session.get_modelmeta().custom_metadata_map, self._where)
+
+    def __call__(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Run the file on a batch; `image` is (B, C, H, W) float32 in [0, 1]."""
+        given = {name: named_inputs[name] for name in self._inputs}
+        return dict(zip(self._outputs, self._session.run(None, given), strict=True))

@@ -1,0 +1,105 @@
+"""A model as a `.pt2` file: torch's own exported program, or a library that needs no Python (AOTInductor)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from brickyard.collection import BrickCollection
+from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError
+from brickyard.export.onnx_file import exported_facts, refuse_existing, trace_model, written_apart
+from brickyard.export.parity import differences
+from brickyard.export.trace import Trace
+
+FACTS = "brickyard.json"  # in the file: the keys and texts of `Facts.to_text`
+
+
+def export_pt2(
+    model: BrickCollection,
+    path: str | os.PathLike[str],
+    *,
+    outputs: Iterable[str] | None = None,
+    dynamic: Sequence[str] = ("batch",),
+    image_size: int | tuple[int, int] | None = None,
+    check: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Write a model as torch's exported program, for `torch.export.load(path).module()`.
+
+    It takes one dictionary, `{"image": (B, C, H, W) float32 in [0, 1]}`, and returns a tuple in the order of `outputs`.
+    The arguments and errors are those of `export_onnx`.
+    """
+    refuse_existing(path, overwrite)
+    traced = trace_model(model, outputs, dynamic, image_size)
+    program = _exported(traced)
+    facts = {**exported_facts(model, traced, dynamic).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
+    with written_apart(Path(path)) as draft:
+        torch.export.save(program, draft, extra_files={FACTS: json.dumps(facts)})
+        if check:
+            _check(traced, torch.export.load(draft).module(), str(path))
+
+
+def export_aoti(
+    model: BrickCollection,
+    path: str | os.PathLike[str],
+    *,
+    outputs: Iterable[str] | None = None,
+    dynamic: Sequence[str] = ("batch",),
+    image_size: int | tuple[int, int] | None = None,
+    check: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Compile a model into a package of AOTInductor, for `torch._inductor.aoti_load_package(path)` and for C++.
+
+    It runs on machines like this one. The arguments and errors are those of `export_onnx`, and:
+
+    Raises:
+        BrickInputError: This machine has no C++ compiler.
+    """
+    if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")):
+        raise BrickInputError("export_aoti", "a C++ compiler on this machine", "none", "Install g++, or export_pt2.")
+    refuse_existing(path, overwrite)
+    traced = trace_model(model, outputs, dynamic, image_size)
+    program = _exported(traced)
+    facts = {**exported_facts(model, traced, dynamic).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
+    with written_apart(Path(path)) as draft, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        package = draft.with_suffix(".pt2")  # no other ending is taken
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(package), inductor_configs={"aot_inductor.metadata": facts}
+        )
+        if check:
+            _check(traced, torch._inductor.aoti_load_package(str(package)), str(path))
+        if package != draft:
+            package.rename(draft)
+
+
+def _exported(traced: Trace) -> torch.export.ExportedProgram:
+    shapes = None if traced.sizes is None else {"named_inputs": traced.sizes}
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch's exporter warns of its own parts
+            return torch.export.export(traced.module, (traced.example,), dynamic_shapes=shapes)
+    except Exception as error:  # of every kind: they come from deep inside torch
+        raise BrickGraphError(f"These bricks cannot be exported: {error}") from error
+
+
+def _check(traced: Trace, run: Callable[..., Any], what: str) -> None:
+    """Compare an exported program with the model, at another batch size where that may vary."""
+    image = traced.example["image"]
+    count = 3 if traced.sizes is not None and 0 in traced.sizes["image"] else len(image)
+    inputs = {"image": torch.rand(count, *image.shape[1:])}
+    with torch.no_grad():
+        found = run(inputs)
+    expected = {name: value.numpy() for name, value in traced.named(inputs).items()}
+    named = {name: value.numpy() for name, value in zip(traced.module.names, found, strict=True)}
+    problems = differences(expected, named)
+    if problems:
+        raise BrickMismatchError(f"{what} would not give what the model gives", problems)

@@ -1,0 +1,1 @@
+"""Trained models on pictures: one, a folder, millions."""

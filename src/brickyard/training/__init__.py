@@ -1,0 +1,1 @@
+"""Models that learn, on Lightning, and how good they are."""

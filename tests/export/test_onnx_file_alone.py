@@ -1,0 +1,243 @@
+"""`export_onnx`: a file that onnxruntime runs alone, with what a program must know inside."""
+
+import copy
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch import nn
+
+from brickyard import (
+    BrickCollection,
+    BrickGraphError,
+    BrickInputError,
+    BrickMismatchError,
+    BrickNotFoundError,
+    BrickTrainable,
+    MissingExtraError,
+    Predictor,
+    Stage,
+    create_model,
+    export_onnx,
+    quantize_onnx,
+)
+from brickyard.export.onnx_runner import OnnxSession
+from tests.toys import SOURCE
+
+SAMPLES = SOURCE / "brickyard" / "samples"
+HEADS = {"cls/logits", "cls/probabilities", "cls/class_prediction", "seg/logits", "seg/class_prediction"}
+ALONE = """
+import sys, numpy, onnxruntime
+assert "torch" not in sys.modules and "brickyard" not in sys.modules
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+image = numpy.load(sys.argv[2])
+outputs = session.run(None, {session.get_inputs()[0].name: image})
+numpy.savez(sys.argv[3], **{o.name.replace("/", "__"): v for o, v in zip(session.get_outputs(), outputs)})
+"""
+
+
+def detecting_model() -> BrickCollection:
+    """Three heads, with a detector that finds something although nobody trained it."""
+    torch.manual_seed(1)
+    numbers = {"cls": 3, "seg": 4, "det": 5}
+    model = create_model("test_resnet_cls_seg_det", num_classes=numbers, labels={"cls": ["cat", "dog", "fox"]})
+    with torch.no_grad():
+        for name, parameter in model["det/head"].named_parameters():
+            if parameter.ndim == 1 and "classification" in name and name.endswith("cls_logits.bias"):
+                parameter.zero_()
+        for layer in model["det/head"].modules():
+            if isinstance(layer, nn.Conv2d) and layer.out_channels == 5:
+                layer.weight.normal_(std=0.05)
+                nn.init.zeros_(layer.bias)
+    model(  # statistics of their own
+        {"image": torch.rand(4, 3, 64, 64)}, tags=Stage.INFERENCE.tags
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> BrickCollection:
+    return detecting_model()
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    export_onnx(model, path, image_size=64)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_onnxruntime_alone_gives_what_torch_gives(batch, model, file, tmp_path):
+    image = torch.rand(batch, 3, 64, 64)
+    np.save(tmp_path / "image.npy", image.numpy())
+    command = [sys.executable, "-c", ALONE, str(file), str(tmp_path / "image.npy"), str(tmp_path / "out.npz")]
+    subprocess.run(command, check=True)
+    found = {name.replace("__", "/"): array for name, array in np.load(tmp_path / "out.npz").items()}
+    assert set(found) == HEADS | {"det/boxes", "det/scores", "det/labels"}
+    with torch.no_grad():
+        expected = copy.deepcopy(model).eval()({"image": image}, outputs=sorted(found))
+    for name in HEADS:
+        np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-4, atol=1e-4)
+    assert (expected["det/scores"] > 0).any(), "or there is nothing to compare"
+    np.testing.assert_allclose(found["det/scores"], expected["det/scores"].numpy(), atol=1e-4)
+    for row in range(batch):
+        boxes = {tuple(np.round(box)) for box in expected["det/boxes"][row].numpy()}
+        assert len(boxes ^ {tuple(np.round(box)) for box in found["det/boxes"][row]}) <= 0.05 * len(boxes) + 1
+
+
+@pytest.mark.slow
+def test_the_file_says_what_it_is(model, file):
+    stored = onnx.load(file)
+    onnx.checker.check_model(stored)
+    facts = {each.key: json.loads(each.value) for each in stored.metadata_props if each.key.startswith("brickyard.")}
+    assert facts["brickyard.collection"] == "test_resnet_cls_seg_det"
+    assert facts["brickyard.heads"]["cls"]["labels"] == ["cat", "dog", "fox"]
+    assert {head: facts["brickyard.heads"][head]["task"] for head in ("seg", "det")} == {"seg": "seg", "det": "det"}
+    assert facts["brickyard.image"]["size"] == [64, 64]
+    assert {"mean", "std", "interpolation"} <= set(facts["brickyard.image"])
+    weights = save(model["cls/head"].model.state_dict(), metadata={"format": "pt"})
+    assert facts["brickyard.bricks"]["cls/head"] == hashlib.sha256(weights).hexdigest()
+    assert set(facts["brickyard.bricks"]) == {"backbone", "cls/head", "seg/head", "det/head"}
+
+
+@pytest.mark.slow
+def test_the_file_is_one_and_tells_nothing_of_this_machine(file):
+    assert [each.name for each in file.parent.iterdir()] == ["model.onnx"]
+    assert str(Path(torch.__file__).parent).encode() not in file.read_bytes()
+    assert all(not node.metadata_props for node in onnx.load(file).graph.node)
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(file).graph.node}, "folded"
+
+
+@pytest.mark.slow
+def test_a_predictor_of_the_file_gives_what_that_of_the_model_gives(model, file):
+    stored = copy.deepcopy(model)
+    stored["backbone"].metadata["provides"]["input"]["size"] = (64, 64)
+    of_model = [*Predictor(stored).predict(SAMPLES, draw=True)]
+    of_file = [*Predictor(file).predict(SAMPLES, draw=True)]
+    for expected, found in zip(of_model, of_file, strict=True):
+        assert [row["label"] for row in found.results["cls"]] == [row["label"] for row in expected.results["cls"]]
+        for head in ("seg", "det"):
+            assert len(found.results[head]) == pytest.approx(len(expected.results[head]), abs=2)
+        assert isinstance(found.drawn, Image.Image)
+        difference = np.abs(np.asarray(found.drawn, int) - np.asarray(expected.drawn, int))
+        assert difference.mean() < 2
+
+
+@pytest.mark.slow
+def test_int8_keeps_what_the_file_says_and_nearly_what_it_gives(file, tmp_path):
+    predictor = Predictor(file)
+    images = predictor.read(predictor.find([SAMPLES]))
+    quantize_onnx(file, tmp_path / "int8.onnx", [images])
+    small = Predictor(tmp_path / "int8.onnx")
+    assert OnnxSession(tmp_path / "int8.onnx").facts == OnnxSession(file).facts
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.6 * file.stat().st_size
+    expected, found = predictor({"image": images}), small({"image": images})
+    assert np.abs(expected["cls/probabilities"] - found["cls/probabilities"]).max() < 0.1
+    with pytest.raises(FileExistsError, match="overwrite"):
+        quantize_onnx(file, tmp_path / "int8.onnx", [images])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ([], "one batch or more"),
+        ([np.zeros((2, 64, 64, 3), np.float32)], "the shape"),
+        ([np.full((2, 3, 64, 64), 200, np.float32)], "200"),
+        ([np.zeros((1, 3, 32, 32), np.float32)], "64"),
+    ],
+)
+def test_a_wrong_calibration_set_is_refused_and_nothing_is_written(images, told, file, tmp_path):
+    with pytest.raises(BrickInputError, match=told):
+        quantize_onnx(file, tmp_path / "int8.onnx", images)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_height_and_width_may_vary(tmp_path):
+    model = create_model("test_resnet_seg", num_classes=3)
+    export_onnx(model, tmp_path / "model.onnx", dynamic=("batch", "height", "width"), outputs=["seg/logits"])
+    session = OnnxSession(tmp_path / "model.onnx")
+    for shape in ((1, 3, 96, 160), (2, 3, 200, 64)):
+        image = torch.rand(*shape)
+        with torch.no_grad():
+            expected = copy.deepcopy(model).eval()({"image": image}, outputs=["seg/logits"])["seg/logits"]
+        found = session({"image": image.numpy()})
+        assert list(found) == ["seg/logits"]
+        np.testing.assert_allclose(found["seg/logits"], expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_file_that_gives_something_else_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "brickyard.export.onnx_file.differences", lambda expected, found: ["'cls/logits': values differ"]
+    )
+    with pytest.raises(BrickMismatchError, match="values differ"):
+        export_onnx(create_model("test_resnet_cls"), tmp_path / "model.onnx", image_size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"dynamic": ("batch", "depth")}, "depth"),
+        ({"outputs": ["cls/nonsense"]}, "cls/nonsense"),
+        ({"image_size": 0}, "image_size"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_at_once(options, told, tmp_path):
+    with pytest.raises((BrickInputError, BrickGraphError), match=told):
+        export_onnx(create_model("test_resnet_cls"), tmp_path / "model.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backbone_of_one_size_has_no_dynamic_height(tmp_path):
+    with pytest.raises(BrickInputError, match="dynamic_img_size"):
+        export_onnx(create_model("test_vit_cls"), tmp_path / "model.onnx", dynamic=("batch", "height"))
+
+
+def test_an_existing_file_stays_unless_it_is_to_be_replaced(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="overwrite"):
+        export_onnx(create_model("test_resnet_cls"), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_bytes() == b"mine"
+
+
+def test_bricks_around_no_backbone_are_exported_by_example(tmp_path):
+    collection = BrickCollection({"relu": BrickTrainable(nn.ReLU(), ["image"], ["out"])})
+    with pytest.raises(BrickInputError, match="export_bricks_as_onnx"):
+        export_onnx(collection, tmp_path / "model.onnx")
+
+
+def test_a_file_of_somebody_else_is_refused(tmp_path):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [other])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=opsets), tmp_path / "foreign.onnx")
+    with pytest.raises(BrickMismatchError, match="not exported by brickyard"):
+        Predictor(tmp_path / "foreign.onnx")
+    with pytest.raises(BrickNotFoundError, match=r"no\.onnx"):
+        Predictor(tmp_path / "no.onnx")
+    with pytest.raises(BrickInputError, match="no device, outputs"):
+        Predictor(tmp_path / "foreign.onnx", compile=True)
+
+
+def test_without_onnxruntime_the_error_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"brickyard\[export\]"):
+        Predictor(tmp_path / "model.onnx")

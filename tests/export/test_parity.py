@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from brickyard.export.parity import differences
+
+
+def detections(boxes=((1.0, 2, 3, 4), (5, 6, 7, 8)), scores=(0.9, 0.8), labels=(1, 0)) -> dict[str, np.ndarray]:
+    return {
+        "det/boxes": np.array([boxes], dtype=np.float32),
+        "det/scores": np.array([scores], dtype=np.float32),
+        "det/labels": np.array([labels]),
+    }
+
+
+def test_equal_outputs_do_not_differ():
+    outputs = {"logits": np.arange(6.0).reshape(2, 3), "classes": np.array([1, 2]), **detections()}
+    assert differences(outputs, {name: array.copy() for name, array in outputs.items()}) == []
+
+
+@pytest.mark.parametrize(("by", "count"), [(5e-5, 0), (5e-4, 1)])
+def test_floats_may_differ_by_a_ten_thousandth(by, count):
+    assert len(differences({"a": np.ones(3)}, {"a": np.ones(3) + by})) == count
+
+
+def test_large_floats_may_differ_in_proportion():
+    assert differences({"a": np.array([1000.0, 0])}, {"a": np.array([1000.05, 0.05])}) == []
+
+
+def test_integers_must_be_equal_but_for_ties():
+    expected = np.zeros(10_000, dtype=np.int64)
+    found = expected.copy()
+    found[:5] = 1
+    assert differences({"a": expected}, {"a": found}) == []
+    found[:50] = 1
+    assert differences({"a": expected}, {"a": found}) == ["'a': 0.50% of the values differ"]
+
+
+def test_missing_outputs_and_other_shapes_are_named():
+    assert differences({"a": np.ones(3), "b": np.ones(2)}, {"b": np.ones(3)}) == [
+        "'a' is missing",
+        "'b': expected the shape (2,), found (3,)",
+    ]
+
+
+def test_detections_may_swap():
+    swapped = detections(boxes=((5, 6, 7, 8), (1, 2, 3, 4)), scores=(0.8, 0.9), labels=(0, 1))
+    assert differences(detections(), swapped) == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        detections(boxes=((1.2, 2, 3, 4), (5, 6, 7, 8))),
+        detections(scores=(0.91, 0.8)),
+        detections(labels=(0, 0)),
+        detections(labels=(1, -1)),
+    ],
+)
+def test_another_box_score_or_label_is_told(found):
+    assert any("lacks the box" in problem for problem in differences(detections(), found))
+
+
+def test_a_box_too_many_is_told():
+    expected = detections(labels=(1, -1), scores=(0.9, 0))
+    assert any("1 more box" in problem for problem in differences(expected, detections()))

@@ -1,0 +1,111 @@
+"""Two actors of Ray on this machine, as a job and under `map_batches`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from brickyard import Predictor, create_model
+from brickyard.inference.jobs import predict_rows
+from tests.toys import ROOT, SOURCE
+
+COUNT = 120
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    create_model("test_resnet_cls", num_classes=7).save_pretrained(folder)
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(COUNT):
+        pixels = np.random.default_rng(number).integers(0, 256, (40 + number % 30, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04}.png")
+    (folder / "0033.png").write_bytes(b"no picture")
+    return folder
+
+
+# Ray starts processes and threads of its own, so each test has a process for it.
+
+_JOB = """
+import json, sys
+from brickyard.inference.jobs import predict_rows
+model, pictures, out = sys.argv[1:]
+for _ in range(2):
+    done = predict_rows(model, [pictures], out, engine="ray", shard_size=30, batch_size=8, device="cpu", actors=2)
+    print(json.dumps([done.pictures, done.unread, done.before]))
+"""
+
+_MAP = """
+import sys
+import numpy as np
+import ray
+from brickyard import Predictor
+
+ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="error")
+images = np.load(sys.argv[2])
+rows = [{"path": f"{number}.jpg", "image": image} for number, image in enumerate(images)]
+done = ray.data.from_items(rows, override_num_blocks=4).map_batches(
+    Predictor,
+    fn_constructor_args=(sys.argv[1],),
+    fn_constructor_kwargs={"device": "cpu", "outputs": ["cls/logits"]},
+    compute=ray.data.ActorPoolStrategy(size=2),
+    batch_size=4,
+)
+taken = done.take_all()
+names = [row["path"] for row in taken]
+np.savez(sys.argv[3], names=names, columns=sorted(taken[0]), logits=np.stack([row["cls/logits"] for row in taken]))
+ray.shutdown()
+"""
+
+
+def run(code: str, *arguments: object) -> str:
+    """What a new interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_actors_write_what_this_machine_writes_to_the_byte(model, pictures, tmp_path):
+    told = [json.loads(line) for line in run(_JOB, model, pictures, tmp_path / "ray").splitlines()]
+    assert told == [[COUNT, 1, 0], [0, 0, COUNT]]  # the second start has nothing to do
+    predict_rows(
+        model, [str(pictures)], tmp_path / "local", shard_size=30, batch_size=8, device="cpu", workers=0, actors=1
+    )
+    files = {
+        folder: {file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()} for folder in ("ray", "local")
+    }
+    assert len(files["ray"]) == 5
+    assert files["ray"] == files["local"]
+
+
+@pytest.mark.slow
+def test_map_batches_takes_the_class_as_it_is(model, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (22, 3, 160, 160), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    run(_MAP, model, tmp_path / "images.npy", tmp_path / "found.npz")
+    found = np.load(tmp_path / "found.npz")
+    assert found["columns"].tolist() == ["cls/logits", "path"]
+    logits = Predictor(model, device="cpu")({"image": images})["cls/logits"]
+    expected = {f"{number}.jpg": row for number, row in enumerate(logits)}
+    assert sorted(found["names"].tolist()) == sorted(expected)
+    for name, row in zip(found["names"].tolist(), found["logits"], strict=True):
+        np.testing.assert_allclose(row, expected[name], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from brickyard import BrickCollection, Stage, create_model
+from brickyard.data.collate import collate
+from brickyard.training.loss_bricks import LossBricks
+from tests.runs import LABELS, Rectangles
+
+TAGS = Stage.TRAIN.tags
+
+
+def model(**options) -> BrickCollection:
+    return create_model("test_resnet_cls_seg-lraspp_det-ssdlite", labels=LABELS, **options)
+
+
+def batch(*rows: int, **lacking: set[int]) -> dict:
+    data = Rectangles(8, lacking)
+    return collate([data[row] for row in rows])
+
+
+def test_names_are_those_of_all_losses_and_their_parts() -> None:
+    bricks = LossBricks(model(loss_weights={"seg": 2.0}))
+    assert bricks.names == ["cls/loss", "seg/loss", "det/loss", "det/loss_cls", "det/loss_box", "loss"]
+    assert bricks.own == ["cls/loss", "seg/loss", "det/loss"]
+    assert bricks.outer == ["loss"]
+    assert LossBricks(model()).outer == ["cls/loss", "seg/loss", "det/loss"]
+
+
+def test_counts_are_labelled_rows_and_known_pixels() -> None:
+    bricks = LossBricks(model())
+    named = batch(0, 1, 2, cls={0}, seg={1, 2})
+    named["targets/seg"][0, :4] = 255
+    assert bricks.counts(named, bricks.running(named, TAGS)).tolist() == [2, 60 * 64, 3]
+
+
+def test_a_loss_without_its_label_counts_nothing() -> None:
+    bricks = LossBricks(model())
+    named = batch(0, 1, seg={0, 1})
+    running = bricks.running(named, TAGS)
+    assert running == {"cls/loss", "det/loss"}
+    assert bricks.counts(named, running).tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("loss_weights", [None, {"cls": 3.0}])
+def test_scaled_losses_reach_the_bricks_that_read_them(loss_weights) -> None:
+    torch.manual_seed(0)
+    collection = model(loss_weights=loss_weights).eval()
+    bricks = LossBricks(collection)
+    named = batch(0, 1)
+    plain = collection(named, tags=TAGS)
+    with bricks.scaled(torch.tensor([2.0, 0.0, 1.0])):
+        scaled = collection(named, tags=TAGS)
+    torch.testing.assert_close(scaled["cls/loss"], 2 * plain["cls/loss"])
+    torch.testing.assert_close(scaled["det/loss_box"], plain["det/loss_box"])
+    assert scaled["seg/loss"] == 0
+    if loss_weights:
+        torch.testing.assert_close(scaled["loss"], 6 * plain["cls/loss"] + plain["det/loss"])
+    torch.testing.assert_close(collection(named, tags=TAGS)["cls/loss"], plain["cls/loss"])
+
+
+def test_an_absent_loss_is_a_zero_with_gradients_for_its_head() -> None:
+    collection = model()
+    bricks = LossBricks(collection)
+    named = batch(0, 1, seg={0, 1}, det={0, 1})
+    values = collection(named, tags=TAGS, skip_missing=True)
+    zeros = bricks.absent(values, bricks.running(named, TAGS))
+    total = torch.stack(zeros).sum()
+    assert total == 0
+    total.backward()
+    for head in ("seg", "det"):
+        gradients = [parameter.grad for parameter in collection[f"{head}/head"].parameters()]
+        assert all(gradient is not None and not gradient.any() for gradient in gradients)
+    assert all(parameter.grad is None for parameter in collection["cls/head"].parameters())
+
+
+def test_an_absent_loss_is_zero_also_where_the_head_is_not_finite() -> None:
+    collection = model()
+    bricks = LossBricks(collection)
+    named = batch(0, 1, seg={0, 1})
+    values = collection(named, tags=TAGS, skip_missing=True)
+    values["seg/logits"] = values["seg/logits"] * float("inf")
+    zeros = bricks.absent(values, bricks.running(named, TAGS))
+    assert torch.stack(zeros).sum() == 0
+
+
+def test_learned_weights_have_gradients_without_any_label() -> None:
+    collection = model(loss_weights="learned")
+    bricks = LossBricks(collection)
+    named = {"image": batch(0, 1)["image"]}
+    values = collection(named, tags=TAGS, skip_missing=True)
+    running = bricks.running(named, TAGS)
+    assert running == set()
+    torch.stack(bricks.absent(values, running)).sum().backward()
+    assert all(parameter.grad is not None for parameter in collection["loss"].parameters())
+
+
+def test_weights_tell_what_ran() -> None:
+    collection = model(loss_weights={})
+    bricks = LossBricks(collection)
+    named = batch(0, 1, seg={0, 1})
+    values = collection(named, tags=TAGS, skip_missing=True)
+    found = bricks.weighted(values, torch.tensor([2.0, 0.0, 1.0]), torch.tensor(5.0))
+    assert {name: float(weight) for name, (_, weight) in found.items()} == {
+        "cls/loss": 2,
+        "seg/loss": 0,
+        "det/loss": 1,
+        "det/loss_cls": 1,
+        "det/loss_box": 1,
+        "loss": 5,
+    }
+    assert found["cls/loss"][0] is values["cls/loss"]

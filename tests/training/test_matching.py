@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from brickyard import BrickMismatchError, create_model
+from brickyard.data.digits import DigitScenes
+from brickyard.training.matching import check_labels, create_model_for
+from tests.runs import LABELS, Rectangles
+
+
+def test_a_model_has_the_classes_of_the_data_and_only_the_heads_of_its_name() -> None:
+    model = create_model_for(Rectangles(1), "test_resnet_seg_det")
+    assert sorted(model) == ["backbone", "det", "preprocessor", "seg"]
+    for head in ("seg", "det"):
+        assert tuple(model[f"{head}/head"].metadata["labels"]) == LABELS[head]
+    assert model["seg/head"].metadata["variant"] == "fpn"
+
+
+def test_the_seed_makes_the_fresh_weights_and_leaves_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    weights = [
+        create_model_for(Rectangles(1), "test_resnet_cls", seed=seed)["cls/head"].model.weight for seed in (1, 1, 2)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_data_without_labels_for_the_model_is_refused() -> None:
+    model = create_model("test_resnet_cls", num_classes=3)
+    data = Rectangles(1)
+    data.labels = {"age": ("young", "old")}
+    with pytest.raises(BrickMismatchError, match=r"expected labels for some of \['cls'\], found \['age'\]"):
+        check_labels(model, data)
+
+
+def test_data_of_other_classes_is_refused_for_each_head() -> None:
+    model = create_model("test_resnet_cls_seg", labels={"cls": ["a", "b", "c"], "seg": ["a", "b"]})
+    with pytest.raises(BrickMismatchError) as error:
+        check_labels(model, Rectangles(1))
+    assert [problem.partition(":")[0] for problem in error.value.problems] == ["head 'cls'", "head 'seg'"]
+    assert "expected the 2 classes ['a', 'b']" in error.value.problems[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("test_resnet_cls", DigitScenes("val", 1), "several classes a picture, for which 'cls-multilabel' is made"),
+        ("test_resnet_cls-multilabel", Rectangles(1), "one class a picture, for which 'cls' is made"),
+    ],
+)
+def test_one_class_a_picture_is_not_taken_for_several(name: str, data: Rectangles, told: str) -> None:
+    with pytest.raises(BrickMismatchError, match=told):
+        create_model_for(data, name)
+
+
+def test_data_may_have_more_tasks_than_the_model_and_the_model_than_the_data() -> None:
+    check_labels(create_model("test_resnet_det", labels=LABELS["det"]), Rectangles(1))
+    data = Rectangles(1)
+    data.labels = {"det": LABELS["det"]}
+    check_labels(create_model("test_resnet_cls_det", labels={"det": LABELS["det"]}), data)
