@@ -4,9 +4,18 @@ import pytest
 import timm
 import torch
 
-from brickyard import BrickInputError, HeadRecipe, HeadSpec, Recipe, UnknownNameError, create_part
+from brickyard import (
+    BrickCollection,
+    BrickInputError,
+    HeadRecipe,
+    HeadSpec,
+    Recipe,
+    UnknownNameError,
+    create_model,
+    create_part,
+)
 from brickyard.brick import Brick
-from brickyard.build import build, head_bricks, recipe_of
+from brickyard.build import build, head_bricks, images_of, recipe_of
 from brickyard.parts.backbones import timm_backbone, timm_spec
 from brickyard.parts.registry import part_of
 
@@ -102,3 +111,14 @@ def test_the_recipe_can_be_read_off_a_model(recipe):
 def test_a_head_spec_is_frozen():
     with pytest.raises(AttributeError):
         HeadSpec("cls", "linear", 3).num_classes = 4
+
+
+def test_the_images_are_of_the_largest_size_that_a_head_was_trained_on():
+    model = create_model("test_resnet_cls_seg", num_classes={"cls": 3, "seg": 3})
+    own = model["backbone"].metadata["provides"]["input"]["size"]
+    assert images_of(model).size == tuple(own)
+    model["seg/head"].metadata["image_size"] = [32, 48]
+    assert images_of(model).size == tuple(own)  # what cls was trained on
+    model["cls/head"].metadata["image_size"] = [96, 64]
+    assert images_of(model).size == (96, 64)
+    assert images_of(BrickCollection({"head": model["cls/head"]})) is None

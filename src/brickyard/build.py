@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from math import prod
 from typing import Any
 
 from brickyard.backbone import BrickBackbone
 from brickyard.collection import BrickCollection
-from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.errors import BrickGraphError, BrickInputError, UnknownNameError
 from brickyard.modules import BrickLoss, BrickNotTrainable
 from brickyard.names import place_of
-from brickyard.parts.backbones import BackboneSpec, timm_spec, timm_tags
+from brickyard.parts.backbones import BackboneSpec, InputSpec, timm_spec, timm_tags
 from brickyard.parts.registry import create_part, part_of
 from brickyard.recipe import HeadRecipe, Recipe
 from brickyard.tags import Tag
@@ -57,6 +58,7 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
     Raises:
         UnknownNameError: No such task, or no such head of it.
         BrickInputError: The number of labels is not the number of classes.
+        BrickGraphError: The task builds no brick named "head".
         BrickMismatchError: The head reads a feature map that the backbone has not.
     """
     task = get_task(head.task)
@@ -70,7 +72,12 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
         raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{num_classes}")
     if head.labels and len(head.labels) != num_classes:
         raise BrickInputError(f"labels of '{head.name}'", f"{num_classes} names", f"{len(head.labels)}")
-    bricks = task.bricks(backbone, HeadSpec(head.name, variant, num_classes, head.labels))
+    spec = HeadSpec(head.name, variant, num_classes, head.labels)
+    bricks = task.bricks(backbone, spec)
+    if "head" not in bricks:
+        raise BrickGraphError(f"The task '{task.name}' builds no brick named 'head', only {list(bricks)}.")
+    told = {"task": task.name, "variant": variant, "labels": spec.class_names}
+    bricks["head"].metadata = {**told, **bricks["head"].metadata}
     for path, brick in BrickCollection({head.name: bricks}).bricks().items():
         check_reads(backbone, brick.reads, f"Brick '{path}'")
     return {**_label_check(task, head.name), **bricks}
@@ -81,7 +88,8 @@ def _label_check(task: Task, head: str) -> dict[str, Any]:
     typed = {name: label for name, label in task.labels(head).items() if label.kinds is not None}
     if not typed:
         return {}
-    part = create_part("check_labels", kinds={name: list(label.kinds or ()) for name, label in typed.items()})
+    kinds = {name: list(label.kinds or ()) for name, label in typed.items()}
+    part = create_part("check_labels", kinds=kinds, where=f"{head}/metadata")
     brick = BrickNotTrainable(
         part,
         input_names=[label.value for label in typed.values()],
@@ -131,6 +139,22 @@ def recipe_of(model: BrickCollection, weights: str | None = None) -> Recipe | No
             heads.append(HeadRecipe(place_of(path), task, None if default else variant, len(labels), tuple(labels)))
     in_chans = options.pop("in_chans")
     return Recipe(name, tuple(heads), weights or tag or None, in_chans, _loss_weights_of(model, heads), options)
+
+
+def images_of(model: BrickCollection) -> InputSpec | None:
+    """The images that a model is for, None where it has no backbone that says so.
+
+    A head that was trained on images of another size than its backbone says it (`image_size`, [H, W] pixels, in its
+    metadata); of several sizes it is the largest.
+    """
+    bricks = model.bricks()
+    provides = bricks["backbone"].metadata.get("provides") if "backbone" in bricks else None
+    if provides is None:
+        return None
+    own = BackboneSpec.from_json(provides).input
+    heads = [brick.metadata for brick in bricks.values() if "task" in brick.metadata]
+    sizes = [tuple(metadata.get("image_size", own.size)) for metadata in heads]
+    return replace(own, size=max(sizes, key=prod, default=own.size))
 
 
 def _loss_weights_of(model: BrickCollection, heads: Sequence[HeadRecipe]) -> dict[str, float] | str | None:

@@ -13,6 +13,7 @@ from brickyard.names import place_of
 from brickyard.storage.contract import BrickInfo
 from brickyard.storage.manifest import Manifest
 from brickyard.storage.store import sketch
+from brickyard.tasks.registry import TASKS
 
 CARD = "README.md"
 _HUB_LICENCES = frozenset(  # of these the Hub has a page; any other is "other", by its name
@@ -21,14 +22,6 @@ _HUB_LICENCES = frozenset(  # of these the Hub has a page; any other is "other",
     cc-by-sa-4.0 cc0-1.0 epl-2.0 eupl-1.1 gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 mit mpl-2.0 ms-pl openrail
     unlicense wtfpl zlib""".split()  # noqa: SIM905
 )
-_HUB_TASKS = {
-    "cls": "image-classification",
-    "depth": "depth-estimation",
-    "det": "object-detection",
-    "emb": "image-feature-extraction",
-    "kpt": "keypoint-detection",
-    "seg": "image-segmentation",
-}
 
 
 def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], source: str) -> str:
@@ -63,7 +56,7 @@ def _metadata(bricks: Mapping[str, BrickInfo], heads: Mapping[str, BrickInfo]) -
         library_name="brickyard",
         license=licences[0] if known else "other" if licences else None,
         license_name=None if known or not licences else " and ".join(licences),
-        pipeline_tag=_HUB_TASKS.get(tasks[0]) if len(tasks) == 1 else None,
+        pipeline_tag=TASKS[tasks[0]].hub_task if len(tasks) == 1 and tasks[0] in TASKS else None,
         tags=["brickyard", "timm", *tasks],
     )
 

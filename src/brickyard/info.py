@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 import torch
 
-from brickyard.build import build, recipe_of
+from brickyard.build import build, images_of, recipe_of
 from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
 from brickyard.recipe import parse_name
@@ -71,6 +71,7 @@ def model_info(name: str) -> ModelInfo:
     if recipe is None:
         raise BrickInputError(name, "a model with a timm backbone", "one without")
     bricks = model.bricks()
+    spec = BackboneSpec.from_json(bricks["backbone"].metadata["provides"])
     heads = {head.name: bricks[f"{head.name}/head"].metadata for head in recipe.heads}
     return ModelInfo(
         name=recipe.name,
@@ -81,7 +82,7 @@ def model_info(name: str) -> ModelInfo:
         parameters={
             path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))
         },
-        spec=BackboneSpec.from_json(bricks["backbone"].metadata["provides"]),
+        spec=replace(spec, input=images_of(model) or spec.input),
         licence={path: brick.metadata["licence"] for path, brick in bricks.items() if "licence" in brick.metadata},
         metrics={
             f"{head}/{metric}": value

@@ -36,9 +36,11 @@ def test_labels_of_the_declared_type_pass_as_they_are(kinds, value):
     ],
 )
 def test_labels_of_another_type_are_refused(kinds, value, found):
-    expected = rf"label 'distance': expected values of type {' or '.join(kinds)}, found {found}"
-    with pytest.raises(BrickInputError, match=expected):
-        CheckLabels({"age": ["int"], "distance": kinds})(torch.tensor([1, 2]), value)
+    check = CheckLabels({"age": ["int"], "distance": kinds}, where="cars/metadata")
+    with pytest.raises(
+        BrickInputError, match=f"cars/metadata: expected 'distance' of type {' or '.join(kinds)}, found {found}"
+    ):
+        check(torch.tensor([1, 2]), value)
 
 
 def test_a_compiled_graph_takes_it():

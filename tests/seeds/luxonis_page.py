@@ -36,7 +36,7 @@ class DistanceOfBoxes(Detection):
 
     @property
     def required_labels(self) -> set[str | Metadata]:
-        return {*super().required_labels, Metadata("distance", float | int)}
+        return super().required_labels | {Metadata("distance", float | int)}
 
 
 class InstanceKeypoints(Task):

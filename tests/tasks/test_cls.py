@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from brickyard import BrickCollection, HeadSpec, Stage, Tag, create_model
+from brickyard import BrickCollection, HeadRecipe, HeadSpec, Stage, Tag, create_model
+from brickyard.build import head_bricks
 from brickyard.parts.backbones import BackboneSpec, timm_backbone, timm_spec
 from brickyard.tasks.cls import Classification
 
@@ -97,7 +98,7 @@ def test_the_number_of_classes_is_timm_s_where_nobody_says(backbone):
 
 
 def test_names_of_classes_are_numbers_where_nobody_says(backbone):
-    bricks = Classification().bricks(backbone, HeadSpec("cls", "linear", 3))
+    bricks = head_bricks(backbone, HeadRecipe("cls", "cls", "linear", 3))
     assert bricks["head"].metadata == {"task": "cls", "variant": "linear", "labels": ["0", "1", "2"]}
 
 

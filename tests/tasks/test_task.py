@@ -1,6 +1,10 @@
+import doctest
+
 import pytest
+import torch
 from torch import nn
 
+import brickyard
 from brickyard import (
     BrickCollection,
     BrickGraphError,
@@ -8,8 +12,13 @@ from brickyard import (
     BrickTrainable,
     HeadSpec,
     Task,
+    create_model,
+    model_info,
+    register_part,
     register_task,
 )
+from brickyard.parts import registry as parts
+from brickyard.tasks import registry
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.registry import TASKS
 
@@ -93,3 +102,84 @@ def test_a_task_that_builds_no_heads_is_not_registered():
 def test_class_names_are_numbers_where_nobody_says():
     assert HeadSpec("x", "y", 3).class_names == ["0", "1", "2"]
     assert HeadSpec("x", "y", 2, ("a", "b")).class_names == ["a", "b"]
+
+
+@pytest.fixture
+def _forgotten(monkeypatch):
+    """What is registered in the test is forgotten after it."""
+    tasks = dict(registry._TASKS)
+    monkeypatch.setattr(parts, "_FACTORIES", dict(parts._FACTORIES))
+    yield
+    for name in registry._TASKS.keys() - tasks:
+        del registry._TASKS[name]
+
+
+class AgeLoss(nn.Module):
+    def forward(self, predictions, target):
+        return nn.functional.l1_loss(predictions[:, 0], target)
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_the_example_of_its_docstring_is_a_task_that_is_trained_and_described():
+    register_part("age_loss")(AgeLoss)
+    names = {name: getattr(brickyard, name) for name in brickyard.__all__}
+    example = doctest.DocTestParser().get_doctest(Task.__doc__, names, "Task", None, None)
+    assert doctest.DocTestRunner().run(example, clear_globs=False) == (0, 3)
+    model = create_model("test_resnet_age")
+    outputs = model({"image": torch.rand(2, 3, 64, 64), "targets/age/years": torch.tensor([3.0, 5.0])})
+    torch.testing.assert_close(outputs["age/loss"], (outputs["age/age"][:, 0] - torch.tensor([3.0, 5.0])).abs().mean())
+    assert model_info("test_resnet_age").tasks == {"age": "age"}
+
+
+@pytest.mark.usefixtures("_forgotten")
+@pytest.mark.parametrize("name", ["cls", "seg", "det", "depth", "kpt", "emb"])
+def test_each_built_in_task_can_be_subclassed_to_ask_for_one_more_label(name):
+    class More(type(TASKS[name])):
+        name = "more"
+
+        @property
+        def required_labels(self):
+            return super().required_labels | {Metadata("age", float)}
+
+    register_task(More())
+    model = create_model("test_resnet_more", num_classes=1 if name == "depth" else 2)
+    wanted = set(model.required_inputs(tags={"MODEL", "LOSS"}))
+    assert wanted == {"image", "targets/more", "targets/more/age"}
+
+
+def test_a_class_is_not_registered_for_a_task():
+    with pytest.raises(ValueError, match=r"<class '.*Distance'> is no task: give an instance"):
+        register_task(Distance)
+    assert "distance" not in TASKS
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_a_task_without_a_brick_named_head_is_refused_when_it_is_built():
+    class Headless(Task):
+        name = "headless"
+        variants = ("plain",)
+        required_labels = ()
+
+        def bricks(self, backbone, head):
+            return {"layer": BrickTrainable(nn.Linear(96, 1), ["embedding"], ["./headless"])}
+
+    register_task(Headless())
+    with pytest.raises(BrickGraphError, match=r"'headless' builds no brick named 'head', only \['layer'\]"):
+        create_model("test_resnet_headless")
+
+
+@pytest.mark.usefixtures("_forgotten")
+def test_a_head_keeps_what_its_task_says_of_it_and_is_told_the_rest():
+    class Named(Task):
+        name = "named"
+        variants = ("plain",)
+        required_labels = ()
+
+        def bricks(self, backbone, head):
+            brick = BrickTrainable(nn.Linear(96, 1), ["embedding"], ["./named"])
+            brick.metadata = {"labels": ["metres"], "parser": "Parser"}
+            return {"head": brick}
+
+    register_task(Named())
+    told = create_model("test_resnet_named")["named/head"].metadata
+    assert told == {"task": "named", "variant": "plain", "labels": ["metres"], "parser": "Parser"}

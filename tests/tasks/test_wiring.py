@@ -22,8 +22,6 @@ def wired(part, labels=ONE, outputs=OUTPUTS):
 
 @pytest.mark.parametrize("name", ["predictions", "prediction", "preds", "pred"])
 def test_the_main_output_has_four_names(name):
-    def loss(**values): ...
-
     function = eval(f"lambda {name}: 0")
     assert wired(function) == {name: "./logits"}
 
@@ -37,6 +35,12 @@ def test_labels_are_named_by_their_task():
         "target_age": "targets/parts/age",
         "labelled_age": "labelled/parts/age?",
     }
+
+
+def test_which_rows_are_labelled_has_one_name():
+    assert wired(lambda labelled: 0) == {"labelled": "labelled/parts"}
+    with pytest.raises(BrickGraphError, match="'labelleds'"):
+        wired(lambda labelleds: 0)
 
 
 def test_any_other_argument_is_an_output_also_one_that_begins_like_a_label():

@@ -101,20 +101,11 @@ class KeypointLoss(nn.Module):
         known = (target[..., 2] > 0) & ((places >= 0) & (places <= size)).all(dim=2)
         if labelled is not None:
             known = known & labelled[:, None]
-        cells = size.new_tensor([width, height])
-        # in cells, the middle of the first being 0; what is nearer to the edge than any middle goes to the last cell
-        places = torch.where(known[..., None], places / size * cells - 0.5, 0.0)
-        places = torch.minimum(places.clamp(min=0), cells - 1)
-        x, y = places.floor().unbind(dim=2)
-        part_x, part_y = (places - places.floor()).unbind(dim=2)
-        scores = heatmaps.float().flatten(2).log_softmax(dim=2)
-        loss = torch.zeros_like(x)
-        for right, of_x in ((0, 1 - part_x), (1, part_x)):
-            for down, of_y in ((0, 1 - part_y), (1, part_y)):
-                column, row = (x + right).clamp(max=width - 1), (y + down).clamp(max=height - 1)
-                index = (row * width + column).long()[..., None]
-                loss = loss - of_x * of_y * scores.gather(2, index)[..., 0]
-        return torch.where(known, loss, 0.0).sum() / known.sum().clamp(min=1)
+        # -1 and 1 are the edges of the image; beyond the middles of its outer cells, these count alone
+        grid = torch.where(known[..., None], places / size * 2 - 1, 0.0).view(batch * count, 1, 1, 2)
+        logs = heatmaps.float().flatten(2).log_softmax(dim=2).reshape(batch * count, 1, height, width)
+        found = F.grid_sample(logs, grid, padding_mode="border", align_corners=False).view(batch, count)
+        return torch.where(known, -found, 0.0).sum() / known.sum().clamp(min=1)
 
 
 @final

@@ -17,6 +17,7 @@ class CheckLabels(nn.Module):
 
     Args:
         kinds: For each label the names of its types, of "bool", "int", "float" and "str"; in the order of the inputs.
+        where: What an error names, the brick's path.
 
     Shape: one value a label, a tensor (B, ...) of numbers or a sequence of B -> all of them as {label: value}.
 
@@ -24,8 +25,9 @@ class CheckLabels(nn.Module):
         BrickInputError: At the call: a label of another type; a whole number is no float unless "int" is there too.
     """
 
-    def __init__(self, kinds: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, kinds: Mapping[str, Sequence[str]], where: str = "labels") -> None:
         super().__init__()
+        self.where = where
         self.kinds = {label: tuple(each) for label, each in kinds.items()}
 
     def forward(self, *values: Any) -> dict[str, Any]:
@@ -33,8 +35,8 @@ class CheckLabels(nn.Module):
         for label, value in labels.items():
             found = sorted(_kinds_of(value) - set(self.kinds[label]))
             if found:
-                expected = " or ".join(self.kinds[label])
-                raise BrickInputError(f"label '{label}'", f"values of type {expected}", " and ".join(found))
+                expected = f"'{label}' of type {' or '.join(self.kinds[label])}"
+                raise BrickInputError(self.where, expected, " and ".join(found))
         return labels
 
 

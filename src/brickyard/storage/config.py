@@ -82,6 +82,8 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "variant": _is_text,
     "labels": _list_of(_is_text),
     "metrics": _object_of(_is_number),
+    "measured": _is_text,
+    "image_size": lambda value: _list_of(_is_number)(value) and len(value) == 2,
     "requires": _object_of(lambda value: isinstance(value, dict)),
 }
 
@@ -164,7 +166,7 @@ def make_brick(config: Mapping[str, Any], where: str) -> Brick:
             raise UnsafeBrickError(f"{where}: the kind is '{kind}', expected one of {sorted(_KINDS)}.")
         check_bounded(config["args"], where)
         names = {"input_names": config["inputs"], "tags": config["tags"]}
-        if config["outputs"]:
+        if config["outputs"] or not issubclass(_KINDS[kind], BrickMetrics):  # those write what they are made of
             names["output_names"] = config["outputs"]
         is_timms_own = config["type"] == "timm" and config["args"].keys() <= {"name", "in_chans"}
         with nullcontext() if is_timms_own else of_few_modules(where):  # to count costs time

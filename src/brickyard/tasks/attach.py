@@ -1,7 +1,7 @@
 """Losses, metrics and visualisers as bricks of a head, wired by their arguments' names (see `tasks/wiring.py`).
 
 head = {"head": BrickTrainable(MyHead(512, num_classes=3), ["features[-1]"], ["./logits"])}
-head["loss"] = attach_loss(MyLoss(), get_task("seg"), "parts", head)  # reads ./logits and targets/parts
+head["loss"] = attach_loss(MyLoss(), Segmentation(), "parts", head)  # reads ./logits and targets/parts
 model["parts"] = head
 """
 

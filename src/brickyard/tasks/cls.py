@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -37,9 +37,13 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "cls"
+    hub_task: ClassVar[str] = "image-classification"
     variants: ClassVar[tuple[str, ...]] = ("linear", "attention", "multilabel")
-    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"cls"})
     main_output: ClassVar[str] = "logits"
+
+    @property
+    def required_labels(self) -> set[str | Metadata]:
+        return {"cls"}
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
         scored = ["./logits", f"targets/{head.name}", f"labelled/{head.name}?"]
@@ -47,8 +51,8 @@ class Classification(Task):
         if head.num_classes < 2 and not several:
             mend = "One class alone, there or not, is the head cls-multilabel."
             raise BrickInputError(f"num_classes of '{head.name}'", "2 or more", f"{head.num_classes}", mend)
-        labels = list(head.labels or map(str, range(head.num_classes)))
-        bricks = {
+        labels = head.class_names
+        return {
             **_head(backbone, head),
             "prediction": BrickNotTrainable(
                 create_part("multilabel_prediction" if several else "class_prediction"),
@@ -72,8 +76,6 @@ class Classification(Task):
                 output_names=["./picture"],
             ),
         }
-        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": labels}
-        return bricks
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
         return backbone.num_classes or 1000

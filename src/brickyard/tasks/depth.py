@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
 
 
-@final
 class Depth(Task):
     """Depth of one picture, by its logarithm; its one "class" is the depth.
 
@@ -36,32 +35,44 @@ class Depth(Task):
     """
 
     name: ClassVar[str] = "depth"
+    hub_task: ClassVar[str] = "depth-estimation"
     variants: ClassVar[tuple[str, ...]] = ("fpn", "unet")
-    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"depth"})
     is_dense: ClassVar[bool] = True
+
+    @property
+    def required_labels(self) -> set[str | Metadata]:
+        return {"depth"}
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
         if head.num_classes != 1:
             raise BrickInputError(f"num_classes of '{head.name}'", "1, the depth", f"{head.num_classes}")
-        pyramid, read, spec = pyramid_of(backbone.features, partial(_levels, head.variant))
-        channels, strides = list(spec.channels), list(spec.strides)
-        part = create_part(f"segmentation_{head.variant}", channels=channels, strides=strides, num_classes=1)
+        labelled = [f"targets/{head.name}", f"labelled/{head.name}?"]
         bricks = {
-            **pyramid,
-            "head": BrickTrainable(part, input_names=[read], output_names=["./coarse"]),
-            "resize": BrickNotTrainable(create_part("resize_logits"), ["./coarse", "image"], ["./log_depth"]),
-            "prediction": BrickNotTrainable(create_part("depth_from_log"), ["./log_depth"], ["./depth"]),
+            **_head(backbone, head),
+            "resize": BrickNotTrainable(
+                create_part("resize_logits"),
+                input_names=["./coarse", "image"],
+                output_names=["./log_depth"],
+            ),
+            "prediction": BrickNotTrainable(
+                create_part("depth_from_log"),
+                input_names=["./log_depth"],
+                output_names=["./depth"],
+            ),
+            "loss": BrickLoss(
+                create_part("scale_invariant_loss", where=f"{head.name}/loss"),
+                input_names=["./log_depth", *labelled],
+                output_names=["./loss"],
+            ),
+            "metrics": BrickMetrics(create_part("depth_metrics"), input_names=["./depth", *labelled]),
+            "picture": BrickPerImageVisualization(
+                create_part("draw_depth"),
+                input_names={"image": "image", "depth": "./depth"},
+                output_names=["./picture"],
+            ),
         }
-        loss = create_part("scale_invariant_loss", where=f"{head.name}/loss")
-        metrics, draw = create_part("depth_metrics"), create_part("draw_depth")
-        attached = {
-            "loss": BrickLoss(loss, self.wire(loss, head.name, bricks), ["./loss"]),
-            "metrics": BrickMetrics(metrics, self.wire(metrics, head.name, bricks)),
-            "picture": BrickPerImageVisualization(draw, self.wire(draw, head.name, bricks), ["./picture"]),
-        }
-        labels = list(head.labels or [self.name])
-        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": labels}
-        return {**bricks, **attached}
+        bricks["head"].metadata = {"labels": list(head.labels or [self.name])}
+        return bricks
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
         """What the depths are: {"label", "nearest", "median", "farthest"}, in the labels' unit."""
@@ -71,6 +82,14 @@ class Depth(Task):
     def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values with the `depth` of a picture of another size, (H, W, 1)."""
         return {**values, "depth": stretched(values["depth"][0], *shown)[..., None]}
+
+
+def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+    """The bricks up to the coarse logarithms."""
+    bricks, read, spec = pyramid_of(backbone.features, partial(_levels, head.variant))
+    sizes = {"channels": list(spec.channels), "strides": list(spec.strides)}
+    part = create_part(f"segmentation_{head.variant}", **sizes, num_classes=1)
+    return {**bricks, "head": BrickTrainable(part, input_names=[read], output_names=["./coarse"])}
 
 
 def _levels(variant: str, strides: Sequence[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, final
@@ -76,13 +76,17 @@ class Detection(Task):
     """
 
     name: ClassVar[str] = "det"
+    hub_task: ClassVar[str] = "object-detection"
     variants: ClassVar[tuple[str, ...]] = tuple(_VARIANTS)
-    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"det"})
     main_output: ClassVar[str] = "boxes"
     is_dense: ClassVar[bool] = True
 
+    @property
+    def required_labels(self) -> set[str | Metadata]:
+        return {"det"}
+
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-        labels = list(head.labels or map(str, range(head.num_classes)))
+        labels = head.class_names
         labelled = f"labelled/{head.name}?"
         variant = _VARIANTS[head.variant]
         pyramid, maps, spec = pyramid_of(backbone.features, partial(levels_from, finest=variant.finest))
@@ -91,7 +95,7 @@ class Detection(Task):
             head.variant, channels=list(spec.channels), strides=list(spec.strides), num_classes=head.num_classes
         )
         loss_args = {"strides": list(module.strides)} if variant.loss_knows_strides else {}
-        bricks = {
+        return {
             **pyramid,
             "head": BrickTrainable(module, input_names=[maps, "image"], output_names=predicted),
             "decode": BrickNotTrainable(
@@ -125,8 +129,6 @@ class Detection(Task):
                 output_names=["./picture"],
             ),
         }
-        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": labels}
-        return bricks
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
         return 80  # COCO's

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from brickyard.metrics import BrickMetrics
 from brickyard.modules import BrickLoss, BrickTrainable
@@ -15,7 +15,6 @@ from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
 
 
-@final
 class Embedding(Task):
     """Vectors to search by; its "classes" are the D numbers of a vector.
 
@@ -29,28 +28,32 @@ class Embedding(Task):
     """
 
     name: ClassVar[str] = "emb"
+    hub_task: ClassVar[str] = "image-feature-extraction"
     variants: ClassVar[tuple[str, ...]] = ("linear", "mlp")
-    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"emb"})
     main_output: ClassVar[str] = "vector"
 
+    @property
+    def required_labels(self) -> set[str | Metadata]:
+        return {"emb"}
+
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
+        scored = ["./vector", f"targets/{head.name}", f"labelled/{head.name}?"]
         part = create_part(
             "unit_vector",
             in_features=backbone.embedding,
             out_features=head.num_classes,
             hidden=backbone.embedding if head.variant == "mlp" else None,
         )
-        bricks = {"head": BrickTrainable(part, input_names=["embedding"], output_names=["./vector"])}
-        loss, metrics, draw = (
-            create_part(name) for name in ("supervised_contrastive", "embedding_metrics", "draw_embedding")
-        )
-        attached = {
-            "loss": BrickLoss(loss, self.wire(loss, head.name, bricks), ["./loss"]),
-            "metrics": BrickMetrics(metrics, self.wire(metrics, head.name, bricks), tags=Tag.METRIC_INFERENCE),
-            "picture": BrickPerImageVisualization(draw, self.wire(draw, head.name, bricks), ["./picture"]),
+        return {
+            "head": BrickTrainable(part, input_names=["embedding"], output_names=["./vector"]),
+            "loss": BrickLoss(create_part("supervised_contrastive"), input_names=scored, output_names=["./loss"]),
+            "metrics": BrickMetrics(create_part("embedding_metrics"), input_names=scored, tags=Tag.METRIC_INFERENCE),
+            "picture": BrickPerImageVisualization(
+                create_part("draw_embedding"),
+                input_names={"image": "image", "vector": "./vector"},
+                output_names=["./picture"],
+            ),
         }
-        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": head.class_names}
-        return {**bricks, **attached}
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
         return 128  # as SupCon and SimCLR have it

@@ -30,7 +30,7 @@ list of int; for `embedding`, `in_channels` is its length |
 
     Args:
         factory: The head's class, or a function that makes it; its signature is read.
-        backbone: What is there.
+        backbone: What is there. That of a model is `BackboneSpec.from_json(model["backbone"].metadata["provides"])`.
         head: Its name, classes and their names.
         reads: What the brick will read: `features[-1]`, `features[1:3]`, `features` or `embedding`.
         **own: Further arguments of the factory; these go first.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from brickyard.tasks.task import HeadSpec, Task
 from brickyard.visualization import BrickPerImageVisualization
 
 
-@final
 class Keypoints(Task):
     """Keypoints of the one thing that a picture shows, by heatmaps; its "classes" are the K keypoints.
 
@@ -33,13 +32,19 @@ class Keypoints(Task):
     """
 
     name: ClassVar[str] = "kpt"
+    hub_task: ClassVar[str] = "keypoint-detection"
     variants: ClassVar[tuple[str, ...]] = ("fpn", "deconv")
-    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"kpt"})
     main_output: ClassVar[str] = "keypoints"
     is_dense: ClassVar[bool] = True
 
+    @property
+    def required_labels(self) -> set[str | Metadata]:
+        return {"kpt"}
+
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-        bricks = {
+        labelled = [f"targets/{head.name}", f"labelled/{head.name}?"]
+        labels = head.class_names
+        return {
             **_head(backbone, head),
             "decode": BrickNotTrainable(
                 create_part("keypoint_decode"),
@@ -47,17 +52,18 @@ class Keypoints(Task):
                 output_names=["./keypoints", "./scores"],
                 calculate_gradients=False,
             ),
+            "loss": BrickLoss(
+                create_part("keypoint_loss", where=f"{head.name}/loss"),
+                input_names=["./heatmaps", "image", *labelled],
+                output_names=["./loss"],
+            ),
+            "metrics": BrickMetrics(create_part("keypoint_metrics"), input_names=["./keypoints", *labelled]),
+            "picture": BrickPerImageVisualization(
+                create_part("draw_keypoints", labels=labels),
+                input_names={"image": "image", "keypoints": "./keypoints", "scores": "./scores"},
+                output_names=["./picture"],
+            ),
         }
-        loss = create_part("keypoint_loss", where=f"{head.name}/loss")
-        metrics = create_part("keypoint_metrics")
-        draw = create_part("draw_keypoints", labels=head.class_names)
-        attached = {
-            "loss": BrickLoss(loss, self.wire(loss, head.name, bricks), ["./loss"]),
-            "metrics": BrickMetrics(metrics, self.wire(metrics, head.name, bricks)),
-            "picture": BrickPerImageVisualization(draw, self.wire(draw, head.name, bricks), ["./picture"]),
-        }
-        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": head.class_names}
-        return {**bricks, **attached}
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
         return 17  # of a body, in COCO

@@ -23,8 +23,11 @@ def register_task(task: Task) -> Task:
     """Make a task known to model names, files and the command line.
 
     Raises:
-        ValueError: Another task has this name, the name is no token of letters and digits, or it builds no heads.
+        ValueError: It is a class, another task has this name, the name is no token of letters and digits, or it builds
+            no heads.
     """
+    if not isinstance(task, Task):
+        raise ValueError(f"{task!r} is no task: give an instance of a subclass of `Task`.")
     if not (task.name.isascii() and task.name.isalnum()):
         raise ValueError(f"'{task.name}' cannot be a task's name: expected letters and digits only.")
     if not task.variants:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -43,6 +43,7 @@ class Segmentation(Task):
     """
 
     name: ClassVar[str] = "seg"
+    hub_task: ClassVar[str] = "image-segmentation"
     variants: ClassVar[tuple[str, ...]] = (
         "fpn",
         "fcn",
@@ -53,14 +54,17 @@ class Segmentation(Task):
         "tower",
         "unet",
     )
-    required_labels: ClassVar[Collection[str | Metadata]] = frozenset({"seg"})
     main_output: ClassVar[str] = "logits"
     is_dense: ClassVar[bool] = True
 
+    @property
+    def required_labels(self) -> set[str | Metadata]:
+        return {"seg"}
+
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
         labelled = [f"targets/{head.name}", f"labelled/{head.name}?"]
-        labels = list(head.labels or map(str, range(head.num_classes)))
-        bricks = {
+        labels = head.class_names
+        return {
             **_head(backbone, head),
             "resize": BrickNotTrainable(
                 create_part("resize_logits"),
@@ -87,8 +91,6 @@ class Segmentation(Task):
                 output_names=["./picture"],
             ),
         }
-        bricks["head"].metadata = {"task": self.name, "variant": head.variant, "labels": labels}
-        return bricks
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
         return 21  # Pascal VOC's

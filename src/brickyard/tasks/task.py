@@ -48,11 +48,27 @@ class Task(ABC):
     Attributes:
         name: Its token in model names: letters and digits.
         variants: The names of its heads, the default one first.
+        hub_task: What the Hub calls such a task, None where it has no name for it.
         is_dense: Whether the outputs have places on the picture; the whole picture is then looked at, without a crop.
+
+    Example:
+        >>> class Age(Task):
+        ...     name = "age"
+        ...     variants = ("linear",)
+        ...     required_labels = frozenset({Metadata("years", float)})
+        ...
+        ...     def bricks(self, backbone, head):
+        ...         part = create_part("linear", in_features=backbone.embedding, out_features=1)
+        ...         bricks = {"head": BrickTrainable(part, ["embedding"], ["./age"])}
+        ...         loss = attach_loss(create_part("age_loss"), self, head.name, bricks)  # see `register_part`
+        ...         return {**bricks, "loss": loss}
+        >>> age = register_task(Age())
+        >>> model = create_model("resnet18_age")  # reads targets/age/years, writes age/age and age/loss
     """
 
     name: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ()
+    hub_task: ClassVar[str | None] = None
     is_dense: ClassVar[bool] = False
 
     @property
@@ -66,7 +82,17 @@ class Task(ABC):
         return self.name
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-        """The head's bricks by name, with names relative to their place (`./logits`)."""
+        """The head's bricks.
+
+        Args:
+            backbone: What the head can read.
+            head: Which head to build.
+
+        Returns:
+            Bricks by name, which read and write names relative to their place (`./logits`). The one with the weights is
+            `head`; to its metadata are added its "task", its "variant" and its "labels", which files, cards and
+            predictors know it by.
+        """
         raise BrickGraphError(f"The task '{self.name}' builds no heads: give it `variants` and `bricks`.")
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:

@@ -28,6 +28,8 @@ Coming from luxonis-train, where modules are attached to nodes and find their in
 | `Tasks.SEGMENTATION`, `CLASSIFICATION` | the classes `tasks.seg.Segmentation`, `tasks.cls.Classification` |
 | `Tasks.BOUNDINGBOX`, `KEYPOINTS`       | `tasks.det.Detection`, `tasks.kpt.Keypoints` |
 | `Tasks.EMBEDDINGS`                     | `tasks.emb.Embedding` |
+| any other of `Tasks`                   | a task of your own, a subclass of `Task` |
+| `task = Tasks.X` in a head's class     | `attach_loss(loss, X(), ...)`, or the head is what `X.bricks` builds |
 | `super().__init__("distance")`         | `name = "distance"` in the task's class |
 | `required_labels`, `main_output`       | the same; the main output has the task's name by default |
 | `Metadata("distance", float \| int)`   | the same; the label is `targets/<head>/distance`, checked in each batch |
@@ -55,7 +57,7 @@ from brickyard.tasks.metadata import Label
 
 _PREDICTIONS = ("predictions", "prediction", "preds", "pred")
 _TARGETS = ("target", "targets")
-CANVASES = ("prediction_canvas", "target_canvas")
+_CANVASES = ("prediction_canvas", "target_canvas")
 
 
 def input_names(
@@ -77,14 +79,17 @@ def input_names(
         BrickGraphError: An argument that nothing provides, or that is annotated for another type than its label has.
     """
     targets = {f"target_{name}": label for name, label in labels.items()}
+    labelled = {f"labelled_{name}": _labelled(label) for name, label in labels.items()}
     if len(labels) == 1:
-        targets |= dict.fromkeys(_TARGETS, *labels.values())
+        (only,) = labels.values()
+        targets |= dict.fromkeys(_TARGETS, only)
+        labelled["labelled"] = _labelled(only)
     known = {
         **outputs,
         **{name: outputs[main_output] for name in _PREDICTIONS if main_output in outputs},
         **{name: label.value for name, label in targets.items()},
-        **{name.replace("target", "labelled", 1): _labelled(label) for name, label in targets.items()},
-        **dict.fromkeys(("image", *CANVASES), "image"),
+        **labelled,
+        **dict.fromkeys(("image", *_CANVASES), "image"),
     }
     found = {}
     for name, parameter in _parameters(part, where).items():
