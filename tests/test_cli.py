@@ -194,3 +194,24 @@ except SystemExit as end:
 """
     lines = run_python(code, "-W", "error").splitlines()
     assert [lines[0].partition(":")[0], lines[1:]] == ["Error", ["code 1"]]
+
+
+def test_a_module_of_the_user_s_own_is_imported_first(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from brickyard import BrickTrainable, Task, create_part, register_task\n"
+        "class Size(Task):\n"
+        "    name, variants, required_labels = 'size', ('linear',), ('size',)\n"
+        "    def bricks(self, backbone, head):\n"
+        "        part = create_part('linear', in_features=backbone.embedding, out_features=1)\n"
+        "        return {'head': BrickTrainable(part, ['embedding'], ['./size'])}\n"
+        "register_task(Size())\n",
+        encoding="utf-8",
+    )
+    told = run_python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from brickyard.cli import main; "
+        "main(['--import', 'mine', 'info', 'test_resnet_size'])"
+    )
+    assert "size: task size, 1 classes" in told
+    missing = run("--import", "not_there", "list")
+    assert missing.exit_code == 2
+    assert "No module named 'not_there'. It must be installed" in " ".join(missing.stderr.split())

@@ -101,14 +101,14 @@ def test_functions_import_only_what_is_optional(module):
     assert inside <= OPTIONAL | lazy
 
 
-def test_only_the_lazy_face_imports_by_name():
+def test_only_the_lazy_face_and_the_command_line_import_by_name():
     by_name = {
         module
         for module, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and node.id in ("import_module", "__import__")
     }
-    assert by_name == {"__init__"}
+    assert by_name == {"__init__", "cli"}  # the latter what its user names
 
 
 @pytest.mark.parametrize("module", FILES)

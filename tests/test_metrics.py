@@ -193,3 +193,18 @@ def test_metrics_move_with_the_collection_and_keep_their_state_out_of_its_state_
     collection(BATCH)
     assert collection.to("cpu").state_dict() == {}
     assert collection.summarize(reset=True) == {"MulticlassAccuracy": torch.tensor(0.75)}
+
+
+class MinAndMax(Gather):
+    def compute(self):
+        return {"Min": torch.cat(self.values).min(), "Max": torch.cat(self.values).max()}
+
+
+def test_a_metric_of_several_values_is_summarised_but_cannot_be_written_under_its_one_name():
+    batch = {"value": torch.tensor([3.0, 1.0])}
+    collection = BrickCollection({"range": BrickMetricSingle(MinAndMax(), {"value": "value"})})
+    collection(batch)
+    assert collection.summarize(reset=True) == {"Min": torch.tensor(1.0), "Max": torch.tensor(3.0)}
+    written = BrickCollection({"range": BrickMetricSingle(MinAndMax(), {"value": "value"}, return_metrics=True)})
+    with pytest.raises(BrickGraphError, match=r"'range'.*computed \['Max', 'Min'\], but it writes \['MinAndMax'\]"):
+        written(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import click
@@ -27,7 +28,14 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(brickyard.__version__)
-def main() -> None:
+@click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Import a module first, which registers tasks or parts of your own; repeatable.",
+)
+def main(modules: Sequence[str]) -> None:
     """A zoo of multi-task vision models made of bricks.
 
     \b
@@ -36,6 +44,12 @@ def main() -> None:
     brickyard inspect hf://user/repo/seg       what a stored head is and needs, before any download
     brickyard swap models/mine seg hf://user/repo/seg
     """  # noqa: D301 - click reads the \b
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            mend = "It must be installed, or in a folder of PYTHONPATH."
+            raise click.BadParameter(f"{error}. {mend}", param_hint="--import") from error
 
 
 @main.command(name="list")

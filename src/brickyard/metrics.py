@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 from torchmetrics import Metric, MetricCollection
 
 from brickyard.brick import Brick, InputNames, Tags
+from brickyard.errors import BrickGraphError
 from brickyard.names import join, place_of
 from brickyard.tags import Tag
 
@@ -25,6 +26,10 @@ class BrickMetrics(Brick):
         tags: See `Brick`.
         return_metrics: Also compute each batch's values and write them, under the names of the summary.
         group: See `Brick`.
+
+    Raises:
+        BrickGraphError: At the call, with `return_metrics`: a metric computes a dictionary, whose names nobody knows
+            before.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#1450A3"}
@@ -70,7 +75,7 @@ class BrickMetrics(Brick):
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
             if self.return_metrics:
-                return self._reported(self._call(self._forward, named_inputs))
+                return self._declared(self._reported(self._call(self._forward, named_inputs)))
             self._call(self._update, named_inputs)
         return {}
 
@@ -104,6 +109,15 @@ class BrickMetrics(Brick):
 
     def _forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         values: dict[str, Any] = self.metrics(*_detached(args), **_detached(kwargs))
+        return values
+
+    def _declared(self, values: dict[str, Any]) -> dict[str, Any]:
+        unknown = sorted(values.keys() - set(self.writes))
+        if unknown:
+            raise BrickGraphError(
+                f"Brick '{self.path}' ({self.module_name}) computed {unknown}, but it writes {self.output_names}: with "
+                "return_metrics each metric must compute one value. Without it, `summarize` reports them all."
+            )
         return values
 
     def _reported(self, values: Mapping[str, Any]) -> dict[str, Any]:
