@@ -94,3 +94,21 @@ def test_a_folder_without_the_data_is_refused(kind: str, tmp_path: Path) -> None
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown split 'validation'.*'val'"):
         open_data("digits", "validation")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_pictures_that_must_not_be_mirrored_are_not(flip: bool, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        picture = Image.new("RGB", (40, 40), (200,) * 3)
+        picture.paste((50,) * 3, (0, 0, 20, 40))  # dark on the left
+        picture.save(tmp_path / "images" / split / "0.png")
+        (tmp_path / "labels" / split / "0.txt").write_text("0 0.5 0.5 1 1")
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [thing]\n")
+    data = open_data(f"yolo:{tmp_path}", "train", image_size=32, flip=flip)
+    torch.manual_seed(0)
+    columns = [data[0]["image"].float().mean((0, 1)) for _ in range(20)]
+    mirrored = [bool(column[0] > column[-1] + 30) for column in columns]
+    assert any(mirrored) == flip
+    assert any(column[-1] > column[0] + 30 for column in columns)

@@ -258,3 +258,16 @@ def test_bricks_around_no_timm_backbone_are_stored_too(tmp_path):
     x = torch.rand(3, 4)
     torch.testing.assert_close(again({"x": x})["a/y"], nn.functional.linear(x, *model["a/head"].model.parameters()))
     assert repr(again) == repr(model)
+
+
+def test_what_was_measured_goes_with_the_weights_that_it_was_measured_on(tmp_path):
+    model = create_model("test_resnet_cls", num_classes=3)
+    model["cls/head"].metadata |= {"source": "a training", "metrics": {"F1": 0.5}, "measured": "a command"}
+    model.save_pretrained(tmp_path)
+    same = BrickCollection.from_pretrained(tmp_path)
+    same.save_pretrained(tmp_path)
+    assert read(tmp_path / "cls" / "head.json")["metrics"] == {"F1": 0.5}
+    with torch.no_grad():
+        same["cls/head"].model.bias.add_(1)
+    same.save_pretrained(tmp_path)
+    assert not {"source", "metrics", "measured"} & read(tmp_path / "cls" / "head.json").keys()

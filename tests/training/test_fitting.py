@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from brickyard import BrickCollection, BrickMismatchError, BrickNotFoundError
+from brickyard import BrickCollection, BrickMismatchError, BrickNotFoundError, Predictor
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.checkpoints import CHECKPOINT
 from brickyard.training.course import Course
 from brickyard.training.fitting import _schedule, fit
-from tests.runs import Rectangles, small_model, train_until_killed
-from tests.toys import ROOT
+from tests.runs import SIDE, Rectangles, small_model, train_until_killed
+from tests.toys import ROOT, SOURCE
 
 SHORT = Course(steps=2, batch_size=2, every=2)
 
@@ -179,3 +179,8 @@ def test_the_rate_rises_then_falls_along_a_cosine_from_layer_to_layer() -> None:
 
 def test_a_data_set_of_one_picture_trains(tmp_path: Path) -> None:
     assert fit(small_model(), Rectangles(1), Rectangles(1), tmp_path, SHORT)["validation/loss"] > 0
+
+
+def test_heads_remember_the_size_of_the_images_that_they_learnt_from(uninterrupted: Path) -> None:
+    predictor = Predictor(uninterrupted / "last")
+    assert predictor.read([SOURCE / "brickyard" / "samples" / "coffee.jpg"]).shape == (1, 3, SIDE, SIDE)

@@ -26,7 +26,13 @@ KINDS = (_DIGITS, *(f"{kind}:FOLDER" for kind in _IN_FOLDERS))
 
 
 def open_data(
-    text: str, split: Split, *, length: int | None = None, image_size: int | None = None, seed: int = 0
+    text: str,
+    split: Split,
+    *,
+    length: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    flip: bool = True,
 ) -> LabelledPictures:
     """Open the data set that a text names, ready for a model.
 
@@ -36,6 +42,7 @@ def open_data(
         length: How many pictures, the first ones; None for all, of digit scenes a million, 500 and 1000.
         image_size: Pixels of a picture's side; None for 96 for digit scenes, 224 for others.
         seed: Of the digit scenes.
+        flip: Whether half of the training pictures of a folder are mirrored left to right; not for text or digits.
 
     Raises:
         UnknownNameError: There is no such data set or split.
@@ -53,7 +60,7 @@ def open_data(
     data = _IN_FOLDERS[kind](folder, split)
     if length is not None:
         data = _First(data, length)
-    return Augmented(data, Augment(image_size or _PICTURE_SIZE, train=split == "train"))
+    return Augmented(data, Augment(image_size or _PICTURE_SIZE, train=split == "train", flip=flip))
 
 
 @final

@@ -28,6 +28,8 @@ from brickyard.storage.weights import SUFFIX, weights_sha256, write_weights
 
 Refer = str | Iterable[str] | Mapping[str, str]
 
+_OF_THE_WEIGHTS = ("source", "metrics", "measured")  # what a brick's JSON says of the very weights
+
 
 @final
 @dataclass(frozen=True)
@@ -160,10 +162,12 @@ def configs_of(
     for path, brick in bricks.items():
         config, is_stale = describe(brick), False
         if (facts := stored[path]) is not None:
+            origin = brick.origin
+            unchanged = origin is not None and origin.weights == facts["sha256"]
+            if origin is not None and not unchanged:
+                config = {key: value for key, value in config.items() if key not in _OF_THE_WEIGHTS}
             config["weights"] = facts
             if path != BACKBONE:
-                origin = brick.origin
-                unchanged = origin is not None and origin.weights == facts["sha256"]
                 needs = origin.trained_on if origin is not None and unchanged else None
                 config |= {"requires": {BACKBONE: needs}} if needs else backbone.as_needs()
                 is_stale = needs is not None and provides is not None and needs["sha256"] != backbone.sha256

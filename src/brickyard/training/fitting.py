@@ -62,7 +62,7 @@ def fit(
 
     Args:
         model: It is trained itself, and has the averaged weights in the end where there are any. Its convolutions are
-            kept in channels-last order, which is faster.
+            kept in channels-last order, which is faster. Its heads remember the size of the images.
         train: What to learn from.
         val: What to validate on.
         out: The folder of the run, see `Keeper` and `RunLog`.
@@ -82,6 +82,7 @@ def fit(
         BrickMismatchError: The run in `out` has another course or origin.
     """
     run_log = RunLog(out)
+    _note_image_size(model, train)
     if machines.strategy != FSDP:  # which takes no other order than torch's own
         model.to(memory_format=torch.channels_last)
     module = LightningBrickCollection(
@@ -121,6 +122,15 @@ def fit(
             weights_only=False,
         )
     return keeper.figures
+
+
+def _note_image_size(model: BrickCollection, data: LabelledPictures) -> None:
+    """Let the heads that learn from the data know the size of its images, [H, W]: they may be used far from here."""
+    heads = [model[f"{head}/head"] for head in data.labels if f"{head}/head" in model]
+    if heads and len(data):
+        size = list(data[0]["image"].shape[-2:])
+        for head in heads:
+            head.metadata["image_size"] = size
 
 
 def _open(out: Path, settings: dict[str, Any], resume: bool) -> None:
