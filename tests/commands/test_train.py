@@ -85,6 +85,16 @@ def test_the_validation_of_a_training_and_an_evaluation_agree(trained: tuple[Pat
         assert value == (logged if logged is None else pytest.approx(logged, abs=1e-5)), name
 
 
+@pytest.mark.slow
+def test_the_figures_of_an_exported_file_are_those_of_its_model(trained: tuple[Path, str], tmp_path: Path) -> None:
+    model = BrickCollection.from_pretrained(trained[0] / "last")
+    brickyard.export_onnx(model, tmp_path / "model.onnx", image_size=48)
+    expected = figures(trained[0] / "last", tmp_path / "expected.json")["metrics"]
+    found = figures(tmp_path / "model.onnx", tmp_path / "found.json")
+    assert found["model"] == str(tmp_path / "model.onnx")
+    assert found["metrics"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+
+
 def test_length_split_and_seed_choose_the_pictures(trained: tuple[Path, str], tmp_path: Path) -> None:
     short = figures(trained[0] / "last", tmp_path / "a.json", "--length", 3)
     assert short["length"] == 3

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from brickyard import (
     BrickCollection,
+    BrickGraphError,
     BrickInputError,
     BrickModule,
     BrickTrainable,
@@ -32,6 +33,11 @@ class Fails(nn.Module):
         if torch.compiler.is_compiling():
             raise RuntimeError("this module cannot be exported")
         return value
+
+
+class Eigenvalues(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        return torch.linalg.eigvals(value).real
 
 
 def run(path: Path, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -124,9 +130,18 @@ def test_tags_choose_the_bricks(collection, tmp_path):
 def test_a_failing_export_leaves_an_existing_file(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"the old one")
     collection = BrickCollection({"bad": BrickModule(Fails(), ["raw"], ["out"])})
-    with pytest.raises(Exception, match="cannot be exported"):
+    with pytest.raises(BrickGraphError, match=r"exported to ONNX: RuntimeError: this module cannot be exported$"):
         export_bricks_as_onnx(tmp_path / "model.onnx", collection, tiny_inputs(), dynamic_batch_size=True)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"the old one")]
+
+
+@pytest.mark.slow
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
+    collection = BrickCollection({"bad": BrickModule(Eigenvalues(), ["raw"], ["out"])})
+    inputs = {"raw": torch.rand(2, 3, 3)}
+    with pytest.raises(BrickGraphError, match="linalg_eig"):
+        export_bricks_as_onnx(tmp_path / "model.onnx", collection, inputs, dynamic_batch_size=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -137,7 +152,7 @@ def test_a_disk_that_is_full_leaves_an_existing_file(collection, tmp_path, monke
 
     (tmp_path / "model.onnx").write_bytes(b"the old one")
     monkeypatch.setattr("torch.onnx.ONNXProgram.save", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"model\.onnx was not written: no space left"):
         export_bricks_as_onnx(tmp_path / "model.onnx", collection, tiny_inputs(), dynamic_batch_size=True)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"the old one")]
 

@@ -100,6 +100,34 @@ def test_onnxruntime_alone_gives_what_torch_gives(batch, model, file, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("test_vit_relpos_cls-attention", 160),  # attention with a bias
+        ("test_convnext_kpt_emb_depth-unet", 64),
+        ("tf_mobilenetv3_small_minimal_100_cls-multilabel_seg-lraspp", 64),  # SAME padding
+    ],
+)
+def test_other_tasks_and_backbones_are_the_same_in_onnx(name, size, tmp_path):
+    model = create_model(name, num_classes={"kpt": 4} if "kpt" in name else {})
+    export_onnx(model, tmp_path / "model.onnx", image_size=size)
+    session = OnnxSession(tmp_path / "model.onnx")
+    image = torch.rand(7, 3, size, size)
+    with torch.no_grad():
+        expected = model.eval()({"image": image}, outputs=session.outputs)
+    for output, array in session({"image": image.numpy()}).items():
+        if array.dtype.kind == "f":
+            np.testing.assert_allclose(array, expected[output].numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_opset_that_torch_cannot_write_is_refused(tmp_path):
+    with pytest.raises(BrickInputError, match="opset: expected one that torch writes these bricks in"):
+        export_onnx(create_model("test_resnet_cls"), tmp_path / "model.onnx", image_size=64, opset=99)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_the_file_says_what_it_is(model, file):
     stored = onnx.load(file)
     onnx.checker.check_model(stored)
@@ -159,6 +187,7 @@ def test_int8_keeps_what_the_file_says_and_nearly_what_it_gives(file, tmp_path):
         ([np.zeros((2, 64, 64, 3), np.float32)], "the shape"),
         ([np.full((2, 3, 64, 64), 200, np.float32)], "200"),
         ([np.zeros((1, 3, 32, 32), np.float32)], "64"),
+        ([np.zeros((2, 3, 64, 64), np.float32), np.zeros((2, 3, 64, 48), np.float32)], r"found \(2, 3, 64, 48\)"),
     ],
 )
 def test_a_wrong_calibration_set_is_refused_and_nothing_is_written(images, told, file, tmp_path):

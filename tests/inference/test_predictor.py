@@ -16,6 +16,7 @@ from brickyard import (
     BrickCollection,
     BrickError,
     BrickInputError,
+    BrickMismatchError,
     MissingInputError,
     Prediction,
     Predictor,
@@ -353,3 +354,9 @@ def test_hashes_tell_models_apart(model, stored):
         if Predictor(model, device="cpu").hashes()[path] != text
     }
     assert differ == {"backbone", "cls/head"}
+
+
+@pytest.mark.parametrize("draw", [False, True])
+def test_a_head_without_the_output_that_its_results_need_says_so(model, folder, draw):
+    with pytest.raises(BrickMismatchError, match=r"(?s)Head 'cls' cannot say .*the outputs lack its"):
+        list(Predictor(model, outputs=["cls/logits"]).predict(folder, draw=draw))

@@ -49,6 +49,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--every", default=1000, show_default=True, type=_COUNT, help="Steps between two validations, about.")
 @_SIZE
 @click.option(
+    "--flip/--no-flip", default=True, show_default=True, help="Mirror half of a folder's pictures; not for text."
+)
+@click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another one is another training."
 )
 @_WORKERS
@@ -84,8 +87,11 @@ def train(
         strategy=options.pop("strategy"),
         workers=options.pop("workers"),
     )
-    image_size, seed = options.pop("image_size"), options["seed"]
-    pictures = {split: brickyard.open_data(data, split, image_size=image_size, seed=seed) for split in ("train", "val")}
+    image_size, flip, seed = options.pop("image_size"), options.pop("flip"), options["seed"]
+    pictures = {
+        split: brickyard.open_data(data, split, image_size=image_size, seed=seed, flip=flip)
+        for split in ("train", "val")
+    }
     taken = _by_path(bricks)
     model = brickyard.create_model_for(pictures["train"], _place(name), pretrained=pretrained, bricks=taken, seed=seed)
     for path in freeze:
@@ -96,6 +102,7 @@ def train(
         "model": name,
         "data": data,
         "image_size": image_size,
+        "flip": flip,
         "pretrained": pretrained,
         "bricks": list(bricks),
         "freeze": list(freeze),
@@ -144,11 +151,11 @@ def evaluate(
 ) -> None:
     """Measure the trained model NAME on labelled pictures.
 
-    NAME is a model of the zoo, a folder with a saved model, or a repo of the Hub as hf://user/repo. On one machine, the
-    figures are the same each time.
+    NAME is a model of the zoo, a folder with a saved model, a repo of the Hub as hf://user/repo, or a file that
+    `brickyard export` or `brickyard quantize` wrote (.onnx). On one machine, the figures are the same each time.
     """
     pictures = brickyard.open_data(data, split, length=length, image_size=image_size, seed=seed)
-    model = brickyard.create_model(_place(name), pretrained=True)
+    model = name if name.endswith(".onnx") else brickyard.create_model(_place(name), pretrained=True)
     figures = brickyard.evaluate(
         model, pictures, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
     )

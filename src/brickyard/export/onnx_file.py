@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brickyard.brick import Tags
+from brickyard.build import images_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickError, BrickGraphError, BrickInputError, BrickMismatchError, MissingExtraError
 from brickyard.export.facts import Facts, facts_of
@@ -22,7 +24,7 @@ from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import differences
 from brickyard.export.trace import AXES, Trace, trace
 from brickyard.names import place_of
-from brickyard.parts.backbones import BackboneSpec, InputSpec
+from brickyard.parts.backbones import InputSpec
 from brickyard.tags import Stage
 from brickyard.tasks.registry import get_task
 
@@ -61,8 +63,8 @@ def export_onnx(
     Raises:
         FileExistsError: The file is there and `overwrite` is False.
         MissingExtraError: The extra `export` is not installed.
-        BrickInputError: No such size for this backbone, an output that is no tensor, or a model that reads more than
-            images.
+        BrickInputError: No such size for this backbone, no such opset for this model, an output that is no tensor, or a
+            model that reads more than images.
         BrickGraphError: No such output, or the model cannot be exported.
         BrickMismatchError: The file does not give what the model gives; it was not written.
     """
@@ -176,8 +178,13 @@ def written_apart(path: Path) -> Iterator[Path]:
     """Where to write a file that takes its place once all went well."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / path.name
-        yield draft
-        os.replace(draft, path)
+        try:
+            yield draft
+            os.replace(draft, path)
+        except BrickError:
+            raise
+        except OSError as error:
+            raise OSError(f"{path} was not written: {error}") from error
 
 
 def _program(traced: Trace, **options: Any) -> Any:
@@ -187,7 +194,8 @@ def _program(traced: Trace, **options: Any) -> Any:
     except ImportError:
         raise MissingExtraError("Export to ONNX", "export") from None
     try:
-        with warnings.catch_warnings():
+        # Of the fused kernels' strides it makes a view that its decompositions cannot take, where a bias is added.
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")  # torch's own exporter warns of its own parts
             program: Any = torch.onnx.export(
                 traced.module,
@@ -201,18 +209,28 @@ def _program(traced: Trace, **options: Any) -> Any:
                 **options,
             )
     except Exception as error:  # of every kind: they come from deep inside torch and onnxscript
-        raise BrickGraphError(f"These bricks cannot be exported to ONNX: {error}") from error
+        raise BrickGraphError(f"These bricks cannot be exported to ONNX: {_reason(error)}") from error
+    asked, written = options.get("opset_version"), program.model.opset_imports[""]
+    if asked not in (None, written):  # torch only logs it where it cannot convert to the opset
+        raise BrickInputError("opset", f"one that torch writes these bricks in, e.g. {written}", f"{asked}")
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     return program
 
 
+def _reason(error: BaseException) -> str:
+    """The first lines of what went wrong first: torch wraps it in pages of advice to its developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10) * 2)[0]}"
+
+
 def _images(model: BrickCollection) -> InputSpec:
-    brick = model.bricks().get("backbone")
-    if brick is None or "provides" not in brick.metadata:
+    images = images_of(model)
+    if images is None:
         expected = "a backbone that says which images it takes"
         raise BrickInputError("the model", expected, "none", "Use export_bricks_as_onnx with an example of your own.")
-    return BackboneSpec.from_json(brick.metadata["provides"]).input
+    return images
 
 
 def _results(model: BrickCollection) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy.typing as npt
 
-from brickyard.errors import BrickIntegrityError, BrickNotFoundError, MissingExtraError
+from brickyard.errors import BrickInputError, BrickIntegrityError, BrickNotFoundError, MissingExtraError
 from brickyard.export.facts import Facts
 
 
@@ -24,6 +24,9 @@ class OnnxSession:
         MissingExtraError: onnxruntime is not installed.
         BrickNotFoundError: There is no such file.
         BrickIntegrityError: It is no ONNX file that onnxruntime can run.
+
+    Attributes:
+        outputs: The names of what it gives.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
@@ -44,8 +47,9 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's own kinds have no public base
             raise BrickIntegrityError(f"{os.fspath(path)} cannot be run by onnxruntime: {error}") from None
         self._where = os.fspath(path)
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._inputs = [value.name for value in self._session.get_inputs()]
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        # A size that may vary is a word, or None.
+        self._inputs = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
 
     @property
     def facts(self) -> Facts:
@@ -57,6 +61,21 @@ class OnnxSession:
         return Facts.from_text(self._session.get_modelmeta().custom_metadata_map, self._where)
 
     def __call__(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Run the file on a batch; `image` is (B, C, H, W) float32 in [0, 1]."""
+        """Run the file on a batch; `image` is (B, C, H, W) float32 in [0, 1].
+
+        Raises:
+            BrickInputError: Arrays of a shape that the file does not take.
+        """
+        self.check(named_inputs)
         given = {name: named_inputs[name] for name in self._inputs}
-        return dict(zip(self._outputs, self._session.run(None, given), strict=True))
+        return dict(zip(self.outputs, self._session.run(None, given), strict=True))
+
+    def check(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        """See whether arrays have the shapes that the file takes; raises as a call does."""
+        for name, taken in self._inputs.items():
+            shape = named_inputs[name].shape
+            fits = len(taken) == len(shape)
+            if not fits or any(isinstance(t, int) and t != found for t, found in zip(taken, shape, strict=True)):
+                expected = f"the shape ({', '.join(map(str, taken))})"
+                mend = "Bring images to this size (--image-size), or export the model for other sizes."
+                raise BrickInputError(f"{self._where}, '{name}'", expected, f"{shape}", mend)

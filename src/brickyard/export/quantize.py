@@ -57,6 +57,8 @@ def quantize_onnx(
     batches = [_floats(batch, facts.image.channels) for batch in images]
     if not batches:
         raise BrickInputError("quantize_onnx, images", "one batch or more to calibrate on", "none")
+    for batch in batches:
+        session.check({"image": batch})
     try:
         session({"image": batches[0]})
     except Exception as error:  # onnxruntime's own kinds have no public base

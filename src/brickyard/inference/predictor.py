@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
 from brickyard.create import create_model
-from brickyard.errors import BrickInputError, MissingInputError
+from brickyard.errors import BrickInputError, BrickMismatchError, MissingInputError
 from brickyard.inference.reading import Batch, PictureReader
 from brickyard.inference.runners import open_runner
 from brickyard.inference.shards import Picture
@@ -215,9 +216,10 @@ class Predictor:
         """What each head says of a picture of `size`, (width, height)."""
         results = {}
         for head, facts in self._run.heads.items():
-            task = get_task(facts["task"])
-            found = task.on_picture(_own(values, head), self._run.images.size, size[::-1])
-            results[head] = task.results(found, facts["labels"])
+            with _of_all_outputs(head):
+                task = get_task(facts["task"])
+                found = task.on_picture(_own(values, head), self._run.images.size, size[::-1])
+                results[head] = task.results(found, facts["labels"])
         return results
 
     def _drawn(self, picture: Image.Image, values: Mapping[str, Any]) -> Image.Image:
@@ -229,11 +231,23 @@ class Predictor:
         heads = [head for head in self._run.heads if isinstance(painters.get(head), BrickPerImageVisualization)]
         for head in sorted(heads, key=lambda head: not get_task(self._run.heads[head]["task"]).is_dense):
             task = get_task(self._run.heads[head]["task"])
-            found = task.on_picture(_own(values, head), self._run.images.size, size)
-            shown = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in found.items()}}
             painter: Any = painters[head]
-            drawn = painter.callable(**{argument: shown[name] for argument, name in painter.input_names.items()})
+            with _of_all_outputs(head):
+                found = task.on_picture(_own(values, head), self._run.images.size, size)
+                shown = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in found.items()}}
+                given = {argument: shown[name] for argument, name in painter.input_names.items()}
+            drawn = painter.callable(**given)
         return drawn
+
+
+@contextmanager
+def _of_all_outputs(head: str) -> Iterator[None]:
+    """Say which output a file was exported without, or was not asked for."""
+    try:
+        yield
+    except KeyError as error:
+        problem = f"the outputs lack its {error}: ask for all, or export the file with all"
+        raise BrickMismatchError(f"Head '{head}' cannot say what it found", [problem]) from None
 
 
 def _own(values: Mapping[str, Any], head: str) -> dict[str, Any]:

@@ -7,25 +7,31 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from brickyard.brick import Brick
+from brickyard.build import images_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError
 from brickyard.export.facts import BESIDE
 from brickyard.export.onnx_runner import OnnxSession
-from brickyard.names import place_of
-from brickyard.parts.backbones import BackboneSpec, InputSpec
+from brickyard.modules import BrickModule
+from brickyard.names import join, place_of
+from brickyard.parts.backbones import InputSpec
 from brickyard.parts.conversions import torch_to_numpy
 from brickyard.storage.config import make_brick
 from brickyard.storage.manifest import dump
 from brickyard.storage.save import configs_of, weigh_in_memory
 from brickyard.tags import Stage
 
+_RESULTS = "file"  # the value with everything that an exported file gives
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -87,10 +93,10 @@ class TorchRunner(Runner):
         compile: bool = False,
     ) -> None:
         self.device = _usable(device)
-        brick = model.bricks().get("backbone")
-        if brick is None or "provides" not in brick.metadata:
+        images = images_of(model)
+        if images is None:
             raise BrickInputError("the model", "a backbone that says which images it takes", "none")
-        self.images = BackboneSpec.from_json(brick.metadata["provides"]).input
+        self.images = images
         tags = Stage.INFERENCE.tags
         chosen = copy.deepcopy(model.sub_collection(tags, None if outputs is None else list(outputs)))
         chosen = chosen.to(device).eval()
@@ -142,7 +148,9 @@ class OnnxRunner(Runner):
         self._session = OnnxSession(path, threads=torch.get_num_threads())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         facts = self._session.facts
-        self.heads, self.images = facts.heads, facts.image
+        given = {place_of(name) for name in self._session.outputs}
+        self.heads = {head: about for head, about in facts.heads.items() if head in given}
+        self.images = facts.image
         self.reads = {"image": True}
         self._path = Path(path).absolute()
         where = os.fspath(path)
@@ -155,6 +163,23 @@ class OnnxRunner(Runner):
     def hashes(self) -> dict[str, str]:
         with open(self._path, "rb") as file:
             return {self._path.name: hashlib.file_digest(file, "sha256").hexdigest()}
+
+    def to_collection(self) -> BrickCollection:
+        """A collection that gives what the file gives, and runs what draws and measures as the model did.
+
+        One brick runs the file; each head has one that names its values and knows its task and labels.
+        """
+        bricks: dict[str, Brick] = {_RESULTS: BrickModule(self._on_tensors, ["image"], [_RESULTS])}
+        names = self._session.outputs
+        for place in dict.fromkeys(map(place_of, names)):
+            own = [name for name in names if place_of(name) == place]
+            brick = BrickModule(partial(_picked, own), [_RESULTS], own)
+            brick.metadata = dict(self.heads.get(place, {}))
+            bricks[join(place, "results")] = brick
+        return BrickCollection({**bricks, **self.beside.bricks()})
+
+    def _on_tensors(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self({"image": torch_to_numpy(image)}).items()}
 
 
 def open_runner(
@@ -175,6 +200,10 @@ def open_runner(
     model = source if isinstance(source, BrickCollection) else create(source)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return TorchRunner(model, chosen, outputs, channels_last=channels_last, compile=compile)
+
+
+def _picked(names: Iterable[str], values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(values[name] for name in names)
 
 
 def _floats(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
