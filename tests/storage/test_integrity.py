@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from brickyard import BrickIntegrityError, integrity
+from brickyard import BrickIntegrityError
+from brickyard.storage import integrity
 from brickyard.storage.integrity import check_file, sha256_of
 
 

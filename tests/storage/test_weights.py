@@ -16,8 +16,8 @@ from brickyard import (
     BrickModule,
     BrickTrainable,
     UnsafeBrickError,
-    weights,
 )
+from brickyard.storage import weights
 from tests.toys import TinyBackbone, tiny_bricks
 
 FILES = ["backbone.safetensors", "head/classifier.safetensors"]
