@@ -85,3 +85,10 @@ def test_an_unknown_name_shows_the_nearest(name, nearest):
     with pytest.raises(UnknownNameError) as caught:
         model_info(name)
     assert f"'{nearest}'" in str(caught.value)
+
+
+def test_a_zoo_model_is_called_what_create_model_calls_it():
+    info = model_info("test_resnet_seg_cls_det")
+    assert info.name == "test_resnet_cls_seg_det.digits_v1"
+    assert (info.tasks, info.spec.input.size) == ({"cls": "cls", "seg": "seg", "det": "det"}, (96, 96))
+    assert info.metrics["det/map_50"] > 0.9

@@ -61,20 +61,20 @@ def model_info(name: str) -> ModelInfo:
         UnknownNameError: No such model; the nearest names are shown.
         Else as for `inspect_brick`, for a stored model.
     """
-    files, tag = _stored(name)
+    files, known_as = _stored(name)
     if files is None:
         with torch.device("meta"):
             model = build(parse_name(name, TimmNames(), task_variants()))
     else:
         model = sketch(read_bricks(files)[1])
-    recipe = recipe_of(model, tag)
+    recipe = recipe_of(model)
     if recipe is None:
         raise BrickInputError(name, "a model with a timm backbone", "one without")
     bricks = model.bricks()
     spec = BackboneSpec.from_json(bricks["backbone"].metadata["provides"])
     heads = {head.name: bricks[f"{head.name}/head"].metadata for head in recipe.heads}
     return ModelInfo(
-        name=recipe.name,
+        name=known_as or recipe.name,
         backbone=recipe.backbone,
         tasks={head.name: head.task for head in recipe.heads},
         num_classes={head: len(facts["labels"]) for head, facts in heads.items()},
@@ -95,7 +95,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def _stored(name: str) -> tuple[Files | None, str | None]:
-    """Where the model is stored, None if nowhere, and its weights tag."""
+    """Where the model is stored, None if nowhere; and its full name, None if its place has none."""
     if is_place(name) or Path(name).exists() or "/" in name:
         files, _ = open_source(name)
         return files, None
@@ -103,5 +103,5 @@ def _stored(name: str) -> tuple[Files | None, str | None]:
     folder = find_in_zoo(recipe.stem, recipe.weights)
     if folder is None:
         check_tag(recipe)
-        return None, recipe.weights
-    return FolderFiles(folder, ANYBODY, folder.name), folder.name.partition(".")[2] or None
+        return None, recipe.name
+    return FolderFiles(folder, ANYBODY, folder.name), folder.name

@@ -1,0 +1,81 @@
+"""Take a trained model into zoo/: half precision, measured on the test split, with the commands that made it.
+
+    python scripts/add_to_zoo.py runs/digits --name tf_efficientnet_lite0_cls_seg_det.digits_v1 --refer backbone
+
+What is measured is what is stored: the figures in each head's JSON are those that `brickyard eval` gives. Then run
+`scripts/make_cards.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from brickyard import Brick, BrickCollection, Course, evaluate, open_data
+from brickyard.names import place_of
+from brickyard.training.fitting import SETTINGS
+
+ZOO = Path(__file__).parents[1] / "zoo"
+LICENCE = "apache-2.0"
+_TOLD = ("ExactMatch", "F1", "MeanAveragePrecision", "MeanIoU", "PixelAccuracy", "map", "map_50", "map_75", "map_small")
+_LISTS = {"bricks": "brick", "freeze": "freeze"}
+_DEFAULTS = {"image_size": None, **{option.name: option.default for option in fields(Course)}}
+
+
+def command_of(settings: dict[str, Any]) -> str:
+    """The command of a training, from the settings that it left in its folder."""
+    words = ["brickyard", "train", settings["model"]]
+    for name, value in settings.items():
+        if name in _LISTS:
+            words += [word for each in value for word in (f"--{_LISTS[name]}", each)]
+        elif name == "pretrained":
+            words += ["--pretrained"] * value
+        elif name != "model" and value != _DEFAULTS.get(name):
+            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return f"{shlex.join(words)} --out runs/digits"
+
+
+def add(run: Path, name: str, refer: list[str]) -> None:
+    settings = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
+    model = BrickCollection.from_pretrained(run / "last")
+    for path, place in (brick.split("=", 1) for brick in settings["bricks"]):
+        model.swap(path, place)  # it was frozen: the very brick, and where it is published
+    folder, tag = ZOO / name, name.rpartition(".")[2]
+    trained = [path for path, brick in model.bricks().items() if _has_weights(brick) and path not in refer]
+    for path in trained:
+        model[path].module.half()
+    model.save_pretrained(folder, weights=tag, refer=refer)
+
+    stored = BrickCollection.from_pretrained(folder)
+    data = open_data(settings["data"], "test", image_size=settings["image_size"])
+    figures = {metric: round(value, 4) for metric, value in evaluate(stored, data, progress=True).items()}
+    for path in trained:
+        metadata, place = stored[path].metadata, f"{place_of(path)}/"
+        metadata |= {"licence": LICENCE, "source": command_of(settings)}
+        if "task" in metadata:
+            metadata["image_size"] = list(data[0]["image"].shape[-2:])
+            metadata["measured"] = f"brickyard eval {name} --data {settings['data']}"
+            metadata["metrics"] = {metric: figures[place + metric] for metric in _TOLD if place + metric in figures}
+    stored.save_pretrained(folder, weights=tag, refer=refer)
+    print(json.dumps(figures, indent=2))
+
+
+def _has_weights(brick: Brick) -> bool:
+    return brick.module is not None and bool(brick.module.state_dict())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Take a trained model into zoo/.")
+    parser.add_argument("run", type=Path, help="the folder of the training")
+    parser.add_argument("--name", required=True, help="of the model in the zoo, with its tag")
+    parser.add_argument("--refer", nargs="*", default=[], help="bricks that were taken from another zoo model")
+    options = parser.parse_args()
+    add(options.run, options.name, options.refer)
+
+
+if __name__ == "__main__":
+    main()
