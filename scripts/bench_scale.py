@@ -1,12 +1,16 @@
-"""Measure `predict_rows` on this machine against decoding alone and against a hand-written loop.
+"""Measure jobs of `predict_rows` on this machine: what a job must hold to, and how fast it is.
 
-    python scripts/bench_scale.py [--pictures 2000] [--model NAME] [--workers 1] [--rounds 5] [--memory]
+    python scripts/bench_scale.py [--pictures 20000] [--compared 1000] [--rounds 5] [--workers 1] [--device cpu]
 
-All sides take the same generated pictures, alternately in one process; each figure is the median of the ratios of
-neighbouring runs with their quartiles. The loop is what one writes with a `DataLoader` over the same model: it reads,
+First, many small pictures, a few of them damaged, go through the plain path and through two actors of Ray, each job in
+processes of its own: their rows are compared to the byte, and so are those of jobs that were killed in the middle and
+started again. The highest memory of a job (`VmHWM`, so on Linux only) is taken at a tenth of the pictures and at all.
+
+Then `predict_rows` runs against a hand-written loop with a `DataLoader` over the same model, and against reading and
+decoding alone, alternately in one process; each figure is the median of the ratios of neighbouring runs, with their
+quartiles. The time of all cores together is told as well: other work on the machine changes that less. The loop reads,
 resizes and crops with timm's transform and writes the five best classes as JSON lines, but has no answer to a damaged
-picture, a turned one or a stop. With --memory, jobs of 1, 2 and 4 times as many pictures run in processes of their own,
-and their highest memory is shown.
+picture, a turned one or a stop.
 """
 
 from __future__ import annotations
@@ -14,16 +18,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet
 import timm
 import torch
 from bench_table import Row, as_markdown, of_figures
@@ -36,6 +44,14 @@ from brickyard.parts.pictures import read_picture
 
 SAMPLES = Path(brickyard.__file__).parent / "samples"
 BATCH = 16
+SHARD = 500
+DAMAGED = 500  # one picture of so many
+ENGINES: dict[Literal["local", "ray"], str] = {"local": "the plain path", "ray": "two actors of Ray"}
+READERS = {"pt_data_worker": "a reading process", "ray::_Actor": "an actor"}  # by the names of processes
+SMALL, SEEN = (96, 96), (64, 64)  # pixels of the pictures of the jobs, and of what their model makes of them
+COMPARED = {"tf_efficientnet_lite0_cls.in1k": (500, 375), "test_resnet_cls": SMALL}  # as in ImageNet; the least work
+
+Seconds = dict[str, list[float]]
 
 
 class Pictures(Dataset[Any]):
@@ -52,34 +68,147 @@ class Pictures(Dataset[Any]):
             return str(self.files[index]), self.transform(picture.convert("RGB"))
 
 
-def make_pictures(folder: Path, count: int) -> list[Path]:
-    """Photos of 500 x 375 pixels, cut from the samples: about 45 kB each, as in ImageNet's validation set."""
+def make_pictures(folder: Path, count: int, size: tuple[int, int], damaged: Iterable[int] = ()) -> list[Path]:
+    """JPEGs of `size`, (width, height) pixels, cut from the samples; those of `damaged` numbers are cut short."""
     photos = [Image.open(file).convert("RGB") for file in sorted(SAMPLES.glob("*.jpg"))]
     generator = np.random.default_rng(0)
     folder.mkdir()
     for number in range(count):
         photo = photos[number % len(photos)]
         left, top = (int(generator.integers(0, side // 4)) for side in photo.size)
-        cut = photo.crop((left, top, left + photo.width * 3 // 4, top + photo.height * 3 // 4))
-        cut.resize((500, 375)).save(folder / f"{number:06}.jpg", quality=90)
+        box = (left, top, left + photo.width * 3 // 4, top + photo.height * 3 // 4)
+        photo.resize(size, box=box).save(folder / f"{number:06}.jpg", quality=90)
+    for number in damaged:
+        file = folder / f"{number:06}.jpg"
+        file.write_bytes(file.read_bytes()[:400])
     return sorted(folder.iterdir())
 
 
-def loop(model: Any, labels: list[str], loader: DataLoader[Any], out: Path) -> None:
-    """The hand-written loop."""
-    with open(out, "w", encoding="utf-8") as file, torch.inference_mode():
-        for names, images in loader:
-            best = model({"image": images}, outputs=["cls/probabilities"])["cls/probabilities"].topk(5)
-            for name, values, indices in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
-                found = [{"label": labels[i], "probability": v} for v, i in zip(values, indices, strict=True)]
-                file.write(json.dumps({"file": name, "cls": found}) + "\n")
+@dataclass
+class Job:
+    """A job in processes of its own.
+
+    Attributes:
+        engine: What runs it.
+        model: A folder.
+        pictures: Another.
+        out: Of its rows.
+        peaks: The highest memory of each kind of process, in MB.
+        seconds: That it took.
+    """
+
+    engine: Literal["local", "ray"]
+    model: Path
+    pictures: Path
+    out: Path
+    peaks: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def run(self, options: argparse.Namespace, *, kill_at: int | None = None) -> None:
+        """Run it to its end, or kill it once it has written so many files."""
+        settings = {"engine": self.engine, "shard_size": SHARD, "batch_size": BATCH, "device": options.device}
+        settings |= {"actors": 2} if self.engine == "ray" else {"workers": options.workers}
+        call = f"predict_rows('local-dir:{self.model}', ['{self.pictures}'], '{self.out}', **{settings!r})"
+        start = time.perf_counter()
+        patient = {**os.environ, "RAY_raylet_start_wait_time_s": "300"}  # for Ray's start on a busy machine
+        command = [sys.executable, "-c", f"from brickyard.inference.jobs import *; {call}"]
+        process = subprocess.Popen(command, env=patient)
+        while process.poll() is None:
+            time.sleep(0.2)
+            for kind, peak in _peaks(process.pid):
+                self.peaks[kind] = max(peak, self.peaks.get(kind, 0.0))
+            if kill_at is not None and len(self.files()) >= kill_at:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return
+        self.seconds = time.perf_counter() - start
+        print(f"{self.out.name}: {self.seconds:.0f} s, {_memory(self)}", file=sys.stderr, flush=True)
+        if process.returncode or kill_at is not None:
+            raise RuntimeError(f"{self.out}: the job ended with {process.returncode}")
+
+    def files(self) -> dict[str, Path]:
+        return {file.name: file for file in sorted(self.out.glob("part-*"))}
+
+    def same_as(self, other: Job) -> str:
+        ours, theirs = ({name: file.read_bytes() for name, file in job.files().items()} for job in (self, other))
+        return "yes" if ours == theirs else "**no**"
 
 
-def throughput(folder: Path, options: argparse.Namespace) -> list[Row]:
-    files = make_pictures(folder / "pictures", options.pictures)
-    model = brickyard.create_model(options.model, pretrained=True).eval()
+def _peaks(job: int) -> list[tuple[str, float]]:
+    """The highest memory so far, in MB, of a job and of the processes under it that read pictures, by their kind."""
+    parents, found = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        try:
+            status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+            names = (status["Name"].strip(), (folder / "cmdline").read_text(errors="replace"))
+        except OSError:  # it has ended
+            continue
+        parents[pid] = int(status["PPid"])
+        kinds = (
+            ["the job"] if pid == job else [READERS[key] for key in READERS if any(n.startswith(key) for n in names)]
+        )
+        if kinds and "VmHWM" in status:
+            found[pid] = (kinds[0], int(status["VmHWM"].split()[0]) / 1e3)
+    return [peak for pid, peak in found.items() if job in _and_above(pid, parents)]
+
+
+def _and_above(pid: int, parents: dict[int, int]) -> Iterable[int]:
+    while pid:
+        yield pid
+        pid = parents.get(pid, 0)
+
+
+def jobs(folder: Path, options: argparse.Namespace) -> str:
+    """What a job must hold to, as a table with a column for each engine."""
+    count = options.pictures
+    damaged = set(range(DAMAGED // 2, count, DAMAGED))
+    make_pictures(folder / "few", count // 10, SMALL)
+    make_pictures(folder / "many", count, SMALL, damaged)
+    model = folder / "model"
+    small = brickyard.create_model("test_resnet_cls", num_classes=10)
+    small["backbone"].metadata["provides"]["input"]["size"] = list(SEEN)
+    small.save_pretrained(model)
+    plain = Job("local", model, folder / "many", folder / "local")
+    columns = {}
+    for engine, title in ENGINES.items():
+        few = Job(engine, model, folder / "few", folder / f"{engine}-few")
+        many = Job(engine, model, folder / "many", folder / engine)
+        killed = Job(engine, model, folder / "many", folder / f"{engine}-killed")
+        few.run(options)
+        many.run(options)
+        killed.run(options, kill_at=count // SHARD // 2)
+        before = len(killed.files()) * SHARD
+        killed.run(options)
+        rows = pyarrow.parquet.read_table(killed.out, columns=["file", "error"]).to_pylist()
+        told = {int(Path(row["file"]).stem) for row in rows if row["error"] is not None}
+        columns[title] = {
+            "the same rows as the plain path": many.same_as(plain),
+            "killed, and started again with so many rows": str(before),
+            "then the same rows as the plain path": killed.same_as(plain),
+            "then rows, of them twice": f"{len(rows)}, {len(rows) - len({row['file'] for row in rows})}",
+            "damaged pictures, told, others told": f"{len(damaged)}, {len(told & damaged)}, {len(told - damaged)}",
+            f"highest memory with {count // 10} pictures": _memory(few),
+            f"highest memory with {count} pictures": _memory(many),
+            "time of the whole": f"{many.seconds:.0f} s",
+        }
+    names = list(columns[ENGINES["local"]])
+    head = f"| {count} pictures of 96 x 96, test_resnet_cls | {' | '.join(columns)} |\n|---|---|---|\n"
+    return head + "".join(f"| {name} | {' | '.join(column[name] for column in columns.values())} |\n" for name in names)
+
+
+def _memory(job: Job) -> str:
+    return ", ".join(f"{kind} {peak:.0f} MB" for kind, peak in sorted(job.peaks.items(), reverse=True))
+
+
+def throughput(folder: Path, name: str, size: tuple[int, int], options: argparse.Namespace) -> list[Row]:
+    """`predict_rows` with a model of the zoo, or a fresh one, on pictures of `size`."""
+    count = options.compared
+    files = make_pictures(folder / "compared", count, size)
+    model = brickyard.create_model(name, pretrained=bool(brickyard.list_models(name, pretrained=True))).eval()
+    model.save_pretrained(folder / "model")
+    model = model.to(options.device)
     images = brickyard.BackboneSpec.from_json(model["backbone"].metadata["provides"]).input
-    labels = model["cls/head"].metadata["labels"]
     transform = timm.data.create_transform(
         (images.channels, *images.size),
         interpolation=images.interpolation,
@@ -91,85 +220,78 @@ def throughput(folder: Path, options: argparse.Namespace) -> list[Row]:
     numbers = iter(range(1_000_000))
 
     def ours() -> None:
-        predict_rows(
-            options.model,
-            [str(folder / "pictures")],
-            folder / f"rows{next(numbers)}",
-            kind="jsonl",
-            batch_size=BATCH,
-            workers=options.workers,
-        )
+        places, out = [str(folder / "compared")], folder / f"rows{next(numbers)}"
+        settings = {"batch_size": BATCH, "workers": options.workers, "device": options.device}
+        predict_rows(f"local-dir:{folder / 'model'}", places, out, kind="jsonl", **settings)
 
-    def decode() -> None:
-        for file in files:
-            read_picture(file)
+    def theirs(cores: int) -> None:
+        torch.set_num_threads(cores)
+        loop(model, loader, folder / "loop.jsonl", options.device)
 
-    def theirs() -> None:
-        loop(model, labels, loader, folder / "loop.jsonl")
-
-    sides = {
+    sides: dict[str, Callable[[], Any]] = {
         "predict_rows": ours,
-        "a hand-written DataLoader loop": theirs,
+        "a hand-written DataLoader loop": partial(theirs, torch.get_num_threads()),
+        "the same loop, its model on one core": partial(theirs, 1),
         "reading and resizing alone, the same workers": lambda: [None for _ in loader],
-        "decoding alone, one core": decode,
+        "decoding alone, one core": lambda: [read_picture(file) and None for file in files],
     }
-    seconds = alternately(sides, options.rounds)
-    mine = seconds.pop("predict_rows")
-    what = f"{options.pictures} pictures, {options.model}"
-    return [of_figures(what, side, mine, other, unit="s") for side, other in seconds.items()]
+    seconds, of_cores = alternately(sides, options.rounds)
+    mine = seconds["predict_rows"]
+    what = f"{count} pictures of {size[0]} x {size[1]}, {name}"
+    for side, spent in of_cores.items():
+        print(f"| {what} | {side} | {statistics.median(spent) / count * 1e3:.3g} ms |")
+    return [of_figures(what, side, mine, other, unit="s") for side, other in seconds.items() if other is not mine]
 
 
-def alternately(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """The seconds of each side in each round; which goes first changes, and the first round warms up."""
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
+def loop(model: Any, loader: DataLoader[Any], out: Path, device: str) -> None:
+    """The hand-written loop."""
+    labels = model["cls/head"].metadata["labels"]
+    with open(out, "w", encoding="utf-8") as file, torch.inference_mode():
+        for names, images in loader:
+            read = {"image": images.to(device)}
+            best = model(read, outputs=["cls/probabilities"])["cls/probabilities"].topk(5)
+            for name, values, indices in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
+                found = [{"label": labels[i], "probability": v} for v, i in zip(values, indices, strict=True)]
+                file.write(json.dumps({"file": name, "cls": found}) + "\n")
+
+
+def alternately(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[Seconds, Seconds]:
+    """The seconds of each side in each round, by the clock and of all cores together.
+
+    Which goes first changes, and the first round warms up.
+    """
+    seconds: Seconds = {side: [] for side in sides}
+    of_cores: Seconds = {side: [] for side in sides}
     order = list(sides)
     for number in range(rounds + 1):
         for side in order[number % len(order) :] + order[: number % len(order)]:
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), sum(os.times()[:4])
             sides[side]()
             if number:
                 seconds[side].append(time.perf_counter() - start)
-    return seconds
-
-
-def memory(folder: Path, options: argparse.Namespace) -> str:
-    """The highest memory of jobs of growing size, each in a process of its own."""
-    lines = ["| pictures | highest memory, model's process | a reading process |", "|---|---|---|"]
-    for times in (1, 2, 4):
-        pictures = folder / f"pictures{times}"
-        make_pictures(pictures, times * options.pictures)
-        command = [sys.executable, __file__, "--one-job", str(pictures), "--model", options.model]
-        shown = subprocess.run(
-            [*command, "--workers", str(options.workers)], check=True, capture_output=True, text=True
-        ).stdout
-        own, reader = json.loads(shown.splitlines()[-1])
-        lines.append(f"| {times * options.pictures} | {own:.0f} MB | {reader:.0f} MB |")
-    return "\n".join(lines)
-
-
-def one_job(pictures: str, options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as out:
-        predict_rows(options.model, [pictures], out, kind="jsonl", shard_size=250, workers=options.workers)
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    of = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print(json.dumps([resource.getrusage(who).ru_maxrss / unit for who in of]))
+                of_cores[side].append(sum(os.times()[:4]) - spent)
+    return seconds, of_cores
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--model", default="tf_efficientnet_lite0_cls.in1k")
-    parser.add_argument("--workers", type=int, default=-(-(os.cpu_count() or 1) // 2))
+    parser.add_argument("--pictures", type=int, default=20_000, help="of the jobs; 0 for none")
+    parser.add_argument("--compared", type=int, default=1000, help="pictures of the comparisons; 0 for none")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--one-job", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=-(-(os.cpu_count() or 1) // 2))
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    if options.one_job:
-        one_job(options.one_job, options)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        print(memory(folder, options) if options.memory else as_markdown(throughput(folder, options)))
+    if options.pictures:
+        with tempfile.TemporaryDirectory() as name:
+            print(jobs(Path(name), options))
+    rows = []
+    if options.compared:
+        print("| what | side | time of cores a picture |\n|---|---|---|")
+    for model, size in COMPARED.items() if options.compared else ():
+        with tempfile.TemporaryDirectory() as name:
+            rows += throughput(Path(name), model, size, options)
+    if rows:
+        print(f"\n{as_markdown(rows)}")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,34 @@ def test_an_address_is_for_ray_only(pictures):
     assert "--engine ray" in result.stderr
 
 
+@pytest.mark.parametrize("place", ["hf://datasets/user/name", "some.parquet"])
+def test_tables_are_for_jobs_only(place, tmp_path):
+    result = run(place, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{place} is for jobs: add --engine" in result.stderr
+
+
+def test_every_task_is_told_in_lines(tmp_path):
+    tasks = {task: task for task in ("cls", "seg", "det", "depth", "kpt", "emb")}
+    counts = {"cls": 3, "seg": 4, "det": 5, "kpt": 2}
+    create_model(backbone="test_resnet", tasks=tasks, num_classes=counts).save_pretrained(tmp_path / "model")
+    name = "a [bold] 'name', é.png"
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (50, 40)).save(tmp_path / "in" / name)
+    result = run(tmp_path / "in", "--model", f"local-dir:{tmp_path / 'model'}", "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    (row,) = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert f"{tmp_path / 'in' / name}  50x40" in result.stdout
+    for head, share in {"cls": "probability", "seg": "share", "kpt": "score"}.items():
+        for found in row[head]:
+            assert [f"{100 * found[share]:.2f}%", found["label"]] in lines
+    (depth,) = row["depth"]
+    numbers = [text for name in ("nearest", "median", "farthest") for text in (name, f"{depth[name]:.4g}")]
+    assert [depth["label"], *numbers] in lines
+    assert ["vector", "128", "numbers"] in lines
+
+
 def test_help_tells_the_two_ways_apart():
     shown = " ".join(run("--help").stdout.split())
     assert "Many pictures, as a job: brickyard predict photos/ --engine local --out rows" in shown

@@ -198,6 +198,31 @@ def test_rows_of_an_unknown_job_are_refused(model, pictures, tmp_path):
         job(model, [pictures], tmp_path)
 
 
+@pytest.mark.parametrize("text", [b"", b'{"format": 1, "ro'], ids=["empty", "cut short"])
+def test_a_job_that_was_killed_before_its_first_rows_begins_anew(text, model, pictures, tmp_path):
+    (tmp_path / "_job.json").write_bytes(text)
+    assert job(model, [pictures], tmp_path).pictures == COUNT
+    assert json.loads((tmp_path / "_job.json").read_text())["pictures"]["count"] == COUNT
+    (tmp_path / "_job.json").write_bytes(text)
+    with pytest.raises(BrickMismatchError, match=r"_job\.json is no JSON"):
+        job(model, [pictures], tmp_path)
+
+
+def test_two_processes_do_not_write_one_job_at_once(model, pictures, tmp_path):
+    job(model, [pictures], tmp_path)
+    before = content(tmp_path)
+    hold = "file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    code = f"import fcntl, sys; {hold}"
+    command = [sys.executable, "-c", code, str(tmp_path / "_job.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(BrickInputError, match="in use"):
+            job(model, [pictures], tmp_path)
+        other.kill()
+    assert job(model, [pictures], tmp_path).before == COUNT
+    assert content(tmp_path) == before
+
+
 def test_rows_are_not_written_among_the_pictures(model, pictures):
     with pytest.raises(BrickInputError, match="outside of"):
         job(model, [pictures], pictures / "out")
@@ -209,6 +234,9 @@ def test_a_place_without_pictures_leaves_no_folder(model, tmp_path):
     for place in ("empty", "nowhere"):
         with pytest.raises(BrickInputError, match=place):
             job(model, [tmp_path / place], tmp_path / "out")
+    pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), tmp_path / "t.parquet")
+    with pytest.raises(BrickInputError, match=r"t\.parquet: expected pictures, found tables without rows"):
+        job(model, [tmp_path / "t.parquet"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -69,10 +71,11 @@ ray.shutdown()
 """
 
 
-def run(code: str, *arguments: object) -> str:
-    """What a new interpreter prints."""
+def run(code: str, *arguments: object, folder: Path | None = None) -> str:
+    """What a new interpreter prints, in a folder."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(ROOT)])},
         capture_output=True,
         text=True,
@@ -109,3 +112,20 @@ def test_map_batches_takes_the_class_as_it_is(model, tmp_path):
     assert sorted(found["names"].tolist()) == sorted(expected)
     for name, row in zip(found["names"].tolist(), found["logits"], strict=True):
         np.testing.assert_allclose(row, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_block_of_the_readme_runs(tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python no-run\n([^`]*map_batches[^`]*)```", readme)
+    create_model("tf_efficientnet_lite0_cls.in1k", pretrained=True).lock(tmp_path / "model.lock.json")
+    (tmp_path / "photos").mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
+    run(block, folder=tmp_path)
+    rows = pyarrow.parquet.read_table(tmp_path / "rows").to_pylist()
+    found = {Path(row["path"]).name: row["cls/class_prediction"] for row in rows}
+    predictor = Predictor(tmp_path / "model.lock.json", device="cpu")
+    best = predictor({"image": images.transpose(0, 3, 1, 2)})["cls/class_prediction"]
+    assert found == {f"{number}.png": label for number, label in enumerate(best.tolist())}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from brickyard.inference.predictor import Prediction
 
 DEFAULT_MODEL = "tf_efficientnet_lite0_cls.in1k"
+_SHARES = ("probability", "score", "share")  # of results, all of them in [0, 1]
 _OF_JOBS = ("rows", "shard_size", "workers", "actors", "address")
 
 
@@ -94,6 +96,8 @@ def predict(
         for name in _OF_JOBS:
             if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{name.replace('_', '-')} is for jobs: add --engine local or --engine ray.")
+        if tables := [place for place in pictures if place.startswith("hf://") or place.endswith(".parquet")]:
+            raise click.UsageError(f"{tables[0]} is for jobs: add --engine local or --engine ray.")
         _look(pictures, model, out, batch_size, device)
         return
     if engine == "local" and address is not None:
@@ -149,9 +153,18 @@ def _print(console: Console, prediction: Prediction) -> None:
     for results in prediction.results.values():
         table = Table(show_header=False, box=None)
         for result in results:
-            share = next(value for value in result.values() if isinstance(value, float))
-            table.add_row(f"{share:7.2%}", escape(result["label"]))
+            table.add_row(*map(escape, _told(result)))
         console.print(table, highlight=False)
+
+
+def _told(result: Mapping[str, Any]) -> tuple[str, str]:
+    """A result in two columns: how sure or how large it is, if it says so, and what else can be told in a line."""
+    share = next((result[name] for name in _SHARES if name in result), None)
+    if share is not None:
+        return f"{share:7.2%}", result["label"]
+    numbers = [f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float)]
+    many = [f"{len(value)} numbers" for value in result.values() if isinstance(value, list)]
+    return "", "  ".join([result["label"], *numbers, *many])
 
 
 def _shown(text: str | Path) -> str:

@@ -114,7 +114,12 @@ class RayEngine(Engine):
         from ray.util import ActorPool  # noqa: PLC0415
 
         sizes = {shard.number: len(shard) for shard in shards}
-        for number, rows in ActorPool(self._actors).map_unordered(lambda actor, shard: actor.run.remote(shard), shards):
+        pool = ActorPool(self._actors)
+        for shard in shards:
+            pool.submit(lambda actor, shard: actor.run.remote(shard), shard)
+        while pool.has_next():
+            with _own_errors():
+                number, rows = pool.get_next_unordered()
             tell(sizes[number])
             yield number, rows
 
@@ -140,16 +145,18 @@ def ray_engine(
     """
     ray = _load_ray()
     own = {"include_dashboard": False} if address is None else {}
-    ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+    ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     try:
         there = ray.cluster_resources()
         gpus = there.get("GPU", 0) if device in (None, "cuda") else 0
         room = int(gpus or there.get("CPU", 0) // (1 + workers))
-        if address is None and not 0 < (actors or room) <= room:
-            raise BrickInputError("actors", f"at most {room} with {workers} workers each", f"{actors or room}")
-        needs = {"num_cpus": 1 + workers, "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": -1}
-        made = ray.remote(_Actor).options(**needs)
-        yield RayEngine([made.remote(source, device, batch_size, workers) for _ in range(actors or room)])
+        count = actors or room
+        if count < 1 or (address is None and count > room):
+            raise BrickInputError("actors", f"from 1 to {room} with {workers} workers each", f"{count}")
+        needs = {"num_cpus": 1 + workers, "num_gpus": 1 if gpus else 0}
+        again = {"max_restarts": -1, "max_task_retries": 3}  # machines come and go; what kills every actor does not
+        made = ray.remote(_Actor).options(**needs, **again)
+        yield RayEngine([made.remote(source, device, batch_size, workers) for _ in range(count)])
     finally:
         ray.shutdown()
 
@@ -201,13 +208,19 @@ def _rows(batch: Batch, predictor: Predictor) -> list[Row]:
 
 
 def _got(calls: list[Any]) -> list[Any]:
-    """What calls of actors return, or the error that one raised."""
-    ray = _load_ray()
-    try:
-        found: list[Any] = ray.get(calls)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+    """What calls of actors return."""
+    with _own_errors():
+        found: list[Any] = _load_ray().get(calls)
     return found
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """The error that an actor raised, instead of Ray's around it."""
+    try:
+        yield
+    except _load_ray().exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 def _load_ray() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, final
 
 from tqdm import tqdm
+
+if sys.platform != "win32":
+    import fcntl
 
 from brickyard.errors import BrickInputError, BrickMismatchError
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
@@ -80,7 +84,8 @@ def predict_rows(
 
     Raises:
         BrickMismatchError: The folder has another job.
-        BrickInputError: A place without pictures, `out` inside of one, a head with the name of another column.
+        BrickInputError: A place without pictures, `out` inside of one or in use by another process, a head with the
+            name of another column.
         MissingExtraError: Parquet or Ray, without the extra `scale`.
         Else as for `Predictor`.
     """
@@ -103,18 +108,19 @@ def _run(pictures: Shards, engine: Engine, out: Path, shard_size: int, kind: Kin
     if taken := [head for head in heads if head in _COLUMNS]:
         raise BrickInputError("the model's heads", f"other names than {list(_COLUMNS)}", f"{taken}")
     facts = {"count": len(pictures), "sha256": pictures.sha256, "shard_size": shard_size}
-    _claim(out, {"format": 1, "rows": kind, "pictures": facts, "model": engine.about})
-    there = {int(match[1]) for file in os.listdir(out) if (match := re.fullmatch(rf"part-(\d+)\.{kind}", file))}
-    missing = [shard for shard in pictures.shards if shard.number not in there]
-    before = len(pictures) - sum(map(len, missing))
+    job = {"format": 1, "rows": kind, "pictures": facts, "model": engine.about}
     write = {"parquet": _write_parquet, "jsonl": _write_jsonl}[kind]
     unread = 0
-    shown = None if progress else True  # None: where there is a terminal
-    with tqdm(total=len(pictures), initial=before, unit="picture", disable=shown, smoothing=0) as bar:
-        for number, rows in engine.run(missing, bar.update):
-            unread += sum(row["error"] is not None for row in rows)
-            with _written_apart(out / f"part-{number:06}.{kind}") as file:
-                write(file, rows, heads)
+    with _claimed(out, job):
+        there = {int(match[1]) for file in os.listdir(out) if (match := re.fullmatch(rf"part-(\d+)\.{kind}", file))}
+        missing = [shard for shard in pictures.shards if shard.number not in there]
+        before = len(pictures) - sum(map(len, missing))
+        shown = None if progress else True  # None: where there is a terminal
+        with tqdm(total=len(pictures), initial=before, unit="picture", disable=shown, smoothing=0) as bar:
+            for number, rows in engine.run(missing, bar.update):
+                unread += sum(row["error"] is not None for row in rows)
+                with _written_apart(out / f"part-{number:06}.{kind}") as file:
+                    write(file, rows, heads)
     return Done(len(pictures) - before, unread, before)
 
 
@@ -125,19 +131,39 @@ def _refuse_inside(out: Path, places: Sequence[str]) -> None:
             raise BrickInputError("out", f"a folder outside of {place}", f"{out}", mend)
 
 
-def _claim(out: Path, job: Mapping[str, Any]) -> None:
-    """Begin a job in a folder, or go on with the same."""
+@contextmanager
+def _claimed(out: Path, job: Mapping[str, Any]) -> Iterator[None]:
+    """Begin a job in a folder, or go on with the same; no other process writes there until the block ends."""
     file = out / JOB
-    if file.is_file():
-        problems = list(_differences(json.loads(file.read_text(encoding="utf-8")), job))
-        if problems:
-            raise BrickMismatchError(f"{out} has the rows of another job; take another folder", problems)
-        return
+    if any(out.glob("part-*")) and not file.is_file():
+        raise _of_nobody(out, f"there are part files, but no {JOB}")
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.glob("part-*")):
-        raise BrickMismatchError(f"{out} has rows of nobody knows which job", [f"there are part files, but no {JOB}"])
-    with _written_apart(file) as draft:
-        draft.write((json.dumps(job, indent=2) + "\n").encode())
+    with open(file, "a+b") as claim:
+        if sys.platform != "win32":
+            try:
+                # not flock: the reading processes would inherit it, and outlive this one where it is killed
+                fcntl.lockf(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                mend = "Wait for that, or take another folder."
+                raise BrickInputError("out", "a folder for this job alone", f"{out}, which is in use", mend) from None
+        claim.seek(0)
+        try:
+            before = json.load(claim)
+        except ValueError:  # nothing yet, or what was killed before it was whole
+            if any(out.glob("part-*")):
+                raise _of_nobody(out, f"{JOB} is no JSON") from None
+            claim.truncate(0)
+            claim.write((json.dumps(job, indent=2) + "\n").encode())
+            claim.flush()
+            os.fsync(claim.fileno())
+        else:
+            if problems := list(_differences(before, job)):
+                raise BrickMismatchError(f"{out} has the rows of another job; take another folder", problems)
+        yield
+
+
+def _of_nobody(out: Path, problem: str) -> BrickMismatchError:
+    return BrickMismatchError(f"{out} has rows of nobody knows which job; take another folder", [problem])
 
 
 def _differences(before: Any, now: Mapping[str, Any], where: str = "") -> Iterator[str]:

@@ -179,6 +179,8 @@ def list_shards(places: Iterable[str], size: int) -> Shards:
             rows, column = table.metadata.num_rows, _column(path, table.schema_arrow.names)
         for first in range(0, rows, size):
             shards.append(TableShard(len(shards), root, path, column, first, min(size, rows - first)))
+    if tables_at and not shards:
+        raise BrickInputError(", ".join(tables_at), "pictures", "tables without rows")
     return Shards(tuple(shards), seen.hexdigest())
 
 
