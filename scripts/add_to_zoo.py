@@ -23,7 +23,7 @@ ZOO = Path(__file__).parents[1] / "zoo"
 LICENCE = "apache-2.0"
 _TOLD = ("ExactMatch", "F1", "MeanAveragePrecision", "MeanIoU", "PixelAccuracy", "map", "map_50", "map_75", "map_small")
 _LISTS = {"bricks": "brick", "freeze": "freeze"}
-_DEFAULTS = {"image_size": None, **{option.name: option.default for option in fields(Course)}}
+_DEFAULTS = {"image_size": None, "flip": True, **{option.name: option.default for option in fields(Course)}}
 
 
 def command_of(settings: dict[str, Any]) -> str:
@@ -34,6 +34,8 @@ def command_of(settings: dict[str, Any]) -> str:
             words += [word for each in value for word in (f"--{_LISTS[name]}", each)]
         elif name == "pretrained":
             words += ["--pretrained"] * value
+        elif name == "flip":
+            words += ["--no-flip"] * (not value)
         elif name != "model" and value != _DEFAULTS.get(name):
             words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     return f"{shlex.join(words)} --out runs/digits"

@@ -99,9 +99,9 @@ def sharing(together: Path, alone: list[Path]) -> dict[str, Any]:
     return {
         "title": "Sharing is no loss",
         "text": f"The three tasks learnt together, and each alone with a backbone of its own, in {same['steps']} steps "
-        "each, with nothing else changed; measured by `python scripts/measure_zoo.py sharing` on the test split. Alone, "
-        "presence has hardly begun to be learnt by then (at learning rates of 0.0005 and 0.006 no more): a label for a "
-        "whole picture says less than masks and boxes do.",
+        "each, with nothing else changed; measured by `python scripts/measure_zoo.py sharing` on the test split. "
+        "Alone, presence has hardly begun to be learnt by then (at learning rates of 0.0005 and 0.006 no more): a "
+        "label for a whole picture says less than masks and boxes do.",
         "columns": ["score", "together", "alone", "difference in points"],
         "rows": rows,
     }

@@ -13,6 +13,7 @@ from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
 from brickyard.commands import export, hub, predict, train
+from brickyard.commands.models import located
 from brickyard.errors import BrickError
 
 
@@ -89,7 +90,7 @@ def info(name: str) -> None:
 @click.argument("name")
 def graph(name: str) -> None:
     """Print the graph of the model NAME as mermaid text."""
-    click.echo(brickyard.create_mermaid_dag_graph(brickyard.create_model(name)))
+    click.echo(brickyard.create_mermaid_dag_graph(brickyard.create_model(located(name))))
 
 
 for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify, export.export, export.quantize):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import final
 
 import torch
@@ -13,7 +12,7 @@ from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
 from brickyard.recipe import parse_name
 from brickyard.storage.files import ANYBODY, Files, FolderFiles
-from brickyard.storage.sources import is_place, open_source
+from brickyard.storage.sources import is_place, located, open_source
 from brickyard.storage.store import read_bricks, sketch
 from brickyard.storage.zoo import check_tag, find_in_zoo
 from brickyard.tasks.registry import task_variants
@@ -96,8 +95,9 @@ def model_info(name: str) -> ModelInfo:
 
 def _stored(name: str) -> tuple[Files | None, str | None]:
     """Where the model is stored, None if nowhere; and its full name, None if its place has none."""
-    if is_place(name) or Path(name).exists() or "/" in name:
-        files, _ = open_source(name)
+    place = located(name)
+    if is_place(place) or "/" in place:
+        files, _ = open_source(place)
         return files, None
     recipe = parse_name(name, TimmNames(), task_variants())
     folder = find_in_zoo(recipe.stem, recipe.weights)

@@ -201,6 +201,7 @@ def test_height_and_width_may_vary(tmp_path):
     model = create_model("test_resnet_seg", num_classes=3)
     export_onnx(model, tmp_path / "model.onnx", dynamic=("batch", "height", "width"), outputs=["seg/logits"])
     session = OnnxSession(tmp_path / "model.onnx")
+    assert (session.facts.image.size, session.facts.image.fixed) == ((160, 160), False)  # what the model is for
     for shape in ((1, 3, 96, 160), (2, 3, 200, 64)):
         image = torch.rand(*shape)
         with torch.no_grad():
@@ -211,10 +212,18 @@ def test_height_and_width_may_vary(tmp_path):
 
 
 @pytest.mark.slow
+def test_only_what_is_dynamic_varies(tmp_path):
+    model = create_model("test_resnet_cls", num_classes=3)
+    export_onnx(model, tmp_path / "model.onnx", dynamic=("batch", "height"), image_size=(320, 128))
+    session = OnnxSession(tmp_path / "model.onnx")
+    assert session({"image": np.zeros((1, 3, 192, 128), np.float32)})["cls/logits"].shape == (1, 3)
+    with pytest.raises(BrickInputError, match="128"):
+        session({"image": np.zeros((1, 3, 320, 256), np.float32)})
+
+
+@pytest.mark.slow
 def test_a_file_that_gives_something_else_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "brickyard.export.onnx_file.differences", lambda expected, found: ["'cls/logits': values differ"]
-    )
+    monkeypatch.setattr("brickyard.export.parity.differences", lambda *sides: ["'cls/logits': values differ"])
     with pytest.raises(BrickMismatchError, match="values differ"):
         export_onnx(create_model("test_resnet_cls"), tmp_path / "model.onnx", image_size=64)
     assert list(tmp_path.iterdir()) == []
@@ -262,8 +271,10 @@ def test_a_file_of_somebody_else_is_refused(tmp_path):
         Predictor(tmp_path / "foreign.onnx")
     with pytest.raises(BrickNotFoundError, match=r"no\.onnx"):
         Predictor(tmp_path / "no.onnx")
-    with pytest.raises(BrickInputError, match="no device, outputs"):
+    with pytest.raises(BrickInputError, match="no outputs, channels_last"):
         Predictor(tmp_path / "foreign.onnx", compile=True)
+    with pytest.raises(BrickInputError, match=r"for an exported file, one of .*'cpu'.*found 'abacus'"):
+        Predictor(tmp_path / "foreign.onnx", device="abacus")
 
 
 def test_without_onnxruntime_the_error_names_the_extra(tmp_path, monkeypatch):

@@ -63,3 +63,10 @@ def test_another_box_score_or_label_is_told(found):
 def test_a_box_too_many_is_told():
     expected = detections(labels=(1, -1), scores=(0.9, 0))
     assert any("1 more box" in problem for problem in differences(expected, detections()))
+
+
+def test_boxes_without_their_labels_are_compared_as_they_stand():
+    expected = {"det/boxes": np.zeros((1, 2, 4), np.float32), "det/scores": np.ones((1, 2), np.float32)}
+    assert differences(expected, expected) == []
+    found = {"det/boxes": expected["det/boxes"] + 9, "det/scores": expected["det/scores"] * 0}
+    assert [problem.partition(":")[0] for problem in differences(expected, found)] == ["'det/boxes'", "'det/scores'"]

@@ -21,6 +21,7 @@ from brickyard import (
     BrickMismatchError,
     MissingExtraError,
     Predictor,
+    UnknownNameError,
     create_model,
 )
 from brickyard.inference.jobs import predict_rows
@@ -67,9 +68,10 @@ def expected(model, pictures) -> dict[str, dict]:
     return {prediction.file.name: prediction.to_json() for prediction in predictor.predict(pictures)}
 
 
-def job(model: str, places: list, out: Path, **options) -> object:
+def job(model: str, places: list | Path, out: Path, **options) -> object:
     settings = {"shard_size": 40, "batch_size": 8, "device": "cpu", "workers": 0, "actors": 1, **options}
-    return predict_rows(model, [str(place) for place in places], out, **settings)
+    found = str(places) if isinstance(places, Path) else [str(place) for place in places]
+    return predict_rows(model, found, out, **settings)
 
 
 def rows_in(out: Path) -> list[dict]:
@@ -263,3 +265,30 @@ def test_what_is_not_installed_is_told_by_its_extra(kind, module, model, picture
     with pytest.raises(MissingExtraError, match=r"pip install 'brickyard\[scale\]'"):
         job(model, [pictures], tmp_path / "out", kind=kind, engine="ray")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"shard_size": 0}, "shard_size: expected 1 or more, found 0"),
+        ({"workers": -1}, "workers: expected 0 or more"),
+        ({"actors": 0}, "actors: expected 1 or more"),
+        ({"kind": "csv"}, "Unknown kind 'csv'"),
+        ({"engine": "Ray"}, "Unknown engine 'Ray'. Did you mean 'ray'"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_done(model, pictures, tmp_path, options, told):
+    with pytest.raises((BrickInputError, UnknownNameError), match=told):
+        job(model, pictures, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_place_needs_no_list(model, pictures, tmp_path):
+    assert job(model, pictures, tmp_path).pictures == COUNT
+
+
+def test_a_folder_of_rows_with_the_model_s_name_is_no_model(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "test_resnet_cls_seg_det.digits_v1"
+    for before in (0, COUNT):
+        assert job(name, pictures, name).before == before

@@ -1,12 +1,14 @@
 """What a user may name as the place of a model."""
 
+from pathlib import Path
+
 import pytest
 from huggingface_hub.errors import HfUriError
 
 from brickyard import BrickInputError, BrickNotFoundError, UnknownNameError, UnsafeBrickError, create_model
 from brickyard.storage.files import FolderFiles, LockFiles
 from brickyard.storage.hub_files import HubFiles
-from brickyard.storage.sources import is_place, open_source
+from brickyard.storage.sources import is_place, located, open_source
 
 
 @pytest.fixture
@@ -87,3 +89,23 @@ def test_what_is_no_place_is_refused(text, error, folder):
 def test_a_name_is_told_from_a_place():
     assert [is_place(text) for text in ("hf://a/b", "hf-hub:a/b", "local-dir:x", "zoo://x")] == [True] * 4
     assert not is_place("resnet18_cls.in1k")
+
+
+def test_what_is_stored_here_is_located_by_its_full_path(folder, monkeypatch):
+    lock = folder.parent / "x.lock.json"
+    found = [located(text) for text in ("user/repo", "local-dir:user/repo", Path("user/repo"), "user/x.lock.json")]
+    assert found == [f"local-dir:{folder}"] * 3 + [str(lock)]
+    assert located("model.onnx") == str(folder.parents[1] / "model.onnx")
+
+
+def test_a_folder_without_a_model_is_no_place(folder):
+    (folder.parents[1] / "test_resnet_cls").mkdir()
+    assert located("test_resnet_cls") == "test_resnet_cls"
+    assert located("zoo://repo/cls") == "zoo://repo/cls"
+    (folder.parents[1] / "repo").mkdir()
+    assert open_source("repo")[0].folder.resolve() == folder  # the zoo's
+
+
+def test_a_lock_that_is_not_there_is_told(folder):
+    with pytest.raises(BrickNotFoundError, match=r"No lock user/none\.json"):
+        open_source("user/none.json")

@@ -26,7 +26,7 @@ class Trainer(SimpleNamespace):
 
 
 def keeper(folder: Path, model: BrickCollection, **options: object) -> Keeper:
-    options = {"every": 3, "monitor": "validation/loss", **options}
+    options = {"every": 3, "monitor": "validation/loss", "mode": "min", **options}
     return Keeper(folder, model, None, RunLog(folder), **options)
 
 
@@ -40,11 +40,14 @@ def test_a_checkpoint_comes_every_so_many_steps_but_not_before_a_validation(tmp_
 
 
 @pytest.mark.parametrize(
-    ("monitor", "values", "best"), [("validation/loss", [3.0, 1.0, 2.0], 1), ("validation/F1", [0.5, 0.25, 0.75], 2)]
+    ("monitor", "mode", "values", "best"),
+    [("validation/loss", "min", [3.0, 1.0, 2.0], 1), ("validation/F1", "max", [0.5, 0.25, 0.75], 2)],
 )
-def test_the_best_and_the_last_model_are_kept(tmp_path: Path, monitor: str, values: list[float], best: int) -> None:
+def test_the_best_and_the_last_model_are_kept(
+    tmp_path: Path, monitor: str, mode: str, values: list[float], best: int
+) -> None:
     model = small_model("test_resnet_cls")
-    keep = keeper(tmp_path, model, monitor=monitor)
+    keep = keeper(tmp_path, model, monitor=monitor, mode=mode)
     trainer = Trainer(global_step=10)
     for number, value in enumerate(values):
         with torch.no_grad():
@@ -95,3 +98,16 @@ def test_nothing_is_kept_outside_a_training(tmp_path: Path, values: dict) -> Non
     keeper(tmp_path, small_model("test_resnet_cls")).on_validation_end(trainer, MODULE)
     assert not list(tmp_path.iterdir())
     assert not trainer.saved
+
+
+def test_what_is_no_number_is_never_best(tmp_path: Path) -> None:
+    model = small_model("test_resnet_cls")
+    keep, trainer = keeper(tmp_path, model), Trainer(global_step=10)
+    best = []
+    for number, value in enumerate((float("nan"), 3.0, 1.0, float("nan"), 2.0)):
+        with torch.no_grad():
+            model["cls/head"].model.bias.fill_(number)
+        trainer.callback_metrics = {"validation/loss": torch.tensor(value)}
+        keep.on_validation_end(trainer, MODULE)
+        best.append(BrickCollection.from_pretrained(tmp_path / "best")["cls/head"].model.bias.max().item())
+    assert best == [0, 1, 2, 2, 2]

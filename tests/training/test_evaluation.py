@@ -150,8 +150,6 @@ def test_pictures_of_another_size_than_a_file_takes_are_refused(file: Path, monk
         evaluate(file, Rectangles(2))
 
 
-def test_a_file_takes_no_device_and_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(BrickInputError, match="no device for an exported file"):
-        evaluate(tmp_path / "model.onnx", Rectangles(1), device="cpu")
+def test_a_file_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(BrickNotFoundError, match=r"model\.onnx"):
         evaluate(tmp_path / "model.onnx", Rectangles(1))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from brickyard import BrickCollection, BrickMismatchError, BrickNotFoundError, Predictor
+from brickyard import BrickCollection, BrickInputError, BrickMismatchError, BrickNotFoundError, Predictor
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.checkpoints import CHECKPOINT
-from brickyard.training.course import Course
+from brickyard.training.course import Course, Machines
 from brickyard.training.fitting import _schedule, fit
 from tests.runs import SIDE, Rectangles, small_model, train_until_killed
 from tests.toys import ROOT, SOURCE
@@ -184,3 +184,34 @@ def test_a_data_set_of_one_picture_trains(tmp_path: Path) -> None:
 def test_heads_remember_the_size_of_the_images_that_they_learnt_from(uninterrupted: Path) -> None:
     predictor = Predictor(uninterrupted / "last")
     assert predictor.read([SOURCE / "brickyard" / "samples" / "coffee.jpg"]).shape == (1, 3, SIDE, SIDE)
+
+
+def test_a_training_may_end_while_the_rate_still_rises(tmp_path: Path) -> None:
+    course = Course(steps=1, batch_size=2, every=1)
+    fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", course)
+    assert (tmp_path / "run" / "last" / "bricks.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("course", "machines", "told"),
+    [
+        (Course(steps=2, precision="fp16"), Machines(), "fp16"),
+        (SHORT, Machines(accelerator="abacus"), "abacus"),
+        (SHORT, Machines(devices=0), "0"),
+    ],
+)
+def test_machines_that_are_not_there_are_told_and_the_folder_stays_free(
+    course: Course, machines: Machines, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BrickInputError, match=told):
+        fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", course, machines)
+    assert not (tmp_path / "run" / "train.json").exists()
+
+
+def test_nothing_to_train_is_told_and_the_folder_stays_free(tmp_path: Path) -> None:
+    model = small_model("test_resnet_cls")
+    model.freeze("backbone")
+    model.freeze("cls")
+    with pytest.raises(BrickInputError, match="every brick frozen"):
+        fit(model, Rectangles(2), Rectangles(2), tmp_path / "run", SHORT)
+    assert not (tmp_path / "run").exists()

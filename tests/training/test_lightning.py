@@ -22,26 +22,15 @@ from brickyard import (
     BrickNotTrainable,
     BrickTrainable,
     ImageClassifier,
-    LightningBrickCollection,
-    MissingInputError,
     Preprocessor,
     create_model,
     resnet_to_brick,
 )
 from brickyard.data.collate import collate
-from tests.runs import SIDE, Rectangles, small_model
+from tests.runs import Rectangles, small_model
+from tests.training.toys import MULTITASK, QUIET, lightning, quiet_trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        r"Starting from v1.9.0, `tensorboardX` has been removed:UserWarning",
-        r".*treespec, LeafSpec.*is deprecated:FutureWarning",
-        r"You defined a `validation_step` but have no:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-        r"The number of training batches:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-        r"Found \d+ module\(s\) in eval mode:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-        r"The '\w+_dataloader' does not have many workers:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-    )
-]
+pytestmark = QUIET
 
 
 class Cifar10Like(pl.LightningDataModule):
@@ -73,29 +62,6 @@ def cifar_collection() -> BrickCollection:
             "accuracy": BrickMetricSingle(MulticlassAccuracy(10, average="micro"), input_names=["logits", "targets"]),
             "loss": BrickLoss(nn.CrossEntropyLoss(), input_names=["logits", "targets"], output_names=["loss_ce"]),
         }
-    )
-
-
-def lightning(collection: BrickCollection, path: Path, **options: Any) -> LightningBrickCollection:
-    create_optimizer_func = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
-    return LightningBrickCollection(
-        path_experiments=path,
-        experiment_name=None,
-        brick_collection=collection,
-        create_optimizers_func=options.pop("optimizer", create_optimizer_func),
-        **options,
-    )
-
-
-def quiet_trainer(path: Path, **options: Any) -> pl.Trainer:
-    return pl.Trainer(
-        default_root_dir=path,
-        accelerator="cpu",
-        logger=options.pop("logger", False),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
     )
 
 
@@ -216,59 +182,6 @@ def test_without_a_loss_the_error_says_so(tmp_path):
         module.training_step((torch.rand(2, 3, 32, 32), torch.tensor([1, 2])), 0)
 
 
-MULTITASK = "test_resnet_cls_seg-lraspp_det-ssdlite"
-
-
-def step(model: BrickCollection, batch: dict[str, Any], path: Path) -> torch.Tensor:
-    loss = lightning(model, path).training_step(batch, 0)
-    loss.backward()
-    return loss
-
-
-@pytest.mark.parametrize("loss_weights", [None, {"seg": 2.0}, "learned"])
-def test_a_batch_without_a_tasks_labels_trains_the_others(tmp_path, loss_weights):
-    model = small_model(MULTITASK, loss_weights=loss_weights)
-    data = Rectangles(8, {"det": {0, 1}})
-    loss = step(model, collate([data[0], data[1]]), tmp_path)
-    assert loss > 0
-    assert all(parameter.grad is not None for parameter in model["det/head"].parameters())
-    assert not any(parameter.grad.any() for parameter in model["det/head"].parameters())
-    assert all(parameter.grad.any() for parameter in model["cls/head"].parameters())
-
-
-def test_rows_without_a_label_leave_the_loss_as_it_is_without_them(tmp_path):
-    model = small_model(MULTITASK).eval()
-    data = Rectangles(8, {"cls": {1}, "seg": {1}, "det": {1}})
-    without = collate([data[0], data[2]])
-    found = lightning(model, tmp_path).training_step(collate([data[0], data[1], data[2]]), 0)
-    torch.testing.assert_close(found, lightning(model, tmp_path).training_step(without, 0))
-
-
-def test_an_empty_scene_trains(tmp_path):
-    data = Rectangles(8)
-    empty = {
-        **data[0],
-        "targets/seg": torch.zeros(SIDE, SIDE, dtype=torch.int64),
-        "targets/det": {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
-    }
-    assert step(small_model(MULTITASK), collate([empty, empty]), tmp_path).isfinite()
-
-
-def test_a_first_batch_without_any_label_is_refused_with_what_is_missing(tmp_path):
-    batch = {"image": torch.rand(2, 3, SIDE, SIDE), "target/cls": torch.tensor([0, 1])}
-    with pytest.raises(MissingInputError, match="'targets/cls'"):
-        step(small_model("test_resnet_cls"), batch, tmp_path)
-
-
-def test_a_later_batch_without_any_label_is_a_zero(tmp_path):
-    module = lightning(small_model(MULTITASK), tmp_path)
-    data = Rectangles(8)
-    module.training_step(collate([data[0], data[1]]), 0)
-    loss = module.training_step({"image": torch.rand(2, 3, SIDE, SIDE)}, 1)
-    assert loss == 0
-    loss.backward()
-
-
 def test_an_epoch_of_one_picture_trains_validates_and_tests(tmp_path):
     module = lightning(small_model("test_resnet_cls_seg_det"), tmp_path)
     loader = DataLoader(Rectangles(1), batch_size=1, collate_fn=collate)
@@ -276,17 +189,6 @@ def test_an_epoch_of_one_picture_trains_validates_and_tests(tmp_path):
     trainer.fit(module, loader, loader)
     assert {"train/loss", "validation/det/map_50", "validation/seg/MeanIoU"} <= set(trainer.callback_metrics)
     assert "test/cls/Accuracy" in trainer.test(module, loader, verbose=False)[0]
-
-
-def test_losses_of_a_validation_are_means_over_labelled_rows_whatever_the_batches(tmp_path):
-    model = small_model("test_resnet_cls").eval()
-    data = Rectangles(5, {"cls": {1, 4}})
-    logits = model(collate([data[row] for row in (0, 2, 3)]), outputs=["cls/logits"])["cls/logits"]
-    expected = nn.functional.cross_entropy(logits, torch.tensor([0, 2, 0])).item()
-    for batch_size in (1, 2, 5):
-        trainer = quiet_trainer(tmp_path)
-        trainer.validate(lightning(model, tmp_path), DataLoader(data, batch_size, collate_fn=collate), verbose=False)
-        assert trainer.callback_metrics["validation/loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_is_logged_every_so_many_steps_over_what_came_since(tmp_path):

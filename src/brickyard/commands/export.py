@@ -16,8 +16,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 import brickyard  # its names load torch when they are used, so that --help is quick
+from brickyard.commands.models import trained
 
-_CALIBRATED = 256  # pictures of a data set: more move the scales no further
+_CALIBRATED = 256  # pictures: more move the scales no further
 _KINDS = ["onnx", "pt2", "aoti"]
 
 
@@ -46,7 +47,7 @@ def export(
 
     \b
     brickyard export tf_efficientnet_lite0_cls.in1k model.onnx
-    brickyard export local-dir:mine model.onnx --dynamic batch --dynamic height --dynamic width
+    brickyard export mine model.onnx --dynamic batch --dynamic height --dynamic width
 
     It is compared with the model at other batch sizes before it is put in its place. `.onnx` runs in onnxruntime,
     `.pt2` in torch; kind aoti compiles for machines like this one.
@@ -57,15 +58,15 @@ def export(
     if opset is not None and chosen != "onnx":
         raise click.UsageError("--opset is for ONNX only.")
     _refuse_existing(file, overwrite)  # before the work
-    trained = brickyard.create_model(model, pretrained=True)
+    collection = trained(model)
     values = outputs or None
     if chosen == "onnx":
         brickyard.export_onnx(
-            trained, file, outputs=values, dynamic=dynamic, image_size=image_size, opset=opset, overwrite=overwrite
+            collection, file, outputs=values, dynamic=dynamic, image_size=image_size, opset=opset, overwrite=overwrite
         )
     else:
         write = brickyard.export_pt2 if chosen == "pt2" else brickyard.export_aoti
-        write(trained, file, outputs=values, dynamic=dynamic, image_size=image_size, overwrite=overwrite)
+        write(collection, file, outputs=values, dynamic=dynamic, image_size=image_size, overwrite=overwrite)
     click.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
 
 
@@ -95,7 +96,7 @@ def quantize(
     brickyard quantize model.onnx small.onnx --data digits
 
     A hundred pictures or more like those that the model will see. With --data, the metrics on its test split are told
-    before and after; without PICTURES, the validation split is what is calibrated on, up to 256 pictures.
+    before and after; without PICTURES, the validation split is what is calibrated on. Of many, 256 are taken.
     """  # noqa: D301 - click reads the \b
     if not pictures and data is None:
         raise click.UsageError("What shall it be calibrated on? Give PICTURES, or --data.")
@@ -131,6 +132,7 @@ def _refuse_existing(file: Path, overwrite: bool) -> None:
 def _of_pictures(source: Path, pictures: Sequence[Path], batch_size: int) -> Iterator[Any]:
     predictor = brickyard.Predictor(source)
     found = predictor.find(pictures)
+    found = found[:: max(1, ceil(len(found) / _CALIBRATED))]
     for start in tqdm(range(0, len(found), batch_size), desc="reading", unit="batch", leave=False, disable=None):
         yield predictor.read(found[start : start + batch_size])
 

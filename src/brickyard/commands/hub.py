@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
+from brickyard.commands.models import trained
 
 if TYPE_CHECKING:
     from brickyard.storage.contract import Check
@@ -136,7 +137,7 @@ def inspect(source: str, model: str | None, check: Check) -> None:
             table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))
     Console(soft_wrap=True).print(table, highlight=False)
     if model is not None:
-        problems = brickyard.fits(info, brickyard.create_model(model, pretrained=True), check)
+        problems = brickyard.fits(info, trained(model), check)
         click.echo("\n".join([f"does not fit {model}:", *problems]) if problems else f"fits {model}")
         sys.exit(1 if problems else 0)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
+from brickyard.commands.models import located, trained
 
 if TYPE_CHECKING:
     from brickyard.data.backgrounds import Split
@@ -93,7 +94,7 @@ def train(
         for split in ("train", "val")
     }
     taken = _by_path(bricks)
-    model = brickyard.create_model_for(pictures["train"], _place(name), pretrained=pretrained, bricks=taken, seed=seed)
+    model = brickyard.create_model_for(pictures["train"], located(name), pretrained=pretrained, bricks=taken, seed=seed)
     for path in freeze:
         if path not in model:
             raise click.BadParameter(f"'{path}' is none of {', '.join(model)}", param_hint="--freeze")
@@ -155,7 +156,7 @@ def evaluate(
     `brickyard export` or `brickyard quantize` wrote (.onnx). On one machine, the figures are the same each time.
     """
     pictures = brickyard.open_data(data, split, length=length, image_size=image_size, seed=seed)
-    model = name if name.endswith(".onnx") else brickyard.create_model(_place(name), pretrained=True)
+    model = name if name.endswith(".onnx") else trained(name)
     figures = brickyard.evaluate(
         model, pictures, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
     )
@@ -167,11 +168,6 @@ def evaluate(
         about = {"model": name, "data": data, "split": split, "length": len(pictures), "image_size": image_size}
         known = {metric: None if isnan(value) else value for metric, value in figures.items()}
         file.write_text(json.dumps({**about, "seed": seed, "metrics": known}, indent=2) + "\n", encoding="utf-8")
-
-
-def _place(name: str) -> str:
-    """A folder as `create_model` wants to have it named."""
-    return f"local-dir:{name}" if Path(name).is_dir() else name
 
 
 def _by_path(bricks: Sequence[str]) -> dict[str, str] | None:

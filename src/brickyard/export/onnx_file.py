@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from brickyard.brick import Tags
 from brickyard.build import images_of
 from brickyard.collection import BrickCollection
-from brickyard.errors import BrickError, BrickGraphError, BrickInputError, BrickMismatchError, MissingExtraError
-from brickyard.export.facts import Facts, facts_of
+from brickyard.errors import BrickError, BrickGraphError, BrickInputError, MissingExtraError
+from brickyard.export.facts import facts_of
 from brickyard.export.onnx_runner import OnnxSession
-from brickyard.export.parity import differences
+from brickyard.export.parity import check_parity
 from brickyard.export.trace import AXES, Trace, trace
 from brickyard.names import place_of
 from brickyard.parts.backbones import InputSpec
@@ -53,11 +53,11 @@ def export_onnx(
         outputs: The values that the file gives, by default those that each head makes for its users. What they do not
             need is left out.
         dynamic: What may vary: "batch", "height" and "width". Not every backbone takes other heights and widths.
-        image_size: Pixels of the example, one number or (H, W), by default the backbone's own; the only size that the
-            file takes, unless it is dynamic.
+        image_size: Pixels, one number or (H, W), of the images that the file is for, by default the backbone's own; the
+            only size that it takes, unless it is dynamic.
         opset: Of ONNX; by default torch's.
-        check: Compare the file, run by onnxruntime, with the model at two other batch sizes and, where they are
-            dynamic, image sizes.
+        check: Compare the file, run by onnxruntime, with the model at two other batch sizes, and at `image_size` and a
+            larger one where that may vary.
         overwrite: Replace a file that is there.
 
     Raises:
@@ -69,14 +69,15 @@ def export_onnx(
         BrickMismatchError: The file does not give what the model gives; it was not written.
     """
     refuse_existing(path, overwrite)
-    traced = trace_model(model, outputs, dynamic, image_size)
+    images = images_to_export(model, dynamic, image_size)
+    traced = trace_model(model, images, outputs, dynamic)
     program = _program(traced, **({} if opset is None else {"opset_version": opset}))
-    for key, text in exported_facts(model, traced, dynamic).to_text().items():
+    for key, text in facts_of(model, images).to_text().items():
         program.model.metadata_props[key] = text
     with written_apart(Path(path)) as draft:
         program.save(draft, external_data=False)
         if check:
-            check_parity(traced, OnnxSession(draft), dynamic, str(path))
+            check_parity(traced, OnnxSession(draft), images, dynamic, str(path))
 
 
 def export_bricks_as_onnx(
@@ -110,28 +111,36 @@ def export_bricks_as_onnx(
         program.save(draft, external_data=False)
 
 
-def trace_model(
-    model: BrickCollection,
-    outputs: Iterable[str] | None,
-    dynamic: Sequence[str],
-    image_size: int | tuple[int, int] | None,
-) -> Trace:
-    """A model that reads images, ready for an exporter; arguments and errors are those of `export_onnx`."""
-    images = _images(model)
-    unknown = [axis for axis in dynamic if axis not in AXES]
-    if unknown:
+def images_to_export(
+    model: BrickCollection, dynamic: Sequence[str], image_size: int | tuple[int, int] | None
+) -> InputSpec:
+    """The images that an exported file takes; arguments and errors are those of `export_onnx`."""
+    images = images_of(model)
+    if images is None:
+        expected = "a backbone that says which images it takes"
+        raise BrickInputError("the model", expected, "none", "Use export_bricks_as_onnx with an example of your own.")
+    if unknown := [axis for axis in dynamic if axis not in AXES]:
         raise BrickInputError("dynamic", f"some of {list(AXES)}", f"{unknown}")
-    varies = [axis for axis in ("height", "width") if axis in dynamic]
+    varies = bool({"height", "width"} & set(dynamic))
     if images.fixed and varies:
         mend = "Export it at one size, or create it with dynamic_img_size=True where timm has it."
         raise BrickInputError("dynamic", "a backbone that takes images of any size", f"one of {images.size}", mend)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size or images.size
+    return replace(images, size=size, fixed=not varies)
+
+
+def trace_model(
+    model: BrickCollection, images: InputSpec, outputs: Iterable[str] | None, dynamic: Sequence[str]
+) -> Trace:
+    """A model that reads images, ready for an exporter; arguments and errors are those of `export_onnx`."""
     names = _results(model) if outputs is None else list(outputs)
     others = [name for name in model.required_inputs(Stage.EXPORT.tags, names) if name != "image"]
     if others:
         raise BrickInputError("the model", "to read only 'image'", f"{others}", "Use export_bricks_as_onnx.")
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or images.size
-    if varies:
-        height, width = max(height, _LEAST_DYNAMIC), max(width, _LEAST_DYNAMIC)
+    height, width = (
+        max(side, _LEAST_DYNAMIC) if axis in dynamic else side
+        for axis, side in zip(("height", "width"), images.size, strict=True)
+    )
     example = torch.rand(2, images.channels, height, width)
     try:
         return trace(model, {"image": example}, {"image": {AXES[axis]: axis for axis in dynamic}}, outputs=names)
@@ -140,31 +149,6 @@ def trace_model(
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         expected = "a size that the backbone takes"
         raise BrickInputError("image_size", expected, f"{height}x{width} ({error})") from error
-
-
-def exported_facts(model: BrickCollection, traced: Trace, dynamic: Sequence[str]) -> Facts:
-    """What the file says of itself, with the size of image that it takes."""
-    height, width = traced.example["image"].shape[-2:]
-    is_fixed = not {"height", "width"} & set(dynamic)
-    return facts_of(model, replace(_images(model), size=(height, width), fixed=is_fixed))
-
-
-def check_parity(traced: Trace, run: OnnxSession, dynamic: Sequence[str], what: str) -> None:
-    """Compare an exported file with the model, at other sizes than it was traced with.
-
-    Raises:
-        BrickMismatchError: They differ.
-    """
-    size = list(traced.example["image"].shape)
-    for batch, step in ((1, 0), (3, 64)) if "batch" in dynamic else ((size[0], 0), (size[0], 64)):
-        height, width = (size[axis] + step * (name in dynamic) for axis, name in ((2, "height"), (3, "width")))
-        inputs = {"image": torch.rand(batch, size[1], height, width)}
-        expected = {name: value.numpy() for name, value in traced.named(inputs).items()}
-        problems = differences(expected, run({name: value.numpy() for name, value in inputs.items()}))
-        if problems:
-            raise BrickMismatchError(
-                f"{what} would not give what the model gives at {batch}x{height}x{width}", problems
-            )
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -223,14 +207,6 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10) * 2)[0]}"
-
-
-def _images(model: BrickCollection) -> InputSpec:
-    images = images_of(model)
-    if images is None:
-        expected = "a backbone that says which images it takes"
-        raise BrickInputError("the model", expected, "none", "Use export_bricks_as_onnx with an example of your own.")
-    return images
 
 
 def _results(model: BrickCollection) -> list[str]:

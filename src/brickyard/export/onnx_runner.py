@@ -11,6 +11,8 @@ import numpy.typing as npt
 from brickyard.errors import BrickInputError, BrickIntegrityError, BrickNotFoundError, MissingExtraError
 from brickyard.export.facts import Facts
 
+_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+
 
 @final
 class OnnxSession:
@@ -19,17 +21,20 @@ class OnnxSession:
     Args:
         path: The file.
         threads: How many it computes with, None for what onnxruntime chooses.
+        device: "cpu" or "cuda"; None for the GPU where the installed onnxruntime can use one.
 
     Raises:
+        BrickInputError: onnxruntime has no such device here.
         MissingExtraError: onnxruntime is not installed.
         BrickNotFoundError: There is no such file.
         BrickIntegrityError: It is no ONNX file that onnxruntime can run.
 
     Attributes:
         outputs: The names of what it gives.
+        device: Where it runs.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None, device: str | None = None) -> None:
         try:
             import onnxruntime  # noqa: PLC0415
         except ImportError:
@@ -40,13 +45,17 @@ class OnnxSession:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        available = onnxruntime.get_available_providers()
-        chosen = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        there = [name for name in _PROVIDERS if _PROVIDERS[name] in onnxruntime.get_available_providers()]
+        if device is not None and device not in there:
+            mend = "A GPU wants the package onnxruntime-gpu in the place of onnxruntime." * (device == "cuda")
+            raise BrickInputError("device", f"for an exported file, one of {there}", f"'{device}'", mend)
+        chosen = [_PROVIDERS[name] for name in there if name in (device or name, "cpu")]
         try:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen)
         except Exception as error:  # onnxruntime's own kinds have no public base
             raise BrickIntegrityError(f"{os.fspath(path)} cannot be run by onnxruntime: {error}") from None
         self._where = os.fspath(path)
+        self.device = "cuda" if _PROVIDERS["cuda"] in self._session.get_providers() else "cpu"
         self.outputs = [output.name for output in self._session.get_outputs()]
         # A size that may vary is a word, or None.
         self._inputs = {value.name: tuple(value.shape) for value in self._session.get_inputs()}

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from brickyard.collection import BrickCollection
-from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError
-from brickyard.export.onnx_file import exported_facts, refuse_existing, trace_model, written_apart
-from brickyard.export.parity import differences
+from brickyard.errors import BrickGraphError, BrickInputError
+from brickyard.export.facts import facts_of
+from brickyard.export.onnx_file import images_to_export, refuse_existing, trace_model, written_apart
+from brickyard.export.parity import Arrays, check_parity
 from brickyard.export.trace import Trace
 
 FACTS = "brickyard.json"  # in the file: the keys and texts of `Facts.to_text`
@@ -37,13 +38,14 @@ def export_pt2(
     The arguments and errors are those of `export_onnx`.
     """
     refuse_existing(path, overwrite)
-    traced = trace_model(model, outputs, dynamic, image_size)
+    images = images_to_export(model, dynamic, image_size)
+    traced = trace_model(model, images, outputs, dynamic)
     program = _exported(traced)
-    facts = {**exported_facts(model, traced, dynamic).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
+    facts = {**facts_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
     with written_apart(Path(path)) as draft:
         torch.export.save(program, draft, extra_files={FACTS: json.dumps(facts)})
         if check:
-            _check(traced, torch.export.load(draft).module(), str(path))
+            check_parity(traced, _named(torch.export.load(draft).module(), traced), images, dynamic, str(path))
 
 
 def export_aoti(
@@ -66,9 +68,10 @@ def export_aoti(
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")):
         raise BrickInputError("export_aoti", "a C++ compiler on this machine", "none", "Install g++, or export_pt2.")
     refuse_existing(path, overwrite)
-    traced = trace_model(model, outputs, dynamic, image_size)
+    images = images_to_export(model, dynamic, image_size)
+    traced = trace_model(model, images, outputs, dynamic)
     program = _exported(traced)
-    facts = {**exported_facts(model, traced, dynamic).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
+    facts = {**facts_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
     with written_apart(Path(path)) as draft, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         package = draft.with_suffix(".pt2")  # no other ending is taken
@@ -76,7 +79,8 @@ def export_aoti(
             program, package_path=str(package), inductor_configs={"aot_inductor.metadata": facts}
         )
         if check:
-            _check(traced, torch._inductor.aoti_load_package(str(package)), str(path))
+            run = _named(torch._inductor.aoti_load_package(str(package)), traced)
+            check_parity(traced, run, images, dynamic, str(path))
         if package != draft:
             package.rename(draft)
 
@@ -91,15 +95,12 @@ def _exported(traced: Trace) -> torch.export.ExportedProgram:
         raise BrickGraphError(f"These bricks cannot be exported: {error}") from error
 
 
-def _check(traced: Trace, run: Callable[..., Any], what: str) -> None:
-    """Compare an exported program with the model, at another batch size where that may vary."""
-    image = traced.example["image"]
-    count = 3 if traced.sizes is not None and 0 in traced.sizes["image"] else len(image)
-    inputs = {"image": torch.rand(count, *image.shape[1:])}
-    with torch.no_grad():
-        found = run(inputs)
-    expected = {name: value.numpy() for name, value in traced.named(inputs).items()}
-    named = {name: value.numpy() for name, value in zip(traced.module.names, found, strict=True)}
-    problems = differences(expected, named)
-    if problems:
-        raise BrickMismatchError(f"{what} would not give what the model gives", problems)
+def _named(program: Callable[..., Any], traced: Trace) -> Callable[[Arrays], Arrays]:
+    """An exported program as a function from arrays to arrays by name."""
+
+    def run(named_inputs: Arrays) -> Arrays:
+        with torch.no_grad():
+            found = program({name: torch.from_numpy(array) for name, array in named_inputs.items()})
+        return {name: value.numpy() for name, value in zip(traced.module.names, found, strict=True)}
+
+    return run

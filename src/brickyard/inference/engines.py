@@ -140,22 +140,23 @@ def ray_engine(
 
     Raises:
         MissingExtraError: Ray is not installed.
-        BrickInputError: More actors than this machine has room for.
+        BrickInputError: More actors than there is room for.
         Else as for `Predictor`.
     """
     ray = _load_ray()
     own = {"include_dashboard": False} if address is None else {}
     ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     try:
-        there = ray.cluster_resources()
-        gpus = there.get("GPU", 0) if device in (None, "cuda") else 0
-        room = int(gpus or there.get("CPU", 0) // (1 + workers))
-        count = actors or room
-        if count < 1 or (address is None and count > room):
-            raise BrickInputError("actors", f"from 1 to {room} with {workers} workers each", f"{count}")
-        needs = {"num_cpus": 1 + workers, "num_gpus": 1 if gpus else 0}
+        machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+        on_gpus = device in (None, "cuda") and any(each.get("GPU", 0) >= 1 for each in machines)
+        needs = {"CPU": 1 + workers, **({"GPU": 1} if on_gpus else {})}
+        room = sum(min(int(each.get(name, 0) // need) for name, need in needs.items()) for each in machines)
+        count = room if actors is None else actors
+        if not 0 < count <= room:  # the rest would wait for ever
+            expected = f"from 1 to {room}, of {needs} each" if room else f"a machine with {needs} for each"
+            raise BrickInputError("actors", expected, f"{count}", "Take fewer workers for each, or fewer actors.")
         again = {"max_restarts": -1, "max_task_retries": 3}  # machines come and go; what kills every actor does not
-        made = ray.remote(_Actor).options(**needs, **again)
+        made = ray.remote(_Actor).options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), **again)
         yield RayEngine([made.remote(source, device, batch_size, workers) for _ in range(count)])
     finally:
         ray.shutdown()

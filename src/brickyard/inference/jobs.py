@@ -10,19 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, final
+from typing import Any, BinaryIO, Literal, final, get_args
 
 from tqdm import tqdm
 
 if sys.platform != "win32":
     import fcntl
 
-from brickyard.errors import BrickInputError, BrickMismatchError
+from brickyard.errors import BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
-from brickyard.inference.predictor import anchored
 from brickyard.inference.shards import Shards, list_shards, load_pyarrow
+from brickyard.storage.sources import located
 
 Kind = Literal["parquet", "jsonl"]
+EngineName = Literal["local", "ray"]
 
 JOB = "_job.json"  # readers of a folder as one table pass over names that start so
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -47,10 +48,10 @@ class Done:
 
 def predict_rows(
     source: str,
-    pictures: Sequence[str],
+    pictures: str | Sequence[str],
     out: str | os.PathLike[str],
     *,
-    engine: Literal["local", "ray"] = "local",
+    engine: EngineName = "local",
     kind: Kind = "parquet",
     shard_size: int = 1000,
     batch_size: int = 16,
@@ -68,7 +69,7 @@ def predict_rows(
 
     Args:
         source: A model, as for `Predictor`.
-        pictures: Places, as for `list_shards`.
+        pictures: A place or several, as for `list_shards`.
         out: The folder.
         engine: "local" for this machine, "ray" for actors of Ray.
         kind: The format of the files.
@@ -84,15 +85,23 @@ def predict_rows(
 
     Raises:
         BrickMismatchError: The folder has another job.
-        BrickInputError: A place without pictures, `out` inside of one or in use by another process, a head with the
-            name of another column.
+        UnknownNameError: No such engine or kind.
+        BrickInputError: A number that cannot be, a place without pictures, `out` inside of one or in use by another
+            process, a head with the name of another column.
         MissingExtraError: Parquet or Ray, without the extra `scale`.
         Else as for `Predictor`.
     """
-    _refuse_inside(Path(out), pictures)
+    for name, value, known in (("engine", engine, get_args(EngineName)), ("kind", kind, get_args(Kind))):
+        if value not in known:
+            raise UnknownNameError(name, value, known)
+    for name, number, least in (("shard_size", shard_size, 1), ("workers", workers, 0), ("actors", actors, 1)):
+        if number is not None and number < least:
+            raise BrickInputError(name, f"{least} or more", f"{number}")
+    places = [pictures] if isinstance(pictures, str) else pictures
+    _refuse_inside(Path(out), places)
     if kind == "parquet":
         load_pyarrow()
-    shards, source = list_shards(pictures, shard_size), anchored(source)
+    shards, source = list_shards(places, shard_size), located(source)
     opened: AbstractContextManager[Engine]
     if engine == "ray":
         opened = ray_engine(source, device, batch_size, workers or 0, actors, address)
@@ -109,7 +118,6 @@ def _run(pictures: Shards, engine: Engine, out: Path, shard_size: int, kind: Kin
         raise BrickInputError("the model's heads", f"other names than {list(_COLUMNS)}", f"{taken}")
     facts = {"count": len(pictures), "sha256": pictures.sha256, "shard_size": shard_size}
     job = {"format": 1, "rows": kind, "pictures": facts, "model": engine.about}
-    write = {"parquet": _write_parquet, "jsonl": _write_jsonl}[kind]
     unread = 0
     with _claimed(out, job):
         there = {int(match[1]) for file in os.listdir(out) if (match := re.fullmatch(rf"part-(\d+)\.{kind}", file))}
@@ -120,7 +128,7 @@ def _run(pictures: Shards, engine: Engine, out: Path, shard_size: int, kind: Kin
             for number, rows in engine.run(missing, bar.update):
                 unread += sum(row["error"] is not None for row in rows)
                 with _written_apart(out / f"part-{number:06}.{kind}") as file:
-                    write(file, rows, heads)
+                    _WRITERS[kind](file, rows, heads)
     return Done(len(pictures) - before, unread, before)
 
 
@@ -211,3 +219,6 @@ def _write_parquet(file: BinaryIO, rows: Sequence[Row], heads: Sequence[str]) ->
 def _utf8(text: str | None) -> str | None:
     """A text without the lone surrogates that stand for bytes in the names of files."""
     return None if text is None else text.encode(errors="backslashreplace").decode()
+
+
+_WRITERS = {"parquet": _write_parquet, "jsonl": _write_jsonl}

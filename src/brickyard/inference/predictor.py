@@ -22,8 +22,7 @@ from brickyard.inference.reading import Batch, PictureReader
 from brickyard.inference.runners import open_runner
 from brickyard.inference.shards import Picture
 from brickyard.parts.pictures import find_pictures, read_picture
-from brickyard.storage.manifest import MANIFEST
-from brickyard.storage.staging import current
+from brickyard.storage.sources import located
 from brickyard.tasks.registry import get_task
 from brickyard.visualization import BrickPerImageVisualization
 
@@ -96,9 +95,10 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise BrickInputError("batch_size", "1 or more", f"{batch_size}")
-        self._source = None if isinstance(source, BrickCollection) else anchored(source)
+        found = source if isinstance(source, BrickCollection) else located(source)
+        self._source = None if isinstance(found, BrickCollection) else found
         self._options = (device, batch_size, outputs, channels_last, compile)
-        self._run = open_runner(source, _trained, device, outputs, channels_last=channels_last, compile=compile)
+        self._run = open_runner(found, _trained, device, outputs, channels_last=channels_last, compile=compile)
         self.batch_size = batch_size
         is_dense = any(get_task(facts["task"]).is_dense for facts in self._run.heads.values())
         self.reader = PictureReader(self._run.images, is_dense=is_dense)
@@ -255,23 +255,8 @@ def _own(values: Mapping[str, Any], head: str) -> dict[str, Any]:
     return {name.removeprefix(f"{head}/"): value for name, value in values.items() if name.startswith(f"{head}/")}
 
 
-def _trained(source: str | os.PathLike[str]) -> BrickCollection:
-    if isinstance(source, str) and not _is_stored(Path(source)):
-        return create_model(source, pretrained=True)
-    return BrickCollection.from_pretrained(source)
-
-
-def _is_stored(place: Path) -> bool:
-    """Whether a lock or a model's folder is there, rather than a name meant."""
-    return (place.suffix == ".json" and place.is_file()) or current(place, MANIFEST).is_file()
-
-
-def anchored(source: str | os.PathLike[str]) -> str:
-    """A source that means the same to a process in another folder."""
-    text = os.fspath(source)
-    scheme = "local-dir:" if text.startswith("local-dir:") else ""
-    place = text.removeprefix(scheme)
-    return f"{scheme}{os.path.abspath(place)}" if scheme or os.path.exists(place) else text
+def _trained(source: str) -> BrickCollection:
+    return create_model(source, pretrained=True)
 
 
 def _remade(

@@ -138,15 +138,17 @@ class OnnxRunner(Runner):
 
     Args:
         path: What `export_onnx` wrote.
+        device: As for `OnnxSession`.
 
     Raises:
+        BrickInputError: onnxruntime has no such device here.
         BrickNotFoundError, BrickIntegrityError, BrickMismatchError: No such file, or another one.
         MissingExtraError: onnxruntime is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._session = OnnxSession(path, threads=torch.get_num_threads())
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+    def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
+        self._session = OnnxSession(path, threads=torch.get_num_threads(), device=device)
+        self.device = self._session.device
         facts = self._session.facts
         given = {place_of(name) for name in self._session.outputs}
         self.heads = {head: about for head, about in facts.heads.items() if head in given}
@@ -183,8 +185,8 @@ class OnnxRunner(Runner):
 
 
 def open_runner(
-    source: str | os.PathLike[str] | BrickCollection,
-    create: Callable[[str | os.PathLike[str]], BrickCollection],
+    source: str | BrickCollection,
+    create: Callable[[str], BrickCollection],
     device: str | None,
     outputs: Iterable[str] | None,
     *,
@@ -192,11 +194,11 @@ def open_runner(
     compile: bool,
 ) -> Runner:
     """What runs a source: an exported file (`.onnx`), a model, or what `create` makes a model of."""
-    if not isinstance(source, BrickCollection) and os.fspath(source).endswith(".onnx"):
-        if device not in (None, "cpu", "cuda") or outputs is not None or channels_last or compile:
+    if isinstance(source, str) and source.endswith(".onnx"):
+        if outputs is not None or channels_last or compile:
             mend = "Choose outputs when it is exported."
-            raise BrickInputError("an exported file", "no device, outputs, channels_last or compile", "some", mend)
-        return OnnxRunner(source)
+            raise BrickInputError("an exported file", "no outputs, channels_last or compile", "some", mend)
+        return OnnxRunner(source, device)
     model = source if isinstance(source, BrickCollection) else create(source)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return TorchRunner(model, chosen, outputs, channels_last=channels_last, compile=compile)

@@ -5,7 +5,8 @@ table.parquet, folder/ of such files         a picture a row, in a column `image
                                              Hub data sets have it) or `path` (a file, from the table's folder)
 hf://datasets/user/name[@revision][/folder]  a data set of the Hub in such files
 
-Tables need the extra `scale`.
+Tables need the extra `scale`. A shard of a table is read from the start of its row group: groups of about a shard's
+size are best.
 """
 
 from __future__ import annotations

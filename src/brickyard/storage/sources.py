@@ -29,11 +29,25 @@ _PATH = re.compile(r"(\w+(/\w+)*)?", re.A)
 
 
 _SCHEMES = ("local-dir:", "zoo://", "hf-hub:", "hf://")
+_LOCK = ".json"
 
 
 def is_place(text: str) -> bool:
     """Whether a text says by its form that it is a place, and no model's name."""
-    return text.startswith(_SCHEMES)
+    return text.startswith(_SCHEMES) or text.endswith(_LOCK)
+
+
+def located(source: str | os.PathLike[str]) -> str:
+    """The same source for `create_model`, wherever it is called: what is stored on this machine by its full path.
+
+    A folder wins over a model's name only if it holds a model; what is given as a path is never a name.
+    """
+    text = os.fspath(source)
+    place = text.removeprefix("local-dir:")
+    if text.endswith((_LOCK, ".onnx")) and not is_place(text.removesuffix(_LOCK)):
+        return os.path.abspath(text)
+    is_folder = place != text or not isinstance(source, str) or current(Path(text), MANIFEST).is_file()
+    return f"local-dir:{os.path.abspath(place)}" if is_folder else text
 
 
 def open_source(
@@ -70,12 +84,16 @@ def open_source(
 def _by_itself(text: str, is_path: bool, revision: str | None, access: Access) -> tuple[Files, str]:
     """The files of a source without a scheme: what is on this machine comes first."""
     there = Path(text)
-    if there.is_file() and there.suffix == ".json":
+    if text.endswith(_LOCK) and not there.is_dir():
+        if not there.is_file():
+            raise BrickNotFoundError(f"No lock {text}. `brickyard lock` writes one.")
         return LockFiles(read_small(there), text, access), ""
-    if is_path or there.exists() or _root(there):
+    if is_path or _root(there):
         return _folder(there, access)
     if text in zoo_folders():
         return _zoo(text, access), ""
+    if there.exists():
+        return _folder(there, access)
     if _REPO.fullmatch(text):
         return _repo(f"hf://{text}", revision, access)
     hint = "Neither is it a folder, nor a repo of the Hub: hf://user/repo."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from math import isnan
 from pathlib import Path
 from typing import Any, final
 
@@ -10,6 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from brickyard.collection import BrickCollection
 from brickyard.errors import MissingExtraError, UnknownNameError
+from brickyard.training.course import Mode
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import share_statistics
 from brickyard.training.runlog import RunLog
@@ -33,7 +35,8 @@ class Keeper(pl.callbacks.Checkpoint):  # type: ignore[misc]
         average: What is saved as bricks instead of the model's own weights.
         run_log: Its rows after a checkpoint are forgotten when a training goes on from there.
         every: Steps between two checkpoints.
-        monitor: The figure of the validation that tells which model is best; a loss is the better the smaller.
+        monitor: The figure of the validation that tells which model is best.
+        mode: Whether its smallest or its largest value is best.
 
     Attributes:
         figures: Those of the last validation.
@@ -51,9 +54,10 @@ class Keeper(pl.callbacks.Checkpoint):  # type: ignore[misc]
         *,
         every: int,
         monitor: str,
+        mode: Mode,
     ) -> None:
         self.folder, self.model, self.average, self.run_log = folder, model, average, run_log
-        self.every, self.monitor = every, monitor
+        self.every, self.monitor, self.mode = every, monitor, mode
         self.figures: dict[str, float] = {}
         self._best: float | None = None
         self._whole: BrickCollection | None = None
@@ -76,9 +80,9 @@ class Keeper(pl.callbacks.Checkpoint):  # type: ignore[misc]
         self.figures = {name: float(figures[name]) for name in figures if name.startswith("validation/")}
         if self.monitor not in self.figures:
             raise UnknownNameError("figure to monitor", self.monitor, self.figures)
-        score = self.figures[self.monitor] * (-1 if "loss" in self.monitor else 1)
+        score = self.figures[self.monitor] * {"min": -1, "max": 1}[self.mode]
         is_best = self._best is None or score > self._best
-        if is_best:
+        if is_best and not isnan(score):  # the first is kept whatever it is, until there is a score
             self._best = score
         model = self._model_to_keep()
         if trainer.is_global_zero:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import final
+from typing import Literal, final
+
+from brickyard.errors import BrickInputError
 
 FSDP = "fsdp"
+Mode = Literal["min", "max"]
 
 
 @final
@@ -26,8 +29,12 @@ class Course:
         precision: As Lightning has it.
         every: Steps, about, between two validations, after which the model is saved as bricks.
         save_every: Steps between two checkpoints, from which a training can go on; also one after each validation.
-        monitor: The figure of the validation that tells which model is best; a loss is the better the smaller.
+        monitor: The figure of the validation that tells which model is best.
+        mode: Whether its smallest or its largest value is best; None for the smallest of a loss, the largest of others.
         seed: Of the order of the pictures, of their random changes, and of what is random in the model.
+
+    Raises:
+        BrickInputError: A number that cannot be.
     """
 
     steps: int = 10_000
@@ -42,7 +49,21 @@ class Course:
     every: int = 1000
     save_every: int = 500
     monitor: str = "validation/loss"
+    mode: Mode | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = {"steps": 1, "batch_size": 1, "every": 1, "save_every": 1}
+        for name, least in ranges.items():
+            if (value := getattr(self, name)) < least:
+                raise BrickInputError(name, f"{least} or more", f"{value}")
+        if not 0 <= self.warmup <= 1:
+            raise BrickInputError("warmup", "a part of the steps in [0, 1]", f"{self.warmup}")
+
+    @property
+    def best(self) -> Mode:
+        """Which value of `monitor` is best."""
+        return self.mode or ("min" if "loss" in self.monitor else "max")
 
     @property
     def validations(self) -> int:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import evaluation_batches
 from brickyard.data.labelled import LabelledPictures
-from brickyard.errors import BrickInputError, BrickMismatchError
+from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
 from brickyard.metrics import BrickMetrics
 from brickyard.tags import Stage, Tag
@@ -41,7 +41,7 @@ def evaluate(
         data: What to measure on.
         batch_size: Pictures at a time, about.
         workers: Processes that read pictures, 0 to read them in this one.
-        device: Where a model runs, by default the GPU if there is one; onnxruntime chooses itself for a file.
+        device: Where it runs, by default the GPU if there is one; of a file, if onnxruntime can use it.
         progress: Show a bar.
 
     Returns:
@@ -51,7 +51,7 @@ def evaluate(
     Raises:
         BrickMismatchError: The data has no labels for the model, or those of other classes; or a file that no metric
             can read.
-        BrickInputError: Pictures of a size that the file does not take, or a device for a file.
+        BrickInputError: Pictures of a size that the file does not take, or no such device.
         BrickNotFoundError, BrickIntegrityError, MissingExtraError: There is no such file, or nothing to run it.
     """
     if isinstance(model, BrickCollection):
@@ -71,10 +71,7 @@ def evaluate(
 
 def _of_file(file: str, device: str | None) -> BrickCollection:
     """A file as a collection; labels aside, its metrics have what they read."""
-    if device is not None:
-        mend = "onnxruntime takes a GPU by itself if it can use one."
-        raise BrickInputError(f"evaluate, {file}", "no device for an exported file", f"'{device}'", mend)
-    collection = OnnxRunner(file).to_collection()
+    collection = OnnxRunner(file, device).to_collection()
     bricks = collection.bricks()
     made = {name for brick in bricks.values() for name in brick.writes}
     metrics = [path for path, brick in bricks.items() if isinstance(brick, BrickMetrics)]

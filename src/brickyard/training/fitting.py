@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.labelled import LabelledPictures
-from brickyard.errors import BrickMismatchError, BrickNotFoundError, MissingExtraError
+from brickyard.errors import BrickInputError, BrickMismatchError, BrickNotFoundError, MissingExtraError
 from brickyard.training.checkpoints import CHECKPOINT, Keeper
 from brickyard.training.course import FSDP, Course, Machines
 from brickyard.training.ema import MovingAverage
@@ -31,6 +31,7 @@ try:
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import TQDMProgressBar
     from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
@@ -77,10 +78,13 @@ def fit(
         The figures of the last validation.
 
     Raises:
+        BrickInputError: Nothing to train, or machines that are not there.
         FileExistsError: `out` holds a run, and `resume` is False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
         BrickMismatchError: The run in `out` has another course or origin.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise BrickInputError("fit", "a model with something to train", "every brick frozen")
     run_log = RunLog(out)
     _note_image_size(model, train)
     if machines.strategy != FSDP:  # which takes no other order than torch's own
@@ -89,10 +93,10 @@ def fit(
         out.parent, out.name, model, lambda _: _schedule(model, course), pictures=_PICTURES
     )
     average = None if course.ema is None else MovingAverage(model, course.ema)
-    keeper = Keeper(out, model, average, run_log, every=course.save_every, monitor=course.monitor)
+    keeper = Keeper(out, model, average, run_log, every=course.save_every, monitor=course.monitor, mode=course.best)
     callbacks = [*([average] if average else []), keeper, *([TQDMProgressBar(refresh_rate=10)] if progress else [])]
     with _quiet():
-        trainer = pl.Trainer(
+        trainer = _trainer(
             accelerator=machines.accelerator,
             devices=machines.devices,
             num_nodes=machines.nodes,
@@ -122,6 +126,13 @@ def fit(
             weights_only=False,
         )
     return keeper.figures
+
+
+def _trainer(**options: Any) -> pl.Trainer:
+    try:
+        return pl.Trainer(**options)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise BrickInputError("fit", "machines and a precision that Lightning has here", f"{error}") from None
 
 
 def _note_image_size(model: BrickCollection, data: LabelledPictures) -> None:
@@ -162,7 +173,7 @@ def _schedule(model: BrickCollection, course: Course) -> dict[str, Any]:
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return (1 + cos(pi * (step - rising) / (course.all_steps - rising))) / 2
+        return (1 + cos(pi * (step - rising) / max(1, course.all_steps - rising))) / 2
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 

@@ -86,7 +86,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         self._summarized_step = 0
         self._is_checked = False
         self._has_bar = False  # else Lightning's `log` is not worth its time
-        self._random_states: tuple[Tensor, list[Tensor]] | None = None  # to go on with, of an interrupted training
+        self._random_states: tuple[Tensor, Tensor | None] | None = None  # to go on with, of an interrupted training
 
     def configure_model(self) -> None:
         """Share the weights out over the processes, where Lightning's strategy is `ModelParallelStrategy` (FSDP2)."""
@@ -118,9 +118,10 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
     def on_train_start(self) -> None:
         self._has_bar = self.trainer.progress_bar_callback is not None
         if self._random_states is not None:  # not earlier: setting up draws numbers too
-            cpu, devices = self._random_states
+            cpu, gpu = self._random_states
             torch.set_rng_state(cpu)
-            torch.cuda.set_rng_state_all(devices)
+            if gpu is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(gpu, self.device)
             self._random_states = None
 
     def on_validation_start(self) -> None:
@@ -148,7 +149,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             "metrics": self._metrics.state(Stage.TRAIN),
             "summarized": self._summarized,
             "summarized_step": self._summarized_step,
-            "random_states": (torch.get_rng_state(), torch.cuda.get_rng_state_all()),
+            "random_states": (torch.get_rng_state(), self._random_state_of_gpu()),
         }
         gathered: list[Any] = [own]
         if _world_size() > 1:
@@ -164,6 +165,10 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             self._metrics.load_state(Stage.TRAIN, own["metrics"])
             self._summarized, self._summarized_step = own["summarized"], own["summarized_step"]
             self._random_states = own["random_states"]
+
+    def _random_state_of_gpu(self) -> Tensor | None:
+        """That of this process's own: a training may go on where there are fewer."""
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def _named(self, batch: Any) -> Mapping[str, Any]:
         return batch if isinstance(batch, Mapping) else dict(zip(self.batch_names, batch, strict=True))
