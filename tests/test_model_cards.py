@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
+from add_to_zoo import command_of
 from make_cards import CARDS, cards, zoo
 
-from brickyard import create_model, evaluate, model_info, open_data
+from brickyard import Course, create_model, evaluate, model_info, open_data
 from brickyard.card import CARD
+from brickyard.commands.train import train
 from tests.toys import ROOT
 
 NAMES = [folder.name for folder in zoo()]
@@ -61,3 +64,19 @@ def test_a_fresh_evaluation_gives_the_card_s_metrics(name):
     assert told
     # Another kind of processor adds in another order, which may move one of some thousand digits over a threshold.
     assert {metric: figures[metric] for metric in told} == pytest.approx(told, abs=1e-3)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_the_command_of_a_training_is_one_that_the_command_line_takes(flip):
+    settings = {"model": "test_resnet_cls", "data": "digits", "image_size": None, "flip": flip, "pretrained": True}
+    course = {**asdict(Course(steps=7, ema=0.999)), "bricks": ["backbone=zoo://x"], "freeze": ["backbone"]}
+    words = command_of({**settings, **course}).split()
+    taken = train.make_context("train", words[2:]).params
+    assert {name: taken[name] for name in ("name", "flip", "pretrained", "steps", "ema", "freeze")} == {
+        "name": "test_resnet_cls",
+        "flip": flip,
+        "pretrained": True,
+        "steps": 7,
+        "ema": 0.999,
+        "freeze": ("backbone",),
+    }
