@@ -20,6 +20,8 @@ from brickyard.tasks.head_arguments import check_reads
 from brickyard.tasks.registry import get_task
 from brickyard.tasks.task import HeadSpec, Task
 
+_MOST_CLASSES = 1_000_000  # more would fill the memory before anybody could say so
+
 
 def build(recipe: Recipe) -> BrickCollection:
     """Build a model with fresh weights.
@@ -68,8 +70,8 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
     num_classes = head.num_classes
     if num_classes is None:
         num_classes = len(head.labels) if head.labels else task.default_num_classes(backbone)
-    if num_classes < 1:
-        raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{num_classes}")
+    if not 1 <= num_classes <= _MOST_CLASSES:
+        raise BrickInputError(f"num_classes of '{head.name}'", f"1 to {_MOST_CLASSES}", f"{num_classes}")
     if head.labels and len(head.labels) != num_classes:
         raise BrickInputError(f"labels of '{head.name}'", f"{num_classes} names", f"{len(head.labels)}")
     spec = HeadSpec(head.name, variant, num_classes, head.labels)

@@ -13,7 +13,7 @@ from brickyard.brick import Brick, Tags, as_tags
 from brickyard.errors import MissingInputError, nearest
 from brickyard.graph import BrickGraph
 from brickyard.modules import BrickModule
-from brickyard.names import is_inside, join, place_of, places
+from brickyard.names import by_name, is_inside, join, place_of, places
 from brickyard.plan import Plan, make_plan, owners
 from brickyard.pretrained import Pretrained
 from brickyard.storage.weights import load_bricks, save_bricks
@@ -80,16 +80,17 @@ class BrickCollection(Pretrained, nn.ModuleDict):
             groups: `tags` in the spelling of TorchBricks 0.3.
 
         Raises:
+            BrickInputError: The inputs are no dictionary.
             MissingInputError: An input is absent; nothing has run.
             UnknownNameError: A tag that is neither one of `Tag`'s nor carried by a brick.
             BrickGraphError: An output that nobody makes, or nothing to run.
         """
+        values = by_name(named_inputs)
         plan = self.plan(tags if groups is None else groups, outputs, named_inputs if skip_missing else None)
         for name in plan.required:
             if name not in named_inputs:
                 raise self._missing(plan, named_inputs)
         bricks = self._graph.bricks
-        values = dict(named_inputs)
         for path, drops in plan.steps:
             values.update(bricks[path](values))
             for name in drops:

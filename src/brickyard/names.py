@@ -33,7 +33,19 @@ def place_of(path: str) -> str:
 
 def places(path: str) -> list[str]:
     """The places around a path: "a/b/c" -> ["a/b", "a"]."""
-    return [place, *places(place)] if (place := place_of(path)) else []
+    parts = path.split("/")
+    return [place for count in range(len(parts) - 1, 0, -1) if (place := "/".join(parts[:count]))]
+
+
+def by_name(values: Any) -> dict[str, Any]:
+    """A dictionary of its own with values by their names.
+
+    Raises:
+        BrickInputError: They are something else, as a tensor without a name.
+    """
+    if isinstance(values, Mapping):
+        return dict(values)
+    raise BrickInputError("inputs", "values by name", f"a {type(values).__name__}", "Pass {'image': images}.")
 
 
 def is_inside(path: str, top: str) -> bool:

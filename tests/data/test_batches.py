@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from brickyard import BrickInputError
-from brickyard.data.batches import Draw, Drawn, TrainingOrder, evaluation_batches, training_batches
+from brickyard.data.batches import Draw, Drawn, TrainingOrder, checked, evaluation_batches, training_batches
 
 
 class Numbers:
@@ -113,3 +113,18 @@ def test_evaluation_needs_a_picture_for_each_process() -> None:
         evaluation_batches(Numbers(1), 2, world_size=2)
     with pytest.raises(BrickInputError, match="a picture for each of 1 processes, found 0"):
         evaluation_batches(Numbers(0), 2)
+
+
+class Damaged:
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict:
+        raise BrickInputError(f"{index}.jpg", "a picture", "nothing")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_is_the_same_whichever_process_reads(workers: int) -> None:
+    batches = iter(evaluation_batches(Damaged(), 2, workers=workers))
+    with pytest.raises(BrickInputError, match=r"^0\.jpg: expected a picture, found nothing\.$"):
+        checked(next(batches))

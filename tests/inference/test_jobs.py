@@ -21,7 +21,6 @@ from brickyard import (
     BrickMismatchError,
     MissingExtraError,
     Predictor,
-    UnknownNameError,
     create_model,
 )
 from brickyard.inference.jobs import predict_rows
@@ -267,22 +266,6 @@ def test_what_is_not_installed_is_told_by_its_extra(kind, module, model, picture
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"shard_size": 0}, "shard_size: expected 1 or more, found 0"),
-        ({"workers": -1}, "workers: expected 0 or more"),
-        ({"actors": 0}, "actors: expected 1 or more"),
-        ({"kind": "csv"}, "Unknown kind 'csv'"),
-        ({"engine": "Ray"}, "Unknown engine 'Ray'. Did you mean 'ray'"),
-    ],
-)
-def test_what_cannot_be_is_told_before_anything_is_done(model, pictures, tmp_path, options, told):
-    with pytest.raises((BrickInputError, UnknownNameError), match=told):
-        job(model, pictures, tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
-
-
 def test_one_place_needs_no_list(model, pictures, tmp_path):
     assert job(model, pictures, tmp_path).pictures == COUNT
 
@@ -292,3 +275,20 @@ def test_a_folder_of_rows_with_the_model_s_name_is_no_model(pictures, tmp_path, 
     name = "test_resnet_cls_seg_det.digits_v1"
     for before in (0, COUNT):
         assert job(name, pictures, name).before == before
+
+
+def test_an_empty_part_is_done_again(model, pictures, tmp_path):
+    job(model, pictures, tmp_path)
+    before = content(tmp_path)
+    (tmp_path / "part-000001.parquet").write_bytes(b"")
+    assert job(model, pictures, tmp_path).pictures == 40
+    assert content(tmp_path) == before
+
+
+def test_nothing_is_written_through_a_link(model, pictures, tmp_path):
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".part-000000.parquet").symlink_to(tmp_path / "other")
+    job(model, pictures, tmp_path / "out")
+    assert (tmp_path / "other").read_text() == "mine"
+    assert not (tmp_path / "out" / "part-000000.parquet").is_symlink()

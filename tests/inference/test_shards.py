@@ -23,7 +23,7 @@ def write(file: Path, column: str, values: list, group: int = 5) -> Path:
 
 
 def all_of(shards: Shards) -> list[tuple]:
-    return [tuple(picture) for shard in shards.shards for picture in shard.pictures(0, len(shard))]
+    return [(name, source) for shard in shards.shards for name, source, _ in shard.pictures(0, len(shard))]
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 7, 100])
@@ -127,3 +127,30 @@ def test_a_row_group_is_not_read_at_once(tmp_path):
         assert picture.source == rows[number]
         most = max(most, pyarrow.total_allocated_bytes() - before)
     assert most < (5000 << 14) * 0.6
+
+
+def test_a_damaged_page_is_told_for_each_of_its_rows(tmp_path):
+    file = write(tmp_path / "t.parquet", "image", [bytes([row]) * 1000 for row in range(15)])
+    data = bytearray(file.read_bytes())
+    group = pyarrow.parquet.ParquetFile(file).metadata.row_group(1).column(1)
+    start = group.dictionary_page_offset or group.data_page_offset
+    end = start + group.total_compressed_size
+    data[start:end] = b"\xff" * (end - start)
+    shards = list_shards([str(file)], 15)
+    file.write_bytes(data)
+    found = [picture for shard in shards.shards for picture in shard.pictures(0, len(shard))]
+    assert [picture.name for picture in found] == [f"{file}#{row}" for row in range(15)]
+    assert [picture.source is None for picture in found] == [False] * 5 + [True] * 5 + [False] * 5
+    assert all(picture.problem.startswith("a damaged table") for picture in found[5:10])
+
+
+def test_a_damaged_footer_names_the_table(tmp_path):
+    file = write(tmp_path / "t.parquet", "image", [b"x"] * 5)
+    file.write_bytes(file.read_bytes()[:-60] + b"\xff" * 52 + file.read_bytes()[-8:])
+    with pytest.raises(BrickInputError, match=r"t\.parquet: expected a parquet file"):
+        list_shards([str(file)], 5)
+
+
+def test_no_place_at_all_is_told():
+    with pytest.raises(BrickInputError, match="no place to look"):
+        list_shards([], 5)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
-from brickyard import BrickCollection, UnknownNameError
-from brickyard.training.checkpoints import CHECKPOINT, Keeper
+from brickyard import BrickCollection, BrickIntegrityError, UnknownNameError, UnsafeBrickError
+from brickyard.training.checkpoints import CHECKPOINT, Keeper, check_checkpoint
 from brickyard.training.runlog import RunLog
 from tests.runs import small_model
 
@@ -111,3 +111,24 @@ def test_what_is_no_number_is_never_best(tmp_path: Path) -> None:
         keep.on_validation_end(trainer, MODULE)
         best.append(BrickCollection.from_pretrained(tmp_path / "best")["cls/head"].model.bias.max().item())
     assert best == [0, 1, 2, 2, 2]
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("ran"),))
+
+
+def test_a_checkpoint_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": RunsCode()}, "last.ckpt")
+    with pytest.raises(UnsafeBrickError, match=r"last\.ckpt holds more than tensors"):
+        check_checkpoint(Path("last.ckpt"))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("state", [None, {"hello": 1}, [1]])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, state: object) -> None:
+    file = tmp_path / "last.ckpt"
+    file.write_bytes(b"") if state is None else torch.save(state, file)
+    with pytest.raises(BrickIntegrityError, match=r"last\.ckpt"):
+        check_checkpoint(file)

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from brickyard import BrickCollection, BrickInputError, BrickMismatchError, BrickNotFoundError, Predictor
+from brickyard import (
+    BrickCollection,
+    BrickInputError,
+    BrickIntegrityError,
+    BrickMismatchError,
+    BrickNotFoundError,
+    Predictor,
+)
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.checkpoints import CHECKPOINT
 from brickyard.training.course import Course, Machines
@@ -215,3 +222,23 @@ def test_nothing_to_train_is_told_and_the_folder_stays_free(tmp_path: Path) -> N
     with pytest.raises(BrickInputError, match="every brick frozen"):
         fit(model, Rectangles(2), Rectangles(2), tmp_path / "run", SHORT)
     assert not (tmp_path / "run").exists()
+
+
+class Swapped(Rectangles):
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.labels = {**self.labels, "cls": ("green", "red", "blue")}
+
+
+@pytest.mark.parametrize(("val", "told"), [(Swapped(), "validation data"), (Rectangles(0), "validation data")])
+def test_data_that_does_not_fit_is_told_and_the_folder_stays_free(val: Rectangles, told: str, tmp_path: Path) -> None:
+    with pytest.raises((BrickMismatchError, BrickInputError), match=told):
+        fit(small_model("test_resnet_cls"), Rectangles(2), val, tmp_path / "run", SHORT)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "5"])
+def test_damaged_settings_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(text)
+    with pytest.raises(BrickIntegrityError, match=r"train\.json is damaged"):
+        fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True)

@@ -150,18 +150,22 @@ def _look(pictures: tuple[str, ...], model: str, out: Path, batch_size: int, dev
 def _print(console: Console, prediction: Prediction) -> None:
     width, height = prediction.size
     console.print(f"\n[bold]{_shown(prediction.file)}[/bold]  {width}x{height}", highlight=False)
-    for results in prediction.results.values():
+    for head, results in prediction.results.items():
+        if len(prediction.results) > 1:
+            console.print(f" {head}" if results else f" {head}: nothing", highlight=False)
         table = Table(show_header=False, box=None)
         for result in results:
             table.add_row(*map(escape, _told(result)))
-        console.print(table, highlight=False)
+        if results:
+            console.print(table, highlight=False)
 
 
 def _told(result: Mapping[str, Any]) -> tuple[str, str]:
     """A result in two columns: how sure or how large it is, if it says so, and what else can be told in a line."""
     share = next((result[name] for name in _SHARES if name in result), None)
     if share is not None:
-        return f"{share:7.2%}", result["label"]
+        box = ", ".join(f"{value:.0f}" for value in result.get("box", ()))
+        return f"{share:7.2%}", f"{result['label']}  at {box}" if box else result["label"]
     numbers = [f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float)]
     many = [f"{len(value)} numbers" for value in result.values() if isinstance(value, list)]
     return "", "  ".join([result["label"], *numbers, *many])

@@ -109,18 +109,22 @@ def train(
         "freeze": list(freeze),
     }
     console = Console(soft_wrap=True)
-    brickyard.fit(
-        model,
-        pictures["train"],
-        pictures["val"],
-        out,
-        brickyard.Course(**options),
-        machines,
-        resume=resume,
-        origin=origin,
-        progress=sys.stderr.isatty(),
-        tell=lambda step, figures: console.print(_line(step, figures), highlight=False),
-    )
+    try:
+        brickyard.fit(
+            model,
+            pictures["train"],
+            pictures["val"],
+            out,
+            brickyard.Course(**options),
+            machines,
+            resume=resume,
+            origin=origin,
+            progress=sys.stderr.isatty(),
+            tell=lambda step, figures: console.print(_line(step, figures), highlight=False),
+        )
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other
+        click.echo("Interrupted. The same command with --resume goes on from the last checkpoint.", err=True)
+        sys.exit(130)
 
 
 @click.command(name="eval")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from brickyard.data.collate import collate
 from brickyard.data.labelled import LabelledPictures
-from brickyard.errors import BrickInputError, MissingExtraError
+from brickyard.errors import BrickError, BrickInputError, MissingExtraError
 
 Batches = DataLoader[Mapping[str, Any]]
 
@@ -88,6 +88,41 @@ class Drawn(Dataset[Mapping[str, Any]]):
             return self.data[draw.picture]
 
 
+@final
+class Told(Dataset[Mapping[str, Any]]):
+    """A data set whose errors come as items where it is read by another process.
+
+    torch raises them anew here, as another kind with a page of text; so `collated` hands the error on, and
+    `checked` raises it as it was.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.data[index]
+        except BrickError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+
+def collated(samples: Sequence[Any]) -> Any:
+    """The batch of `collate`, or the first error among the samples."""
+    return next((sample for sample in samples if isinstance(sample, BrickError)), None) or collate(samples)
+
+
+def checked(batch: Any) -> Any:
+    """The same batch; what is an error is raised."""
+    if isinstance(batch, BrickError):
+        raise batch
+    return batch
+
+
 def training_batches(data: LabelledPictures, order: TrainingOrder, *, workers: int = 0) -> Batches:
     """A loader that remembers where it is, also in the middle of an epoch.
 
@@ -106,9 +141,9 @@ def training_batches(data: LabelledPictures, order: TrainingOrder, *, workers: i
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)  # torchdata 0.11 calls it
         loader: Batches = StatefulDataLoader(
-            Drawn(data, order.seed),
+            Told(Drawn(data, order.seed)),
             batch_sampler=order,
-            collate_fn=collate,
+            collate_fn=collated,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -136,9 +171,9 @@ def evaluation_batches(
     # As many batches as the process with the fewest pictures has: one that runs on alone would wait for the others.
     own = np.array_split(np.arange(rank, len(data), world_size), ceil(least / batch_size))
     return DataLoader(
-        data,  # type: ignore[arg-type]  # by its form a `Dataset`
+        Told(data),
         batch_sampler=[indices.tolist() for indices in own],
-        collate_fn=collate,
+        collate_fn=collated,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
     )

@@ -17,6 +17,8 @@ from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
 _KEYS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+_KINDS = {"id": int, "file_name": str, "image_id": int, "category_id": int, "name": str}
+_KINDS_TOLD = "objects with {} as numbers and texts"
 _LAYOUTS = "annotations/instances_<split>.json beside <split>/ or images/<split>/, or <split>/_annotations.coco.json"
 
 
@@ -113,16 +115,18 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
         content: dict[str, list[dict[str, Any]]] = json.loads(file.read_bytes())
         for kind, keys in _KEYS.items():
             for entry in content[kind]:
-                if not all(key in entry for key in keys):
-                    raise ValueError(f"{kind} without one of {keys}: {entry}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+                if not (isinstance(entry, dict) and all(isinstance(entry.get(key), _KINDS[key]) for key in keys)):
+                    raise ValueError(f"{kind}: expected {_KINDS_TOLD.format(keys)}, found {str(entry)[:200]}")
+            if "id" in keys and len({entry["id"] for entry in content[kind]}) < len(content[kind]):
+                raise ValueError(f"{kind}: an id stands there twice")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         found = f"{type(error).__name__}: {error}"
         raise BrickInputError(str(file), "images, annotations and categories as COCO has them", found) from None
     return content
 
 
 def _categories(categories: list[dict[str, Any]], used: set[int]) -> list[dict[str, Any]]:
-    above = {entry.get("supercategory") for entry in categories if entry.get("supercategory") != entry["name"]}
+    above = [entry.get("supercategory") for entry in categories if entry.get("supercategory") != entry["name"]]
     return [entry for entry in categories if entry["name"] not in above or entry["id"] in used]
 
 
@@ -140,7 +144,8 @@ def _by_image(
 
 
 def _has_shape(thing: Mapping[str, Any]) -> bool:
-    return any(thing.get("segmentation") or ())  # none is written as nothing, [] or [[]]
+    shape = thing.get("segmentation")
+    return any(shape) if isinstance(shape, list | dict) else bool(shape)  # none is written as nothing, [] or [[]]
 
 
 def _is_crowd(thing: Mapping[str, Any]) -> bool:
@@ -153,7 +158,7 @@ def _corners(boxes: Iterable[Any], where: str) -> torch.Tensor:
     for box in boxes:
         try:
             left, top, width, height = (float(side) for side in box)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise BrickInputError(where, "boxes of four numbers", f"{box}") from None
         # Written so that nan is refused too.
         if not (abs(left) + abs(top) + width + height < float("inf") and width >= 0 and height >= 0):

@@ -78,10 +78,14 @@ def _pixels(shape: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.boo
             shape = [polygon for polygon in shape if len(polygon) >= 6]  # two points have no area
             if not shape:
                 return np.zeros(size, dtype=bool)
-        pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height))
+            told = size
+        else:
+            told = (shape["size"][0], shape["size"][1])
+        # Before it is unpacked: a few bytes can claim any size.
+        pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height)) if told == size else None
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
         raise BrickInputError(where, "polygons or run lengths as COCO has them", f"{error}") from None
-    if pixels.shape != size:
-        raise BrickInputError(where, f"a shape on {width}x{height} pixels", f"{pixels.shape[1]}x{pixels.shape[0]}")
+    if pixels is None:
+        raise BrickInputError(where, f"a shape on {width}x{height} pixels", f"{told[1]}x{told[0]}")
     found: npt.NDArray[np.bool_] = pixels.astype(bool)
     return found

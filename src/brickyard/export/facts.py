@@ -12,11 +12,13 @@ from brickyard.collection import BrickCollection
 from brickyard.errors import BrickMismatchError, UnsafeBrickError
 from brickyard.names import place_of
 from brickyard.parts.backbones import InputSpec
-from brickyard.storage.config import describe, well_formed
+from brickyard.storage.config import check_fields, describe, well_formed
 from brickyard.storage.save import name_of, weigh_in_memory
 from brickyard.tags import Tag
 
 _PREFIX = "brickyard."
+_SIDE = 16_384  # pixels: no honest model takes larger images
+_CROPS, _RESIZES = ("center", "squash", "border"), ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 BESIDE = {Tag.VISUALIZATION, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_EXTRA}
 
 
@@ -61,7 +63,23 @@ class Facts:
                 key: tuple(value) if isinstance(value, list) else value for key, value in values["image"].items()
             }
             known = {key: values[key] for key in ("collection", "heads", "beside", "bricks")}
+            _check(image, known, where)
             return cls(image=InputSpec(**image), **known)
+
+
+def _check(image: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    """Refuse what would make a picture of any size, or fail far from here."""
+    for head, about in known["heads"].items():
+        if not {"task", "labels", "variant"} <= about.keys():
+            raise TypeError(f"head '{head}' lacks its task, labels or variant")
+        check_fields(about | {"type": "head"}, f"{where}, head '{head}'")
+    if not all(isinstance(each, dict) for each in (known["beside"], known["bricks"])):
+        raise TypeError("'beside' and 'bricks' are objects")
+    sides = [image["channels"], *image["size"]]
+    if not all(isinstance(side, int) and 0 < side <= _SIDE for side in sides) or len(sides) != 3:
+        raise ValueError(f"no images are of {image['channels']} channels and {image['size']} pixels")
+    if not 0 < image["crop_pct"] <= 1 or image["crop_mode"] not in _CROPS or image["interpolation"] not in _RESIZES:
+        raise ValueError(f"pictures cannot be resized by {image}")
 
 
 def facts_of(model: BrickCollection, images: InputSpec) -> Facts:

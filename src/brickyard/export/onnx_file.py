@@ -177,6 +177,10 @@ def _program(traced: Trace, **options: Any) -> Any:
         import onnxscript  # noqa: F401, PLC0415 - what torch.onnx writes with
     except ImportError:
         raise MissingExtraError("Export to ONNX", "export") from None
+    # torch writes its fused attention for 4 dimensions only, and some have 5; this is timm's name for the switch.
+    fused: list[Any] = [module for module in traced.module.modules() if hasattr(module, "fused_attn")]
+    for module in fused:
+        module.fused_attn = False
     try:
         # Of the fused kernels' strides it makes a view that its decompositions cannot take, where a bias is added.
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):

@@ -82,6 +82,8 @@ class OnnxSession:
     def check(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> None:
         """See whether arrays have the shapes that the file takes; raises as a call does."""
         for name, taken in self._inputs.items():
+            if name not in named_inputs:
+                raise BrickInputError(self._where, f"a file that reads {list(named_inputs)}", f"the input '{name}'")
             shape = named_inputs[name].shape
             fits = len(taken) == len(shape)
             if not fits or any(isinstance(t, int) and t != found for t, found in zip(taken, shape, strict=True)):

@@ -120,7 +120,8 @@ def _run(pictures: Shards, engine: Engine, out: Path, shard_size: int, kind: Kin
     job = {"format": 1, "rows": kind, "pictures": facts, "model": engine.about}
     unread = 0
     with _claimed(out, job):
-        there = {int(match[1]) for file in os.listdir(out) if (match := re.fullmatch(rf"part-(\d+)\.{kind}", file))}
+        written = [file for file in os.listdir(out) if os.path.getsize(out / file)]  # an empty file is none of ours
+        there = {int(match[1]) for file in written if (match := re.fullmatch(rf"part-(\d+)\.{kind}", file))}
         missing = [shard for shard in pictures.shards if shard.number not in there]
         before = len(pictures) - sum(map(len, missing))
         shown = None if progress else True  # None: where there is a terminal
@@ -157,7 +158,7 @@ def _claimed(out: Path, job: Mapping[str, Any]) -> Iterator[None]:
         claim.seek(0)
         try:
             before = json.load(claim)
-        except ValueError:  # nothing yet, or what was killed before it was whole
+        except (ValueError, RecursionError):  # nothing yet, or what was killed before it was whole
             if any(out.glob("part-*")):
                 raise _of_nobody(out, f"{JOB} is no JSON") from None
             claim.truncate(0)
@@ -189,7 +190,8 @@ def _differences(before: Any, now: Mapping[str, Any], where: str = "") -> Iterat
 def _written_apart(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its place once it is whole; what a killed process left is written over."""
     draft = path.with_name(f".{path.name}")
-    with open(draft, "wb") as file:
+    draft.unlink(missing_ok=True)
+    with open(draft, "xb") as file:  # never through a link that somebody left there
         yield file
         file.flush()
         os.fsync(file.fileno())

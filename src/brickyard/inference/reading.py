@@ -148,7 +148,7 @@ class _NamedBytes(BytesIO):
 
 def _read(picture: Picture) -> Image.Image:
     if picture.source is None:
-        raise BrickInputError(picture.name, "a picture", "nothing")
+        raise BrickInputError(picture.name, "a picture", picture.problem)
     source: Any = _NamedBytes(picture.source, picture.name) if isinstance(picture.source, bytes) else picture.source
     return read_picture(source)
 

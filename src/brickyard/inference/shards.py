@@ -38,10 +38,12 @@ class Picture(NamedTuple):
     Attributes:
         name: What it is called.
         source: A file's path, or encoded bytes; None if there is nothing.
+        problem: Why there is nothing.
     """
 
     name: str
     source: str | bytes | None
+    problem: str = "nothing"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,17 @@ class TableShard(Shard):
             for group in range(file.num_row_groups):
                 first, end = end, end + file.metadata.row_group(group).num_rows
                 if first < wanted.stop and end > wanted.start:
-                    yield from self._of_group(file, group, first, wanted)
+                    yield from self._readable(file, group, range(first, end), wanted)
+
+    def _readable(self, file: Any, group: int, rows: range, wanted: range) -> Iterator[Picture]:
+        """The pictures of a row group; where it is damaged, what is left of it is told instead."""
+        left = [row for row in rows if row in wanted]
+        try:
+            for picture in self._of_group(file, group, rows.start, wanted):
+                left.pop(0)
+                yield picture
+        except (load_pyarrow().ArrowException, OSError) as error:
+            yield from (Picture(f"{self.table}#{row}", None, f"a damaged table: {error}") for row in left)
 
     def _of_group(self, file: Any, group: int, row: int, wanted: range) -> Iterator[Picture]:
         for piece in file.iter_batches(_ROWS, row_groups=[group], columns=[self.column]):
@@ -180,8 +192,9 @@ def list_shards(places: Iterable[str], size: int) -> Shards:
             rows, column = table.metadata.num_rows, _column(path, table.schema_arrow.names)
         for first in range(0, rows, size):
             shards.append(TableShard(len(shards), root, path, column, first, min(size, rows - first)))
-    if tables_at and not shards:
-        raise BrickInputError(", ".join(tables_at), "pictures", "tables without rows")
+    if not shards:
+        found = "tables without rows" if tables_at else "no place to look"
+        raise BrickInputError(", ".join(tables_at) or "a job", "pictures", found)
     return Shards(tuple(shards), seen.hexdigest())
 
 
@@ -227,7 +240,7 @@ def _opened(path: str) -> Any:
     source = HfFileSystem().open(path) if path.startswith(_HUB) else path
     try:
         return pyarrow.parquet.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise BrickInputError(path, "a parquet file", f"{error}") from None
 
 

@@ -57,7 +57,7 @@ class DrawBoxes:
             label, color = self.names[labels[index]], color_of(int(labels[index]))
             left, top, right, bottom = (round(float(side)) for side in boxes[index])
             draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=color, width=line)
-            text = f"{label} {scores[index]:.0%}"
+            text = f"{label}: {scores[index]:.0%}"
             width, height = (round(side) for side in draw.textbbox((0, 0), text, font=font, anchor="lt")[2:])
             pad = line + 1
             left = max(0, min(left, picture.width - width - 2 * pad))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +48,8 @@ def read_picture(file: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's error at twice the size stays
+            if isinstance(file, (str, Path)) and os.path.exists(file) and not os.path.isfile(file):
+                raise BrickInputError(str(file), "a picture", "no regular file")  # a pipe would wait for ever
             with Image.open(file) as opened:
                 picture = _as_rgb(ImageOps.exif_transpose(opened), file)
     except BrickInputError:

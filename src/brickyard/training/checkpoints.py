@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from math import isnan
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, final
 
+import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from brickyard.collection import BrickCollection
-from brickyard.errors import MissingExtraError, UnknownNameError
+from brickyard.errors import BrickIntegrityError, MissingExtraError, UnknownNameError, UnsafeBrickError
 from brickyard.training.course import Mode
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import share_statistics
@@ -23,6 +25,24 @@ except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
 CHECKPOINT = "last.ckpt"
+
+
+def check_checkpoint(file: Path) -> None:
+    """See whether a training can go on from a file.
+
+    Raises:
+        BrickIntegrityError: It is cut short, or something else.
+        UnsafeBrickError: It holds more than tensors and plain values, and would run code.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        is_one = {"pytorch-lightning_version", "state_dict", "loops"} <= state.keys()
+    except UnpicklingError as error:
+        raise UnsafeBrickError(f"{file} holds more than tensors and plain values: {error}") from None
+    except Exception as error:  # of every kind: it may be any file
+        raise BrickIntegrityError(f"{file} cannot be read: {type(error).__name__}: {error}") from None
+    if not is_one:
+        raise BrickIntegrityError(f"{file} is no checkpoint of a training.")
 
 
 @final

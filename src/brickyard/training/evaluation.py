@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
-from brickyard.data.batches import evaluation_batches
+from brickyard.data.batches import checked, evaluation_batches
 from brickyard.data.labelled import LabelledPictures
 from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
@@ -64,7 +64,8 @@ def evaluate(
     batches = evaluation_batches(data, batch_size, workers=workers)
     with torch.inference_mode():
         for batch in tqdm(batches, unit="batch", disable=not progress):
-            measured({name: _on(device, value) for name, value in batch.items()}, tags=_TAGS, skip_missing=True)
+            named = {name: _on(device, value) for name, value in checked(batch).items()}
+            measured(named, tags=_TAGS, skip_missing=True)
     summary = measured.summarize(reset=True)
     return {name: float(value) for name, value in summary.items() if isinstance(value, Tensor) and value.numel() == 1}
 

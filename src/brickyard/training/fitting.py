@@ -19,11 +19,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.labelled import LabelledPictures
-from brickyard.errors import BrickInputError, BrickMismatchError, BrickNotFoundError, MissingExtraError
-from brickyard.training.checkpoints import CHECKPOINT, Keeper
+from brickyard.errors import (
+    BrickInputError,
+    BrickIntegrityError,
+    BrickMismatchError,
+    BrickNotFoundError,
+    MissingExtraError,
+)
+from brickyard.storage.staging import write_whole
+from brickyard.training.checkpoints import CHECKPOINT, Keeper, check_checkpoint
 from brickyard.training.course import FSDP, Course, Machines
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import LightningBrickCollection
+from brickyard.training.matching import check_classes
 from brickyard.training.optim import parameter_groups
 from brickyard.training.runlog import RunLog
 
@@ -81,10 +89,15 @@ def fit(
         BrickInputError: Nothing to train, or machines that are not there.
         FileExistsError: `out` holds a run, and `resume` is False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
-        BrickMismatchError: The run in `out` has another course or origin.
+        BrickMismatchError: The run in `out` has another course or origin; or data with other classes than the heads'.
+        BrickIntegrityError, UnsafeBrickError: What `out` holds is damaged, or would run code.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise BrickInputError("fit", "a model with something to train", "every brick frozen")
+    for what, data in (("training data", train), ("validation data", val)):
+        if not len(data):
+            raise BrickInputError(what, "one picture or more", "none")
+        check_classes(model, data, what)
     run_log = RunLog(out)
     _note_image_size(model, train)
     if machines.strategy != FSDP:  # which takes no other order than torch's own
@@ -118,12 +131,15 @@ def fit(
         if trainer.is_global_zero:
             _open(out, {**(origin or {}), **asdict(course)}, resume)
         checkpoint = out / CHECKPOINT
+        goes_on = resume and checkpoint.exists()
+        if goes_on:
+            check_checkpoint(checkpoint)
         torch.manual_seed(course.seed)
         trainer.fit(
             module,
             datamodule=_Data(train, val, course, machines.workers),
-            ckpt_path=checkpoint if resume and checkpoint.exists() else None,
-            weights_only=False,
+            ckpt_path=checkpoint if goes_on else None,
+            weights_only=True,
         )
     return keeper.figures
 
@@ -152,16 +168,23 @@ def _open(out: Path, settings: dict[str, Any], resume: bool) -> None:
     if file.exists() and not resume:
         raise FileExistsError(f"{out} holds a training. Resume it, or choose another folder.")
     if resume:
-        old = json.loads(file.read_text(encoding="utf-8"))
+        old = _settings(file)
         names = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
         problems = [f"{name}: expected {old.get(name)!r}, found {settings.get(name)!r}" for name in names]
         if problems:
             raise BrickMismatchError(f"The training in {out} is another", problems)
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_whole(file, json.dumps(settings, indent=2) + "\n")
     if not (out / CHECKPOINT).exists():
         RunLog(out).cut(0)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise BrickIntegrityError(f"{file} is damaged: expected the settings of a training, as JSON.") from None
+    return found
 
 
 def _schedule(model: BrickCollection, course: Course) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import Parameter
 
 from brickyard.collection import BrickCollection
+from brickyard.data.batches import checked
 from brickyard.errors import BrickGraphError, MissingExtraError
 from brickyard.modules import BrickModule
 from brickyard.stages import StageMetrics
@@ -171,6 +172,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def _named(self, batch: Any) -> Mapping[str, Any]:
+        checked(batch)
         return batch if isinstance(batch, Mapping) else dict(zip(self.batch_names, batch, strict=True))
 
     def _step(self, named: Mapping[str, Any], stage: Stage) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,33 @@ def check_labels(model: BrickCollection, data: LabelledPictures) -> None:
     Raises:
         BrickMismatchError: For none of them, or those of other classes or another kind.
     """
-    heads = {place_of(path): brick.metadata for path, brick in model.bricks().items() if "task" in brick.metadata}
+    heads, shared, problems = _compared(model, data)
+    target = data[0].get("targets/cls") if "cls" in shared and len(data) else None
+    if isinstance(target, Tensor) and (target.ndim == 1) != (heads["cls"]["variant"] == "multilabel"):
+        several = target.ndim == 1
+        told = ("several classes", "cls-multilabel") if several else ("one class", "cls")
+        problems.append(f"head 'cls': the data has {told[0]} a picture, for which '{told[1]}' is made")
+    if problems:
+        raise BrickMismatchError(_WHAT, problems)
+
+
+def check_classes(model: BrickCollection, data: LabelledPictures, what: str) -> None:
+    """See whether data has the classes that a model's heads are for; no picture is read.
+
+    Raises:
+        BrickMismatchError: It has labels for none of the heads, or those of other classes.
+    """
+    if problems := _compared(model, data)[2]:
+        raise BrickMismatchError(f"{what}: {_WHAT}", problems)
+
+
+def _compared(
+    model: BrickCollection, data: LabelledPictures
+) -> tuple[dict[str, Mapping[str, Any]], list[str], list[str]]:
+    """What is known of each head, the heads that the data has labels for, and how their classes differ."""
+    heads: dict[str, Mapping[str, Any]] = {
+        place_of(path): brick.metadata for path, brick in model.bricks().items() if "task" in brick.metadata
+    }
     shared = [head for head in heads if head in data.labels]
     if not shared:
         raise BrickMismatchError(_WHAT, [f"expected labels for some of {list(heads)}, found {list(data.labels)}"])
@@ -62,10 +89,4 @@ def check_labels(model: BrickCollection, data: LabelledPictures) -> None:
         expected, found = list(heads[head]["labels"]), list(data.labels[head])
         if expected != found:
             problems.append(f"head '{head}': expected the {len(expected)} classes {expected}, found {found}")
-    target = data[0].get("targets/cls") if "cls" in shared and len(data) else None
-    if isinstance(target, Tensor) and (target.ndim == 1) != (heads["cls"]["variant"] == "multilabel"):
-        several = target.ndim == 1
-        told = ("several classes", "cls-multilabel") if several else ("one class", "cls")
-        problems.append(f"head 'cls': the data has {told[0]} a picture, for which '{told[1]}' is made")
-    if problems:
-        raise BrickMismatchError(_WHAT, problems)
+    return heads, shared, problems
