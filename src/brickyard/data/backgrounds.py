@@ -51,7 +51,7 @@ def photos_of(split: Split) -> list[Image.Image]:
     try:
         folder = files("skimage") / "data"
     except ImportError:
-        raise MissingExtraError("The backgrounds of digit scenes", "train") from None
+        raise MissingExtraError("Making digit scenes", "train") from None
     photos = []
     for name in _PHOTOS[split]:
         with (folder / name).open("rb") as file, Image.open(file) as photo:
