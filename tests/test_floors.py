@@ -11,7 +11,7 @@ import pytest
 from tests.toys import SOURCE
 
 PACKAGE = SOURCE / "brickyard"
-OPTIONAL = {"onnxruntime", "onnxscript", "pyarrow", "pytorch_lightning", "ray", "sklearn", "torchdata"}
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "pyarrow", "pytorch_lightning", "ray", "sklearn", "torchdata"}
 LAZY = "pretrained"  # the methods of a collection whose functions are on a floor above: imported when they are called
 
 _FLOORS = {

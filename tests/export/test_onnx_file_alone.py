@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -281,3 +282,12 @@ def test_without_onnxruntime_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"brickyard\[export\]"):
         Predictor(tmp_path / "model.onnx")
+
+
+def test_without_the_extra_quantising_names_it(tmp_path, monkeypatch):
+    for module in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "brickyard.export.quantize", raising=False)
+    quantize = import_module("brickyard.export.quantize").quantize_onnx
+    with pytest.raises(MissingExtraError, match=r"Quantising .*brickyard\[export\]"):
+        quantize(tmp_path / "model.onnx", tmp_path / "small.onnx", [])

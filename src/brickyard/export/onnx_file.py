@@ -56,8 +56,8 @@ def export_onnx(
         image_size: Pixels, one number or (H, W), of the images that the file is for, by default the backbone's own; the
             only size that it takes, unless it is dynamic.
         opset: Of ONNX; by default torch's.
-        check: Compare the file, run by onnxruntime, with the model at two other batch sizes, and at `image_size` and a
-            larger one where that may vary.
+        check: Let `onnx.checker` look at the file, and compare it, run by onnxruntime, with the model at two other
+            batch sizes, and at `image_size` and a larger one where that may vary.
         overwrite: Replace a file that is there.
 
     Raises:
@@ -77,6 +77,7 @@ def export_onnx(
     with written_apart(Path(path)) as draft:
         program.save(draft, external_data=False)
         if check:
+            _check_form(draft)
             check_parity(traced, OnnxSession(draft), images, dynamic, str(path))
 
 
@@ -204,6 +205,15 @@ def _program(traced: Trace, **options: Any) -> Any:
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     return program
+
+
+def _check_form(file: Path) -> None:
+    import onnx  # noqa: PLC0415 - it is there: onnxscript needs it
+
+    try:
+        onnx.checker.check_model(file)
+    except onnx.checker.ValidationError as error:
+        raise BrickGraphError(f"What torch wrote of these bricks is no valid ONNX: {error}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from brickyard.errors import BrickInputError, BrickNotFoundError, MissingExtraError
 from brickyard.export.onnx_file import refuse_existing, written_apart
@@ -96,6 +95,8 @@ def quantize_onnx(
 
 def _keep_facts(source: str | os.PathLike[str], draft: Path) -> None:
     """What a file says of itself, also where onnxruntime's tools have dropped it."""
+    import onnx  # noqa: PLC0415
+
     model = onnx.load(draft)
     known = {each.key for each in model.metadata_props}
     for each in onnx.load(source, load_external_data=False).metadata_props:
