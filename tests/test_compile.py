@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from brickyard import BrickCollection, BrickModule, BrickNotTrainable, BrickPerImageVisualization, BrickTrainable
+from brickyard import (
+    BrickCollection,
+    BrickGraphError,
+    BrickModule,
+    BrickNotTrainable,
+    BrickPerImageVisualization,
+    BrickTrainable,
+    UnknownNameError,
+)
 from tests.toys import Half, TinyBackbone, plus, tiny_bricks, tiny_inputs
 
 
@@ -67,6 +75,40 @@ def test_a_collection_that_was_never_called_compiles_too():
     collection = without_metrics().eval()
     compiled = torch.compile(collection, backend="eager", fullgraph=True)
     assert_same(compiled(tiny_inputs()), collection(tiny_inputs()))
+
+
+@pytest.mark.parametrize("call", [{"tags": "MODEL"}, {"outputs": "head/logits"}, {"skip_missing": True}], ids="-".join)
+def test_a_selection_that_is_first_used_in_a_compiled_call_is_one_graph(call):
+    collection = without_metrics().eval()
+    compiled = torch.compile(collection, backend="eager", fullgraph=True)
+    assert_same(compiled(tiny_inputs(), **call), collection(tiny_inputs(), **call))
+
+
+@pytest.mark.parametrize(
+    ("call", "error"), [({"outputs": "nope"}, BrickGraphError), ({"tags": "NOPE"}, UnknownNameError)], ids=str
+)
+def test_an_invalid_selection_raises_the_same_error_in_a_compiled_call(call, error):
+    compiled = torch.compile(without_metrics().eval(), backend="eager")
+    with pytest.raises(error, match=r"(?i)nope"):
+        compiled(tiny_inputs(), **call)
+
+
+@pytest.mark.parametrize("kind", ["metrics", "visualization"])
+def test_bricks_that_break_the_graph_say_which_tags_to_leave_out(kind):
+    bricks = tiny_bricks()
+    if kind == "visualization":
+        del bricks["head"]["metrics"]
+        bricks["drawn"] = BrickPerImageVisualization(lambda image: float(image.sum()), ["raw"], ["drawn"])
+    compiled = torch.compile(BrickCollection(bricks).eval(), backend="eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match=r"leave the (METRIC|VISUALIZATION) tags? out"):
+        compiled(tiny_inputs())
+
+
+def test_plans_of_ever_new_outputs_are_bounded():
+    collection = without_metrics()
+    for index in range(1000):
+        collection({**tiny_inputs(), f"more_{index}": index}, skip_missing=True)
+    assert len(collection._graph.plans) <= 256
 
 
 def test_a_call_in_between_compiles_nothing_again():

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
-import torch
 from torch import nn
 
 from brickyard.brick import Brick, Tags, as_tags
-from brickyard.errors import MissingInputError, nearest
+from brickyard.compiling import constant_result, not_compiled
+from brickyard.errors import BrickError, MissingInputError, nearest
 from brickyard.graph import BrickGraph
 from brickyard.modules import BrickModule
 from brickyard.names import by_name, is_inside, join, place_of, places
@@ -19,6 +19,9 @@ from brickyard.pretrained import Pretrained
 from brickyard.storage.weights import load_bricks, save_bricks
 
 BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
+
+_Names = tuple[str, ...]
+_MOST_PLANS = 256  # kept for a collection; a caller that asks for ever new outputs must not fill the memory
 
 
 @final
@@ -105,20 +108,34 @@ class BrickCollection(Pretrained, nn.ModuleDict):
         self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None, given: Iterable[str] | None = None
     ) -> Plan:
         """The steps that a call with this selection takes; the arguments and errors are those of `make_plan`."""
-        if tags is None and outputs is None and given is None and not self._place:
-            return self._graph.whole
-        key = (
-            self._place,
-            None if tags is None else as_tags(tags),
+        selection = (
+            None if tags is None else tuple(sorted(as_tags(tags))),
             None if outputs is None else ((outputs,) if isinstance(outputs, str) else tuple(outputs)),
-            None if given is None else frozenset(given),
+            None if given is None else tuple(given),
         )
-        if torch.compiler.is_compiling():  # a graph that is traced must not depend on what has been planned before
-            return make_plan(self.bricks(), *key[1:])
-        plans = self._graph.plans
+        plan: Plan | None = self._known_plan(self._graph.wiring, *selection)
+        return self._new_plan(*selection) if plan is None else plan
+
+    # torch.compile does not trace the planner: it runs this method once and keeps the result as a constant. Dynamo
+    # guards the arguments, so the wiring is one of them, and a selection is tuples of strings, which every torch passes
+    # on unchanged. Where a plan cannot be made, the graph breaks at `_new_plan`, which raises the planner's own error.
+    @constant_result
+    def _known_plan(
+        self, wiring: str, tags: _Names | None, outputs: _Names | None, given: _Names | None
+    ) -> Plan | None:
+        plans, key = self._graph.plans, (self._place, tags, outputs, given)
         if key not in plans:
-            plans[key] = make_plan(self.bricks(), *key[1:])
+            if len(plans) >= _MOST_PLANS:
+                plans.clear()
+            try:
+                plans[key] = make_plan(self.bricks(), tags, outputs, given)
+            except BrickError:
+                return None
         return plans[key]
+
+    @not_compiled("invalid tags or outputs: call the collection without torch.compile to see the error")
+    def _new_plan(self, tags: _Names | None, outputs: _Names | None, given: _Names | None) -> Plan:
+        return make_plan(self.bricks(), tags, outputs, given)
 
     def bricks(self) -> dict[str, Brick]:
         """Every brick by its path, those of nested collections included, in declared order."""

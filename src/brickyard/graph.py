@@ -32,12 +32,13 @@ class BrickGraph:
                 raise BrickGraphError(
                     f"'{path}': {sorted(reserved)} cannot name a brick, a module has attributes of that name."
                 )
-        self.whole = make_plan(bricks)  # the plan that most calls take, and its errors
+        make_plan(bricks)  # for its errors
         owners({path: brick.reports for path, brick in bricks.items() if isinstance(brick, BrickMetrics)}, "report")
         self.bricks = bricks
+        self.wiring = repr([(path, brick.reads, brick.writes, sorted(brick.tags)) for path, brick in bricks.items()])
         self.plans: dict[Any, Plan] = {}
 
     def replace(self, bricks: dict[str, Brick]) -> None:
         """Take other bricks, if they are valid together."""
         valid = BrickGraph(bricks)
-        self.bricks, self.whole, self.plans = valid.bricks, valid.whole, valid.plans
+        self.bricks, self.wiring, self.plans = valid.bricks, valid.wiring, valid.plans

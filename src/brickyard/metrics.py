@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 from torchmetrics import Metric, MetricCollection
 
 from brickyard.brick import Brick, InputNames, Tags
+from brickyard.compiling import not_compiled
 from brickyard.errors import BrickGraphError
 from brickyard.names import join, place_of
 from brickyard.tags import Tag
@@ -71,7 +72,7 @@ class BrickMetrics(Brick):
         """The names that the summary has: each metric under the brick's place."""
         return [join(place_of(self.path), str(name)) for name in self.metrics]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torchmetrics' bookkeeping is no part of a graph
+    @not_compiled("torchmetrics counts updates in Python: leave the METRIC tags out for fullgraph=True")
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
             if self.return_metrics:

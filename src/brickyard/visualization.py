@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from brickyard.brick import InputNames, Tags
+from brickyard.compiling import not_compiled
 from brickyard.errors import BrickInputError, UnsafeBrickError
 from brickyard.modules import BrickModule
 from brickyard.parts.conversions import unpack_batched_array_to_arrays, unpack_batched_tensor_to_numpy_format
@@ -80,7 +81,7 @@ class BrickPerImageVisualization(BrickModule):
         """The function that draws one image."""
         return self.model
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # pictures are no part of a graph
+    @not_compiled("images are drawn in Python: leave the VISUALIZATION tag out for fullgraph=True")
     @torch.no_grad()
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         return self._named(self._call(self._draw_each, named_inputs))

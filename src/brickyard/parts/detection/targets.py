@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from brickyard.compiling import not_compiled
 from brickyard.errors import BrickInputError
 
 _LEAST = 16  # boxes: M is this times a power of two, so that a compiled loss sees few shapes
@@ -52,7 +53,7 @@ class PadBoxes(nn.Module):
         padded: tuple[Tensor, Tensor] = self._pad(targets, image)
         return padded
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has other shapes
+    @not_compiled("lists of boxes differ in length: pad them with `PadBoxes` for fullgraph=True")
     def _pad(self, targets: Sequence[Mapping[str, Tensor]], image: Tensor) -> tuple[Tensor, Tensor]:
         if len(targets) != len(image):
             raise BrickInputError(self.where, f"targets of {len(image)} pictures", f"{len(targets)}")
