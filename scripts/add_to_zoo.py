@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from brickyard import Brick, BrickCollection, Course, evaluate, open_data
-from brickyard.names import place_of
-from brickyard.training.fitting import SETTINGS
+from brickyard.core.names import place_of
+from brickyard.training.fit import SETTINGS
 
 ZOO = Path(__file__).parents[1] / "zoo"
 LICENCE = "apache-2.0"

@@ -39,8 +39,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import brickyard
+from brickyard.data.images import read_picture
 from brickyard.inference.jobs import predict_rows
-from brickyard.parts.pictures import read_picture
 
 SAMPLES = Path(brickyard.__file__).parent / "samples"
 BATCH = 16

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 import brickyard
 from brickyard import Predictor
-from brickyard.data.digits import DigitScenes
-from brickyard.parts.draw_boxes import DrawBoxes
-from brickyard.parts.draw_masks import DrawSegmentation
+from brickyard.data.synthetic.digits import DigitScenes
+from brickyard.parts.drawing.boxes import DrawBoxes
+from brickyard.parts.drawing.masks import DrawSegmentation
 
 SCALE, GAP, COLUMNS, SCENES, LINE = 2, 6, 2, 8, 18
 PHOTO_SIDE = 300  # pixels

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from brickyard.data.digits import DigitScenes
-from brickyard.parts.draw_boxes import DrawBoxes
-from brickyard.parts.draw_masks import DrawSegmentation
+from brickyard.data.synthetic.digits import DigitScenes
+from brickyard.parts.drawing.boxes import DrawBoxes
+from brickyard.parts.drawing.masks import DrawSegmentation
 
 ROOT = Path(__file__).parents[1]
 SCALE, GAP, PAIRS_A_ROW = 2, 4, 4

@@ -22,8 +22,8 @@ import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from brickyard.build import build
-from brickyard.recipe import HeadRecipe, Recipe
+from brickyard.recipe.build import build
+from brickyard.recipe.names import HeadRecipe, Recipe
 
 ZOO = Path(__file__).parents[1] / "zoo"
 

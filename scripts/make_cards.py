@@ -15,12 +15,12 @@ from card_pictures import draw_samples
 from tqdm import tqdm
 
 from brickyard import model_info
-from brickyard.card import CARD, render_card
-from brickyard.names import place_of
-from brickyard.storage.contract import BrickInfo
-from brickyard.storage.files import ANYBODY, FolderFiles
+from brickyard.core.names import place_of
+from brickyard.storage.card import CARD, render_card
+from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import MANIFEST, Manifest
-from brickyard.storage.store import read_bricks
+from brickyard.storage.read import read_bricks
+from brickyard.storage.sources.files import ANYBODY, FolderFiles
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"

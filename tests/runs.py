@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from brickyard import BrickCollection, BrickLoss, create_model, create_part
-from brickyard.training.course import Course, Machines
-from brickyard.training.fitting import fit
+from brickyard.training.config import Course, Machines
+from brickyard.training.fit import fit
 
 SIDE = 64
 LABELS = {"cls": ("red", "green", "blue"), "seg": ("nothing", "red", "green", "blue"), "det": ("red", "green", "blue")}

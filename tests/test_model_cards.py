@@ -9,8 +9,8 @@ from add_to_zoo import command_of
 from make_cards import CARDS, cards, zoo
 
 from brickyard import Course, create_model, evaluate, model_info, open_data
-from brickyard.card import CARD
-from brickyard.commands.train import train
+from brickyard.cli.train import train
+from brickyard.storage.card import CARD
 from tests.toys import ROOT
 
 NAMES = [folder.name for folder in zoo()]

@@ -1,19 +1,19 @@
-from brickyard.backbone import (
+from brickyard.core.backbone import (
     BrickBackbone as BrickBackbone,
     resnet_to_brick as resnet_to_brick,
 )
-from brickyard.brick import (
+from brickyard.core.brick import (
     Brick as Brick,
     BrickInterface as BrickInterface,
 )
 from brickyard.collection import (
     BrickCollection as BrickCollection,
 )
-from brickyard.storage.contract import BrickInfo as BrickInfo, fits as fits
-from brickyard.training.course import Course as Course, Machines as Machines
-from brickyard.data.open import open_data as open_data
+from brickyard.storage.fit import BrickInfo as BrickInfo, fits as fits
+from brickyard.training.config import Course as Course, Machines as Machines
+from brickyard.data.readers import open_data as open_data
 from brickyard.training.evaluation import evaluate as evaluate
-from brickyard.training.fitting import fit as fit
+from brickyard.training.fit import fit as fit
 from brickyard.inference.jobs import predict_rows as predict_rows
 from brickyard.create import (
     create_model as create_model,
@@ -32,18 +32,18 @@ from brickyard.errors import (
     UnsafeBrickError as UnsafeBrickError,
 )
 from brickyard.export.onnx_file import export_bricks_as_onnx as export_bricks_as_onnx, export_onnx as export_onnx
-from brickyard.info import (
+from brickyard.catalog import (
     ModelInfo as ModelInfo,
     model_info as model_info,
 )
-from brickyard.listing import list_models as list_models
+from brickyard.catalog import list_models as list_models
 from brickyard.training.matching import create_model_for as create_model_for
-from brickyard.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
-from brickyard.metrics import (
+from brickyard.core.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
+from brickyard.core.metrics import (
     BrickMetricSingle as BrickMetricSingle,
     BrickMetrics as BrickMetrics,
 )
-from brickyard.modules import (
+from brickyard.core.modules import (
     BrickLoss as BrickLoss,
     BrickModule as BrickModule,
     BrickNotTrainable as BrickNotTrainable,
@@ -59,7 +59,7 @@ from brickyard.parts.backbones import (
     InputSpec as InputSpec,
 )
 from brickyard.parts.classification import ImageClassifier as ImageClassifier
-from brickyard.parts.conversions import (
+from brickyard.core.conversions import (
     batched_tensor_to_channel_last as batched_tensor_to_channel_last,
     float2uint8 as float2uint8,
     function_composer as function_composer,
@@ -84,12 +84,12 @@ from brickyard.inference.predictor import (
 )
 from brickyard.export.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
 from brickyard.export.quantize import quantize_onnx as quantize_onnx
-from brickyard.recipe import (
+from brickyard.recipe.names import (
     HeadRecipe as HeadRecipe,
     Recipe as Recipe,
 )
-from brickyard.storage.store import inspect_brick as inspect_brick, load_brick as load_brick
-from brickyard.tags import (
+from brickyard.storage.read import inspect_brick as inspect_brick, load_brick as load_brick
+from brickyard.core.tags import (
     Stage as Stage,
     Tag as Tag,
 )
@@ -107,11 +107,11 @@ from brickyard.tasks.task import (
 )
 from brickyard.training.lightning import LightningBrickCollection as LightningBrickCollection
 from brickyard.storage.verify import verify as verify
-from brickyard.visualization import (
+from brickyard.core.visualization import (
     BrickPerImageVisualization as BrickPerImageVisualization,
     UNPACK_NO_CONVERSION as UNPACK_NO_CONVERSION,
     UNPACK_TENSORS_TO_NDARRAYS as UNPACK_TENSORS_TO_NDARRAYS,
 )
-from brickyard.stages import per_stage_brick_collections as per_stage_brick_collections
+from brickyard.training.stage_metrics import per_stage_brick_collections as per_stage_brick_collections
 
 __version__: str

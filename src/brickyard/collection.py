@@ -8,13 +8,13 @@ from typing import Any, final
 
 from torch import nn
 
-from brickyard.brick import Brick, Tags, as_tags
-from brickyard.compiling import constant_result, not_compiled
+from brickyard.core.brick import Brick, Tags, as_tags
+from brickyard.core.compiling import constant_result, not_compiled
+from brickyard.core.graph import BrickGraph
+from brickyard.core.modules import BrickModule
+from brickyard.core.names import by_name, is_inside, join, place_of, places
+from brickyard.core.plan import Plan, make_plan, owners
 from brickyard.errors import BrickError, MissingInputError, nearest
-from brickyard.graph import BrickGraph
-from brickyard.modules import BrickModule
-from brickyard.names import by_name, is_inside, join, place_of, places
-from brickyard.plan import Plan, make_plan, owners
 from brickyard.pretrained import Pretrained
 from brickyard.storage.weights import load_bricks, save_bricks
 

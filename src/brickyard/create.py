@@ -10,19 +10,19 @@ from typing import Any
 
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionResolutionError
 
-from brickyard.build import build, recipe_of
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, BrickNotFoundError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
-from brickyard.recipe import Recipe, parse_heads, parse_name
-from brickyard.storage.changes import Changes, Labels, LossWeights, Numbers, adapted, changed, warn_fresh
-from brickyard.storage.contract import BACKBONE
-from brickyard.storage.files import ANYBODY, Files, FolderFiles
-from brickyard.storage.hub_files import HubFiles
-from brickyard.storage.sources import is_place, open_source
-from brickyard.storage.store import load_pretrained, read_bricks, read_manifest, sketch
-from brickyard.storage.swap import swap
-from brickyard.storage.zoo import check_tag, find_in_zoo, zoo_folders
+from brickyard.recipe.build import build, recipe_of
+from brickyard.recipe.names import Recipe, parse_heads, parse_name
+from brickyard.storage.adapt import Changes, Labels, LossWeights, Numbers, adapted, changed, warn_fresh
+from brickyard.storage.fit import BACKBONE
+from brickyard.storage.read import load_pretrained, read_bricks, read_manifest, sketch
+from brickyard.storage.replace import swap
+from brickyard.storage.sources.files import ANYBODY, Files, FolderFiles
+from brickyard.storage.sources.hub import HubFiles
+from brickyard.storage.sources.uri import is_place, open_source
+from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders
 from brickyard.tasks.registry import task_variants
 
 _log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
     from brickyard.collection import BrickCollection
-    from brickyard.storage.contract import Check
-    from brickyard.storage.save import Refer
+    from brickyard.storage.fit import Check
+    from brickyard.storage.write import Refer
 
 
 class Pretrained:
@@ -34,7 +34,7 @@ class Pretrained:
         token: str | bool | None = None,
     ) -> Self:
         """Build the model that is stored somewhere; see `store.from_pretrained`."""
-        from brickyard.storage.store import from_pretrained  # noqa: PLC0415
+        from brickyard.storage.read import from_pretrained  # noqa: PLC0415
 
         model: Any = from_pretrained(
             source, revision=revision, bricks=bricks, check=check, local_files_only=local_files_only, token=token
@@ -43,7 +43,7 @@ class Pretrained:
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = ()) -> None:
         """Write the model as a folder; see `save.save_pretrained`."""
-        from brickyard.storage.save import save_pretrained  # noqa: PLC0415
+        from brickyard.storage.write import save_pretrained  # noqa: PLC0415
 
         save_pretrained(cast("BrickCollection", self), folder, weights=weights, refer=refer)
 
@@ -60,7 +60,7 @@ class Pretrained:
         allow_stale: bool = False,
     ) -> CommitInfo:
         """Publish the model, or some of its bricks, as one commit; see `hub.push_to_hub`."""
-        from brickyard.storage.hub import push_to_hub  # noqa: PLC0415
+        from brickyard.storage.push import push_to_hub  # noqa: PLC0415
 
         return push_to_hub(
             cast("BrickCollection", self),
@@ -84,7 +84,7 @@ class Pretrained:
         local_files_only: bool = False,
     ) -> None:
         """Replace a brick or a head, in place; see `swap.swap`."""
-        from brickyard.storage.swap import swap  # noqa: PLC0415
+        from brickyard.storage.replace import swap  # noqa: PLC0415
 
         swap(cast("BrickCollection", self), name, source, check=check, token=token, local_files_only=local_files_only)
 

@@ -9,9 +9,9 @@ from faster_coco_eval.core import mask as coco_masks
 from torch.utils.data import DataLoader
 
 import brickyard
-from brickyard.data.augment import Augment, Augmented
 from brickyard.data.coco import Coco
 from brickyard.data.collate import collate
+from brickyard.data.transforms import Augment, Augmented
 from brickyard.errors import BrickInputError
 from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene
 

@@ -4,7 +4,7 @@ from torch.utils.data import DataLoader
 
 import brickyard
 from brickyard.data.collate import collate
-from brickyard.data.digits import DigitScenes
+from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.errors import BrickInputError
 
 

@@ -6,9 +6,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import OxfordIIITPet
 
 import brickyard
-from brickyard.data.augment import Augment, Augmented
 from brickyard.data.collate import collate
 from brickyard.data.pets import Pets
+from brickyard.data.transforms import Augment, Augmented
 from brickyard.errors import BrickInputError, UnknownNameError
 from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene
 

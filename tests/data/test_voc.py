@@ -5,8 +5,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
 import brickyard
-from brickyard.data.augment import Augment, Augmented
 from brickyard.data.collate import collate
+from brickyard.data.transforms import Augment, Augmented
 from brickyard.data.voc import Voc
 from brickyard.errors import BrickInputError, UnknownNameError
 from tests.data.disk import BLUE, RED, box_around, pixels_of, save_mask, save_picture, scene

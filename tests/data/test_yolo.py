@@ -5,8 +5,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 import brickyard
-from brickyard.data.augment import Augment, Augmented
 from brickyard.data.collate import collate
+from brickyard.data.transforms import Augment, Augmented
 from brickyard.data.yolo import Yolo
 from brickyard.errors import BrickInputError
 from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene

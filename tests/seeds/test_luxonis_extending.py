@@ -22,7 +22,7 @@ from brickyard import (
     register_part,
     register_task,
 )
-from brickyard.export.facts import Facts
+from brickyard.export.metadata import Facts
 from brickyard.parts import registry as parts
 from brickyard.parts.backbones import BackboneSpec, FeatureSpec, timm_backbone, timm_spec
 from brickyard.storage.config import describe

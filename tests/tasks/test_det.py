@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from brickyard import BrickCollection, create_model
+from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import PadBoxes
-from brickyard.tags import Stage
 from brickyard.tasks.registry import get_task
 
 VARIANTS = ["fcos", "retinanet", "ssdlite", "centernet"]

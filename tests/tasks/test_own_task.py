@@ -41,10 +41,10 @@ def told(stored):
     """What a second process with the task says of the model, and in the end without the task."""
     code = f"""
 import contextlib, io, json, torch, brickyard
-from brickyard.card import render_card
-from brickyard.cli import main
-from brickyard.storage.sources import open_source
-from brickyard.storage.store import read_bricks
+from brickyard.storage.card import render_card
+from brickyard.cli.main import main
+from brickyard.storage.sources.uri import open_source
+from brickyard.storage.read import read_bricks
 from brickyard.tasks import registry
 
 def printed(*arguments):

@@ -19,7 +19,7 @@ from brickyard import (
     model_info,
     register_task,
 )
-from brickyard.recipe import parse_name
+from brickyard.recipe.names import parse_name
 from brickyard.tasks import registry
 from brickyard.tasks.registry import TASKS, get_task, task_variants
 

@@ -5,8 +5,8 @@ from PIL import Image
 from torch.nn import functional
 
 from brickyard import Predictor, Stage, create_model
-from brickyard.parts.conversions import torch_to_numpy
-from brickyard.parts.draw_masks import DrawSegmentation
+from brickyard.core.conversions import torch_to_numpy
+from brickyard.parts.drawing.masks import DrawSegmentation
 from brickyard.tasks.registry import get_task
 
 VARIANTS = ("fpn", "fcn", "deeplabv3", "deeplabv3plus", "lraspp", "segformer", "tower", "unet")

@@ -7,7 +7,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from brickyard import BrickCollection, BrickIntegrityError, UnknownNameError, UnsafeBrickError
 from brickyard.training.checkpoints import CHECKPOINT, Keeper, check_checkpoint
-from brickyard.training.runlog import RunLog
+from brickyard.training.run_log import RunLog
 from tests.runs import small_model
 
 MODULE = SimpleNamespace(device_mesh=None)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from brickyard import BrickMismatchError, create_model
-from brickyard.data.digits import DigitScenes
+from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.training.matching import check_labels, create_model_for
 from tests.runs import LABELS, Rectangles
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from brickyard.data.collate import collate
-from brickyard.data.labelled import LabelledPictures
+from brickyard.data.dataset import LabelledPictures
 from brickyard.errors import BrickError, BrickInputError, MissingExtraError
 
 Batches = DataLoader[Mapping[str, Any]]

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from brickyard.data.objects import box_target, object_labels, painted, presence
-from brickyard.data.upright import read_upright
+from brickyard.data.orientation import read_upright
 from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 

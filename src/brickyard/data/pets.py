@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import OxfordIIITPet
 
 from brickyard.data.objects import box_target
-from brickyard.data.upright import read_class_map, read_upright
+from brickyard.data.orientation import read_class_map, read_upright
 from brickyard.data.voc import read_objects
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED

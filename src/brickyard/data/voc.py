@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import VOCSegmentation
 
 from brickyard.data.objects import box_target, object_labels, presence
-from brickyard.data.upright import read_class_map, read_upright
+from brickyard.data.orientation import read_class_map, read_upright
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED
 

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its name everywhere
 
+from brickyard.data.images import find_pictures, read_picture
 from brickyard.data.objects import box_target, object_labels, painted, presence
 from brickyard.errors import BrickInputError
-from brickyard.parts.pictures import find_pictures, read_picture
 
 _SLACK = 0.01  # coordinates may leave the picture by this part of it, as rounding and careless tools have it
 

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from brickyard.brick import Tags
-from brickyard.build import images_of
 from brickyard.collection import BrickCollection
+from brickyard.core.brick import Tags
+from brickyard.core.names import place_of
+from brickyard.core.tags import Stage
 from brickyard.errors import BrickError, BrickGraphError, BrickInputError, MissingExtraError
-from brickyard.export.facts import facts_of
+from brickyard.export.metadata import facts_of
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import check_parity
 from brickyard.export.trace import AXES, Trace, trace
-from brickyard.names import place_of
 from brickyard.parts.backbones import InputSpec
-from brickyard.tags import Stage
+from brickyard.recipe.build import images_of
 from brickyard.tasks.registry import get_task
 
 _LEAST_DYNAMIC = 256  # pixels: of a smaller image, the coarsest map is one cell, which would become a constant

@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy.typing as npt
 
 from brickyard.errors import BrickInputError, BrickIntegrityError, BrickNotFoundError, MissingExtraError
-from brickyard.export.facts import Facts
+from brickyard.export.metadata import Facts
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 

@@ -14,7 +14,7 @@ import torch
 
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickGraphError, BrickInputError
-from brickyard.export.facts import facts_of
+from brickyard.export.metadata import facts_of
 from brickyard.export.onnx_file import images_to_export, refuse_existing, trace_model, written_apart
 from brickyard.export.parity import Arrays, check_parity
 from brickyard.export.trace import Trace

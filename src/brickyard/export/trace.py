@@ -10,10 +10,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from brickyard.brick import Tags
 from brickyard.collection import BrickCollection
+from brickyard.core.brick import Tags
+from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
-from brickyard.tags import Stage
 
 AXES = {"batch": 0, "height": 2, "width": 3}  # of an image (B, C, H, W)
 

@@ -20,7 +20,7 @@ if sys.platform != "win32":
 from brickyard.errors import BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
 from brickyard.inference.shards import Shards, list_shards, load_pyarrow
-from brickyard.storage.sources import located
+from brickyard.storage.sources.uri import located
 
 Kind = Literal["parquet", "jsonl"]
 EngineName = Literal["local", "ray"]

@@ -16,15 +16,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
+from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.create import create_model
+from brickyard.data.images import find_pictures, read_picture
 from brickyard.errors import BrickInputError, BrickMismatchError, MissingInputError
 from brickyard.inference.reading import Batch, PictureReader
 from brickyard.inference.runners import open_runner
 from brickyard.inference.shards import Picture
-from brickyard.parts.pictures import find_pictures, read_picture
-from brickyard.storage.sources import located
+from brickyard.storage.sources.uri import located
 from brickyard.tasks.registry import get_task
-from brickyard.visualization import BrickPerImageVisualization
 
 _DRAWN_SIDE = 1600  # pixels: a drawn picture is no larger
 

@@ -16,20 +16,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from brickyard.brick import Brick
-from brickyard.build import images_of
 from brickyard.collection import BrickCollection
+from brickyard.core.brick import Brick
+from brickyard.core.conversions import torch_to_numpy
+from brickyard.core.modules import BrickModule
+from brickyard.core.names import join, place_of
+from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
-from brickyard.export.facts import BESIDE
+from brickyard.export.metadata import BESIDE
 from brickyard.export.onnx_runner import OnnxSession
-from brickyard.modules import BrickModule
-from brickyard.names import join, place_of
 from brickyard.parts.backbones import InputSpec
-from brickyard.parts.conversions import torch_to_numpy
+from brickyard.recipe.build import images_of
 from brickyard.storage.config import make_brick
 from brickyard.storage.manifest import dump
-from brickyard.storage.save import configs_of, weigh_in_memory
-from brickyard.tags import Stage
+from brickyard.storage.write import configs_of, weigh_in_memory
 
 _RESULTS = "file"  # the value with everything that an exported file gives
 Arrays = Mapping[str, npt.NDArray[Any]]

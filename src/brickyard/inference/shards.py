@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, final
 from huggingface_hub import HfApi, HfFileSystem, parse_hf_uri
 from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
 
+from brickyard.data.images import find_pictures
 from brickyard.errors import BrickInputError, MissingExtraError
-from brickyard.parts.pictures import find_pictures
 
 _HUB = "hf://"
 _ENDING = ".parquet"

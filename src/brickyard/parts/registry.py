@@ -31,12 +31,12 @@ from brickyard.parts.detection.metrics import detection_metrics
 from brickyard.parts.detection.retinanet import RetinaNet, RetinaNetDecode, RetinaNetLoss
 from brickyard.parts.detection.ssdlite import SSDLite, SSDLiteDecode, SSDLiteLoss
 from brickyard.parts.detection.targets import PadBoxes
-from brickyard.parts.draw import DrawClassification
-from brickyard.parts.draw_boxes import DrawBoxes
-from brickyard.parts.draw_depth import DrawDepth
-from brickyard.parts.draw_embedding import DrawEmbedding
-from brickyard.parts.draw_keypoints import DrawKeypoints
-from brickyard.parts.draw_masks import DrawSegmentation
+from brickyard.parts.drawing.boxes import DrawBoxes
+from brickyard.parts.drawing.classification import DrawClassification
+from brickyard.parts.drawing.depth import DrawDepth
+from brickyard.parts.drawing.embedding import DrawEmbedding
+from brickyard.parts.drawing.keypoints import DrawKeypoints
+from brickyard.parts.drawing.masks import DrawSegmentation
 from brickyard.parts.embedding import SupervisedContrastive, UnitVector, embedding_metrics
 from brickyard.parts.keypoints import DeconvolutionHeatmaps, KeypointDecode, KeypointLoss, keypoint_metrics
 from brickyard.parts.label_types import CheckLabels

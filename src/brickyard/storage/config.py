@@ -10,15 +10,15 @@ from typing import Any
 
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from brickyard.backbone import BrickBackbone
-from brickyard.brick import Brick
+from brickyard.core.backbone import BrickBackbone
+from brickyard.core.brick import Brick
+from brickyard.core.metrics import BrickMetrics, BrickMetricSingle
+from brickyard.core.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
+from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, UnsafeBrickError
-from brickyard.metrics import BrickMetrics, BrickMetricSingle
-from brickyard.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.registry import create_part, part_of
 from brickyard.storage.manifest import FORMAT, check_bounded
-from brickyard.visualization import BrickPerImageVisualization
 
 _KINDS: dict[str, type[Brick]] = {
     kind.__name__: kind

@@ -14,7 +14,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from brickyard.errors import BrickIntegrityError
-from brickyard.storage.staging import write_whole
+from brickyard.storage.atomic import write_whole
 
 _TICK = 100_000_000  # nanoseconds in which a file could change again without a change of its times
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from brickyard.collection import BrickCollection
+from brickyard.core.provenance import Origin
 from brickyard.errors import BrickInputError
+from brickyard.storage.atomic import write_whole
 from brickyard.storage.manifest import Entry, Manifest, dump
-from brickyard.storage.origin import Origin
-from brickyard.storage.save import configs_of, name_of, weigh_in_memory
-from brickyard.storage.staging import write_whole
+from brickyard.storage.write import configs_of, name_of, weigh_in_memory
 
 _OF_THE_MOMENT = ("trainable", "requires", "weights")  # what may differ between a brick in use and its published form
 

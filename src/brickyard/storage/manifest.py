@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
+from brickyard.core.names import check_brick_names
 from brickyard.errors import BrickGraphError, BrickIntegrityError, BrickMismatchError, UnsafeBrickError
-from brickyard.names import check_brick_names
 
 FORMAT = 1
 MANIFEST = "bricks.json"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
+from brickyard.core.names import is_inside
 from brickyard.errors import BrickError
-from brickyard.names import is_inside
-from brickyard.storage.contract import BrickInfo
-from brickyard.storage.files import Access
+from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import MANIFEST
-from brickyard.storage.sources import open_source
-from brickyard.storage.store import find_brick, read_bricks, read_manifest
+from brickyard.storage.read import find_brick, read_bricks, read_manifest
+from brickyard.storage.sources.files import Access
+from brickyard.storage.sources.uri import open_source
 from brickyard.storage.weights import SUFFIX
 
 

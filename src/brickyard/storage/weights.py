@@ -25,7 +25,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, UnsafeBrickError
-from brickyard.storage.staging import PRIVATE, current, replaced_together
+from brickyard.storage.atomic import PRIVATE, current, replaced_together
 
 SUFFIX = ".safetensors"
 _METADATA = {"format": "pt"}

@@ -13,11 +13,11 @@ from typing import Any
 from torch import nn
 from torchmetrics import Metric
 
-from brickyard.brick import Brick
-from brickyard.metrics import BrickMetricSingle
-from brickyard.modules import BrickLoss, BrickNotTrainable
+from brickyard.core.brick import Brick
+from brickyard.core.metrics import BrickMetricSingle
+from brickyard.core.modules import BrickLoss, BrickNotTrainable
+from brickyard.core.tags import Tag
 from brickyard.parts.registry import wrapped_part
-from brickyard.tags import Tag
 from brickyard.tasks.task import Task
 
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from brickyard.core.metrics import BrickMetrics
+from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickInputError
-from brickyard.metrics import BrickMetrics
-from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.classification import FINEST
 from brickyard.parts.detection.points import levels_from
@@ -18,7 +19,6 @@ from brickyard.parts.registry import create_part
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
-from brickyard.visualization import BrickPerImageVisualization
 
 
 class Classification(Task):

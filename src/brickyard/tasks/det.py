@@ -9,17 +9,17 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from brickyard.metrics import BrickMetrics
-from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.metrics import BrickMetrics
+from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.tags import Tag
+from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.detection import centernet, fcos, retinanet, ssdlite
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
-from brickyard.tags import Tag
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
-from brickyard.visualization import BrickPerImageVisualization
 
 _SHOWN = 0.3  # the score from which a detection is a result
 

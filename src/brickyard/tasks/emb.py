@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from brickyard.metrics import BrickMetrics
-from brickyard.modules import BrickLoss, BrickTrainable
+from brickyard.core.metrics import BrickMetrics
+from brickyard.core.modules import BrickLoss, BrickTrainable
+from brickyard.core.tags import Tag
+from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.registry import create_part
-from brickyard.tags import Tag
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.task import HeadSpec, Task
-from brickyard.visualization import BrickPerImageVisualization
 
 
 class Embedding(Task):

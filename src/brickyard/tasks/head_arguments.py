@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, get_origin
 
+from brickyard.core.names import Reference, parse_reference
 from brickyard.errors import BrickGraphError, BrickMismatchError
-from brickyard.names import Reference, parse_reference
 from brickyard.parts.backbones import BackboneSpec, FeatureSpec
 from brickyard.tasks.task import HeadSpec
 from brickyard.tasks.wiring import signature_of

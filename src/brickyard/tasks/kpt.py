@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from brickyard.metrics import BrickMetrics
-from brickyard.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.metrics import BrickMetrics
+from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
-from brickyard.visualization import BrickPerImageVisualization
 
 
 class Keypoints(Task):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from brickyard.modules import BrickTrainable
+from brickyard.core.modules import BrickTrainable
 from brickyard.parts.backbones import FeatureSpec
 from brickyard.parts.necks import pyramid_spec
 from brickyard.parts.registry import create_part

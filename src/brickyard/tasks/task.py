@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from brickyard.brick import Brick
+from brickyard.core.brick import Brick
+from brickyard.core.names import join
 from brickyard.errors import BrickGraphError, BrickMismatchError
-from brickyard.names import join
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.tasks.metadata import Label, Metadata, labels_of
 from brickyard.tasks.wiring import input_names

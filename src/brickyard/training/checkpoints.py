@@ -13,10 +13,10 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickIntegrityError, MissingExtraError, UnknownNameError, UnsafeBrickError
-from brickyard.training.course import Mode
+from brickyard.training.config import Mode
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import share_statistics
-from brickyard.training.runlog import RunLog
+from brickyard.training.run_log import RunLog
 
 try:
     import pytorch_lightning as pl

@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
+from brickyard.core.metrics import BrickMetrics
+from brickyard.core.tags import Stage, Tag
 from brickyard.data.batches import checked, evaluation_batches
-from brickyard.data.labelled import LabelledPictures
+from brickyard.data.dataset import LabelledPictures
 from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
-from brickyard.metrics import BrickMetrics
-from brickyard.tags import Stage, Tag
 from brickyard.training.matching import check_labels
 
 _TAGS = Stage.TEST.tags - {Tag.LOSS}

@@ -13,13 +13,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import Parameter
 
 from brickyard.collection import BrickCollection
+from brickyard.core.modules import BrickModule
+from brickyard.core.tags import Stage, Tag
 from brickyard.data.batches import checked
 from brickyard.errors import BrickGraphError, MissingExtraError
-from brickyard.modules import BrickModule
-from brickyard.stages import StageMetrics
-from brickyard.tags import Stage, Tag
 from brickyard.training.loss_bricks import LossBricks
-from brickyard.training.means import RunningMeans
+from brickyard.training.running_means import RunningMeans
+from brickyard.training.stage_metrics import StageMetrics
 
 try:
     import pytorch_lightning as pl

@@ -9,8 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from brickyard.brick import Brick, Tags
 from brickyard.collection import BrickCollection
+from brickyard.core.brick import Brick, Tags
 from brickyard.parts.segmentation import IGNORED
 
 _LABELLED = "labelled/"

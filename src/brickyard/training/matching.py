@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brickyard.catalog import model_info
 from brickyard.collection import BrickCollection
+from brickyard.core.names import place_of
 from brickyard.create import create_model
-from brickyard.data.labelled import LabelledPictures
+from brickyard.data.dataset import LabelledPictures
 from brickyard.errors import BrickMismatchError
-from brickyard.info import model_info
-from brickyard.names import place_of
 
 _WHAT = "The data does not fit the model"
 

@@ -7,8 +7,8 @@ from typing import Any
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from brickyard.backbone import BrickBackbone
 from brickyard.collection import BrickCollection
+from brickyard.core.backbone import BrickBackbone
 
 
 def parameter_groups(

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from brickyard.compiling import not_compiled
+from brickyard.core.compiling import not_compiled
 from brickyard.errors import BrickInputError
 
 _LEAST = 16  # boxes: M is this times a power of two, so that a compiled loss sees few shapes

@@ -1,1 +1,0 @@
-"""Commands of `brickyard` that need more than a file has room for."""

@@ -1,0 +1,1 @@
+"""Bricks, their names, tags, plan and graph; needs torch and torchmetrics only."""

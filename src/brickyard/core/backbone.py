@@ -1,0 +1,83 @@
+"""Backbones as bricks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet
+
+from brickyard.core.brick import InputNames, Tags
+from brickyard.core.modules import BrickModule, BrickTrainable
+from brickyard.core.tags import Tag
+from brickyard.errors import BrickInputError
+from brickyard.parts.backbones import BackboneResnet, timm_features
+
+
+class BrickBackbone(BrickModule):
+    """A whole timm model, run once for its feature maps and its pooled vector.
+
+    Args:
+        model: A timm model without classifier, as `timm_backbone` makes it. It stays timm's own, so the brick's
+            weights load into the plain timm model and back.
+        input_names: One name: the normalised image, (B, C, H, W).
+        output_names: Two names: the feature maps, a tuple of (B, C_i, H / s_i, W / s_i); the embedding, (B, E).
+        tags: See `Brick`.
+        trainable: See `BrickModule`.
+        fixed_size: The only (H, W) that it is sure to take, None for any.
+        group: See `Brick`.
+
+    Raises:
+        BrickInputError: At the call, for images of another size than a backbone of fixed size takes.
+    """
+
+    style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#6D597A"}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_names: InputNames,
+        output_names: Sequence[str],
+        tags: Tags = Tag.MODEL,
+        trainable: bool = True,
+        fixed_size: Sequence[int] | None = None,
+        group: Tags | None = None,
+    ) -> None:
+        super().__init__(model, input_names, output_names, tags, trainable=trainable, group=group)
+        self.fixed_size = fixed_size
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self._names_and_tags(), "trainable": self.trainable, "fixed_size": self.fixed_size}
+
+    def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
+        return self._named(self._call(self._features, named_inputs))
+
+    def _features(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        try:
+            return timm_features(self.model, image)
+        except (AssertionError, RuntimeError) as error:
+            if (
+                isinstance(error, torch.OutOfMemoryError)
+                or self.fixed_size is None
+                or tuple(image.shape[-2:]) == tuple(self.fixed_size)
+            ):
+                raise
+            expected = f"images of {self.fixed_size[0]}x{self.fixed_size[1]} pixels (H x W), which the backbone fixes"
+            mend = "Resize them, or create the model with img_size=, or dynamic_img_size=True where timm has it."
+            raise BrickInputError(
+                f"brick '{self.path}'", expected, f"{image.shape[-2]}x{image.shape[-1]}", mend
+            ) from error
+
+
+def resnet_to_brick(resnet: ResNet, input_name: str, output_name: str) -> BrickTrainable:
+    """A torchvision resnet without its classifier as a brick.
+
+    Args:
+        resnet: It stays as it is; the brick shares its layers.
+        input_name: The normalised image, (B, 3, H, W).
+        output_name: The last feature map, (B, n_backbone_features, H / 32, W / 32).
+    """
+    return BrickTrainable(BackboneResnet(resnet), input_names=[input_name], output_names=[output_name])

@@ -1,0 +1,199 @@
+"""Plan, then run: which bricks run for a call, in which order, and when each value can go.
+
+A plan is made once for each selection and then only walked. Drawing, export and prediction read the same plans.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple, Protocol, final
+
+from brickyard.core.names import ALL, Reference
+from brickyard.core.tags import KNOWN_TAGS
+from brickyard.errors import BrickGraphError, UnknownNameError, nearest
+
+
+class Wired(Protocol):
+    """What a plan needs to know of a brick."""
+
+    reads: tuple[Reference, ...]
+    writes: tuple[str, ...]
+    tags: frozenset[str]
+
+
+@final
+class Step(NamedTuple):
+    """Run the brick at `path`, then drop the values that nobody reads any more."""
+
+    path: str
+    drops: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """The steps of one selection, the inputs that it needs, and what it returns.
+
+    Attributes:
+        steps: In the order in which they run.
+        required: The names that the caller must give.
+        outputs: The names to return, None for every value.
+    """
+
+    steps: tuple[Step, ...]
+    required: tuple[str, ...]
+    outputs: tuple[str, ...] | None
+
+
+def make_plan(
+    bricks: Mapping[str, Wired],
+    tags: Collection[str] | None = None,
+    outputs: tuple[str, ...] | None = None,
+    given: Collection[str] | None = None,
+) -> Plan:
+    """Plan a call.
+
+    Args:
+        bricks: The bricks by path, in declared order. They run in that order where it is valid, and otherwise in the
+            topological order that is nearest to it.
+        tags: Run only bricks with one of these tags, None for all.
+        outputs: Run only what these values need and keep only them, None for all.
+        given: Where not None, leave out bricks that read a value which is neither given nor made.
+
+    Raises:
+        UnknownNameError: A tag that is neither one of `Tag`'s nor carried by a brick.
+        BrickGraphError: Two producers of one name, a cycle, an output that nobody makes, or nothing to run.
+    """
+    makers = owners({path: brick.writes for path, brick in bricks.items()}, "write")
+    chosen = _with_tags(bricks, tags)
+    ordered = [path for path in _order(bricks, makers) if path in chosen]
+    if given is not None:
+        ordered = _with_inputs(bricks, ordered, given)
+    if outputs is not None:
+        ordered = _needed_for(bricks, ordered, outputs, makers, may_lack=given is not None)
+    if bricks and not ordered:
+        asked = f"tags {sorted(tags)}" if tags is not None else "the given inputs"
+        asked = asked if outputs is None else f"outputs {list(outputs)}"
+        raise BrickGraphError(f"No brick runs with {asked}. The bricks: {_with_their_tags(bricks)}.")
+    made = {name for path in ordered for name in bricks[path].writes}
+    required = {
+        read.name for path in ordered for read in bricks[path].reads if not (read.optional or read.name in made | {ALL})
+    }
+    return Plan(_steps(bricks, ordered, outputs), tuple(sorted(required)), outputs)
+
+
+def owners(names: Mapping[str, Iterable[str]], verb: str) -> dict[str, str]:
+    """The path of the brick that each name belongs to.
+
+    Args:
+        names: The names of each brick, by its path.
+        verb: What the bricks do with them, for the error.
+
+    Raises:
+        BrickGraphError: Two bricks have one name.
+    """
+    found: dict[str, str] = {}
+    for path, owned in names.items():
+        for name in owned:
+            if name in found:
+                who = f"Bricks '{found[name]}' and '{path}' both {verb}"
+                if found[name] == path:
+                    who = f"Brick '{path}' would twice {verb}"
+                raise BrickGraphError(
+                    f"{who} '{name}'. Rename one of the two, or put it in a "
+                    f"nested dictionary: there './{name}' is relative to its place."
+                )
+            found[name] = path
+    return found
+
+
+def _order(bricks: Mapping[str, Wired], makers: Mapping[str, str]) -> list[str]:
+    """The topological order that is nearest to the declared one."""
+    rank = {path: index for index, path in enumerate(bricks)}
+    paths = list(bricks)
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for path, brick in bricks.items():
+        sorter.add(path, *(makers[read.name] for read in brick.reads if read.name in makers))
+        if any(read.name == ALL for read in brick.reads):
+            sorter.add(path, *paths[: rank[path]])
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise BrickGraphError(f"These bricks wait for each other: {' -> '.join(error.args[1])}.") from None
+    ordered: list[str] = []
+    ready = [(rank[path], path) for path in sorter.get_ready()]
+    heapq.heapify(ready)
+    while ready:
+        _, path = heapq.heappop(ready)
+        ordered.append(path)
+        sorter.done(path)
+        for follower in sorter.get_ready():
+            heapq.heappush(ready, (rank[follower], follower))
+    return ordered
+
+
+def _with_tags(bricks: Mapping[str, Wired], tags: Collection[str] | None) -> set[str]:
+    if tags is None:
+        return set(bricks)
+    known = KNOWN_TAGS.union(*(brick.tags for brick in bricks.values()))
+    for tag in sorted(tags):
+        if tag not in known:
+            raise UnknownNameError("tag", tag, known)
+    return {path for path, brick in bricks.items() if not brick.tags.isdisjoint(tags)}
+
+
+def _with_inputs(bricks: Mapping[str, Wired], ordered: Iterable[str], given: Collection[str]) -> list[str]:
+    """Those that can run on what is given, and on what those before them make."""
+    there = {*given, ALL}
+    kept = []
+    for path in ordered:
+        reads = bricks[path].reads
+        absent = [read for read in reads if read.name not in there]
+        # A brick that reads only optional values, a sum of losses, has nothing to run on without any of them.
+        if all(read.optional for read in absent) and (not reads or len(absent) < len(reads)):
+            kept.append(path)
+            there.update(bricks[path].writes)
+    return kept
+
+
+def _needed_for(
+    bricks: Mapping[str, Wired],
+    ordered: list[str],
+    outputs: tuple[str, ...],
+    makers: Mapping[str, str],
+    may_lack: bool,
+) -> list[str]:
+    """Those that the outputs depend on."""
+    for name in outputs:
+        if name not in makers:
+            raise BrickGraphError(f"No brick makes the output '{name}'. {nearest(name, makers)}")
+        if makers[name] not in ordered and not may_lack:
+            raise BrickGraphError(f"The output '{name}' is made by brick '{makers[name]}', which these tags leave out.")
+    wanted = set(outputs)
+    needed = []
+    for path in reversed(ordered):
+        if not wanted.isdisjoint(bricks[path].writes) or ALL in wanted:
+            needed.append(path)
+            wanted.update(read.name for read in bricks[path].reads)
+    return needed[::-1]
+
+
+def _steps(bricks: Mapping[str, Wired], ordered: list[str], outputs: tuple[str, ...] | None) -> tuple[Step, ...]:
+    """Each brick with the values that go after it: nobody reads them later and nobody asked for them."""
+    if outputs is None:
+        return tuple(Step(path, ()) for path in ordered)
+    keep = set(outputs)
+    steps = []
+    for path in reversed(ordered):
+        reads = [read.name for read in bricks[path].reads]
+        touched = dict.fromkeys([*reads, *bricks[path].writes])
+        steps.append(Step(path, () if ALL in keep else tuple(name for name in touched if name not in keep | {ALL})))
+        keep.update(reads)
+    return tuple(steps[::-1])
+
+
+def _with_their_tags(bricks: Mapping[str, Wired]) -> str:
+    return ", ".join(f"'{path}' {sorted(brick.tags)}" for path, brick in bricks.items())

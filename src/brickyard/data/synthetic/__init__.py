@@ -1,0 +1,1 @@
+"""Digit scenes, made on the fly."""

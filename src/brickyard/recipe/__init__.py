@@ -1,0 +1,1 @@
+"""From a model name to a description, and from that to bricks."""

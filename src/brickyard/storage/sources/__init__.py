@@ -1,0 +1,1 @@
+"""Where stored models are read from: folders, the zoo, the Hub, locks."""

@@ -1,0 +1,125 @@
+"""A folder or repo that timm wrote, `config.json` and `model.safetensors`, read as if it were of bricks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from brickyard.collection import BrickCollection
+from brickyard.errors import BrickNotFoundError, UnsafeBrickError
+from brickyard.parts.backbones import BackboneSpec
+from brickyard.recipe.build import build
+from brickyard.recipe.names import HeadRecipe, Recipe
+from brickyard.storage.config import describe, of_few_modules, well_formed
+from brickyard.storage.fit import BACKBONE, Backbone
+from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_bounded, dump
+from brickyard.storage.sources.files import Files, aligned_weights
+from brickyard.storage.weights import weights_sha256
+
+CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_HEAD = "cls/head"
+
+
+@final
+class TimmFiles(Files):
+    """timm's classifier as the bricks of `<architecture>_cls`.
+
+    Args:
+        files: With a `config.json` of timm's.
+    """
+
+    def __init__(self, files: Files) -> None:
+        super().__init__(files.access)
+        self._files = files
+        where = f"{files.where}/{CONFIG}"
+        with well_formed(where):
+            config = json.loads(files.peek(CONFIG))
+            if not isinstance(config, dict) or "architecture" not in config:
+                raise UnsafeBrickError(f"{where} is not timm's: expected an architecture in it.")
+            check_bounded(config, where)
+            self._trained = dict(config.get("pretrained_cfg") or {})
+            with of_few_modules(where):
+                self._model = _on_meta(config, self._trained)
+            named = self._trained.get("classifier") or "fc"
+            self._classifiers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
+
+    @property
+    def where(self) -> str:
+        return self._files.where
+
+    def peek(self, name: str) -> bytes:
+        if name == MANIFEST:
+            configs = {path: self.peek(f"{path}.json") for path in self._model.bricks()}
+            entries = {path: Entry(path, hashlib.sha256(text).hexdigest()) for path, text in configs.items()}
+            return dump(Manifest(None, entries).to_json()).encode()
+        brick = self._model.bricks().get(name.removesuffix(".json"))
+        if brick is None:
+            raise BrickNotFoundError(f"No brick '{name.removesuffix('.json')}' in {self.where}, which timm wrote.")
+        config = describe(brick)
+        if brick.path == _HEAD:
+            config |= Backbone(self._model[BACKBONE].metadata["provides"], None).as_needs()
+        if brick.path in (BACKBONE, _HEAD):
+            config["weights"] = {"sha256": None, "size": None}
+            config |= {"licence": self._trained["license"]} if "license" in self._trained else {}
+        return dump(config).encode()
+
+    def file(self, name: str) -> Path:
+        return self._files.file(name)
+
+    def fetch(self, names: Sequence[str]) -> None:
+        self._files.fetch([CONFIG])
+
+    def uri(self, path: str) -> str | None:
+        return self._files.uri(path)
+
+    def completed(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        if path not in (BACKBONE, _HEAD):
+            return config
+        filled = {**config, "weights": self._facts(path)}
+        if path == _HEAD:
+            provides = self._model[BACKBONE].metadata["provides"]
+            filled |= Backbone(provides, self._facts(BACKBONE)["sha256"]).as_needs()
+        return filled
+
+    def tensors(self, path: str, sha256: str, size: int) -> dict[str, Tensor]:
+        if path == _HEAD:
+            first = self._classifiers[0]
+            return {key.removeprefix(first): each for key, each in self._tensors.items() if key.startswith(first)}
+        return {key: each for key, each in self._tensors.items() if not key.startswith(self._classifiers)}
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return aligned_weights(self._files.file(_WEIGHTS))
+
+    def _facts(self, path: str) -> dict[str, Any]:
+        """The identity that the weights have as a brick's."""
+        tensors = self.tensors(path, "", 0)
+        held = nn.Module()
+        held.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
+        return {"sha256": weights_sha256(held), "size": sum(tensor.nbytes for tensor in tensors.values())}
+
+
+def _on_meta(config: Mapping[str, Any], trained: Mapping[str, Any]) -> BrickCollection:
+    """The model without memory for weights, with the images that the weights were trained on."""
+    labels = config.get("label_names") or trained.get("label_names")
+    number = config.get("num_classes", trained.get("num_classes", 0))
+    heads = (HeadRecipe("cls", "cls", None, number, tuple(labels) if labels else None),) if number else ()
+    options = dict(config.get("model_args") or {})
+    options.pop("num_classes", None)  # the classifier is a brick of its own
+    recipe = Recipe(config["architecture"], heads, trained.get("tag"), options.pop("in_chans", 3), options=options)
+    with torch.device("meta"):
+        model = build(recipe)
+    spec = BackboneSpec.from_json(model[BACKBONE].metadata["provides"])
+    known = {key: trained[key] for key in ("interpolation", "crop_pct", "crop_mode") if key in trained}
+    known |= {key: tuple(trained[key]) for key in ("mean", "std") if key in trained}
+    model[BACKBONE].metadata["provides"] = asdict(replace(spec, input=replace(spec.input, **known)))
+    return model

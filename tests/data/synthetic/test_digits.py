@@ -1,0 +1,234 @@
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision.ops import masks_to_boxes
+
+import brickyard.data.synthetic.digits
+from brickyard.data.synthetic.backgrounds import photos_of
+from brickyard.data.synthetic.digits import DigitScenes
+from brickyard.data.synthetic.glyphs import digits_of
+from brickyard.errors import BrickInputError, MissingExtraError, UnknownNameError
+
+SPLITS = ("train", "val", "test")
+
+
+def boxes_around(masks):
+    """(M, H, W) -> (M, 4), with the end of the last pixel as the right and lower side."""
+    return masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_same(value, other[name])
+        else:
+            assert torch.equal(value, other[name])
+
+
+def stripped(sample):
+    """A sample that a loader made one batch of, without the batch."""
+    return {name: stripped(value) if isinstance(value, dict) else value[0] for name, value in sample.items()}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return DigitScenes("train", 60)
+
+
+def test_a_scene_has_a_picture_and_labels_of_three_tasks(scenes):
+    for scene in scenes:
+        assert list(scene) == ["image", "targets/cls", "targets/seg", "targets/det"]
+        assert scene["image"].shape == (3, 96, 96)
+        assert scene["image"].dtype == torch.uint8
+        assert scene["image"].is_contiguous()
+        assert scene["targets/cls"].shape == (10,)
+        assert scene["targets/cls"].dtype == torch.int64
+        assert scene["targets/seg"].shape == (96, 96)
+        assert scene["targets/seg"].dtype == torch.int64
+        boxes, labels = scene["targets/det"]["boxes"], scene["targets/det"]["labels"]
+        assert boxes.dtype == torch.float32
+        assert labels.dtype == torch.int64
+        assert boxes.shape == (len(labels), 4)
+        assert 1 <= len(labels) <= 5
+        assert boxes.min() >= 0
+        assert boxes.max() <= 96
+
+
+def test_the_three_tasks_agree(scenes):
+    for scene in scenes:
+        there = set(scene["targets/det"]["labels"].tolist())
+        assert set(scene["targets/cls"].nonzero().flatten().tolist()) == there
+        assert set(scene["targets/cls"].tolist()) <= {0, 1}
+        assert set(scene["targets/seg"].unique().tolist()) == {0, *(digit + 1 for digit in there)}
+
+
+def test_labels_name_the_classes():
+    digits = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert DigitScenes.labels == {"cls": digits, "seg": ("background", *digits), "det": digits}
+
+
+def test_boxes_are_tight_around_the_mask_of_a_digit(scenes):
+    checked = 0
+    for scene in scenes:
+        labels = scene["targets/det"]["labels"]
+        alone = (labels[:, None] == labels).sum(dim=1) == 1
+        masks = scene["targets/seg"] == labels[alone, None, None] + 1
+        if len(masks):
+            assert torch.equal(scene["targets/det"]["boxes"][alone], boxes_around(masks))
+        checked += len(masks)
+    assert checked > 100
+
+
+def test_a_box_is_around_what_later_digits_leave_and_they_leave_most():
+    """A scene of n digits is one of n - 1 with a digit more, so the masks show each digit before it was covered."""
+    by_count = [DigitScenes("train", 40, digits=(count, count)) for count in range(6)]
+    covered = 0
+    for index in range(40):
+        steps = [dataset[index] for dataset in by_count]
+        labels = steps[-1]["targets/det"]["labels"]
+        if len(labels.unique()) < 5:
+            continue  # of two equal digits, the masks do not tell which is on top; of four, one found no room
+        new = [one["targets/seg"] != other["targets/seg"] for one, other in pairwise(steps)]
+        for number, mask in enumerate(new):
+            left = mask & ~torch.stack([*new[number + 1 :], torch.zeros_like(mask)]).any(dim=0)
+            assert left.sum() >= 0.8 * mask.sum()
+            assert torch.equal(steps[-1]["targets/det"]["boxes"][number], boxes_around(left[None])[0])
+            covered += int((left != mask).any())
+    assert covered > 5
+
+
+def test_digits_are_of_a_readable_size_and_differ_from_what_is_behind():
+    heights = []
+    empty, single = DigitScenes("test", 100, digits=(0, 0)), DigitScenes("test", 100, digits=(1, 1))
+    for behind, scene in zip(empty, single, strict=True):
+        mask = scene["targets/seg"] > 0
+        luma = torch.tensor([0.299, 0.587, 0.114])
+        change = torch.einsum("chw,c->hw", scene["image"].float() - behind["image"].float(), luma)[mask]
+        assert change.mean().abs() > 25
+        (box,) = scene["targets/det"]["boxes"]
+        heights.append((box[3] - box[1]).item())
+        outside = torch.nn.functional.max_pool2d(mask[None].float(), 13, 1, 6)[0] == 0
+        assert torch.equal(scene["image"][:, outside], behind["image"][:, outside])
+    assert min(heights) >= 11
+    assert max(heights) <= 72
+    assert max(heights) > 40
+
+
+def test_a_scene_may_be_empty():
+    scenes = DigitScenes("train", 30, digits=(0, 1))
+    counts = [len(scene["targets/det"]["labels"]) for scene in scenes]
+    assert set(counts) == {0, 1}
+    scene = scenes[counts.index(0)]
+    assert scene["targets/det"]["boxes"].shape == (0, 4)
+    assert scene["targets/det"]["boxes"].dtype == torch.float32
+    assert scene["targets/det"]["labels"].dtype == torch.int64
+    assert scene["targets/cls"].sum() == 0
+    assert scene["targets/seg"].sum() == 0
+
+
+@pytest.mark.parametrize("size", [48, 131])
+def test_pictures_have_the_size_that_is_asked_for(size):
+    for scene in DigitScenes("val", 5, image_size=size):
+        assert scene["image"].shape == (3, size, size)
+        assert scene["targets/seg"].shape == (size, size)
+        assert scene["targets/det"]["boxes"].max() <= size
+
+
+def test_every_digit_and_every_number_of_them_comes_about_equally_often():
+    scenes = list(DigitScenes("test", 300))
+    labels = torch.cat([scene["targets/det"]["labels"] for scene in scenes])
+    assert torch.bincount(labels, minlength=10).min() > 0.06 * len(labels)
+    counts = torch.bincount(torch.tensor([len(scene["targets/det"]["labels"]) for scene in scenes]), minlength=6)
+    assert counts[0] == 0
+    assert counts[1:].min() > 0.12 * len(scenes)
+
+
+def test_a_scene_depends_on_seed_split_and_index_only():
+    forward = [DigitScenes("val", 20)[index] for index in range(20)]
+    dataset = DigitScenes("val", 500)
+    for index in reversed(range(20)):
+        assert_same(dataset[index], forward[index])
+    others = [DigitScenes("val", 20, seed=1)[3], DigitScenes("test", 20)[3], forward[4]]
+    assert not any(torch.equal(forward[3]["image"], other["image"]) for other in others)
+
+
+def test_processes_of_a_loader_make_the_same_scenes_in_any_order():
+    dataset = DigitScenes("train", 12)
+    order = [11, 3, 0, 7, 8]
+    loader = DataLoader(dataset, batch_size=1, sampler=order, num_workers=2, multiprocessing_context="spawn")
+    for index, sample in zip(order, loader, strict=True):
+        assert_same(stripped(sample), dataset[index])
+
+
+def test_no_digit_is_in_two_splits():
+    images = {split: {image.tobytes() for image in digits_of(split)[0]} for split in SPLITS}
+    assert not images["train"] & images["val"]
+    assert not images["train"] & images["test"]
+    assert not images["val"] & images["test"]
+    assert sum(len(digits_of(split)[0]) for split in SPLITS) == 1797  # all that there are
+    for split in SPLITS:
+        assert np.bincount(digits_of(split)[1]).min() > 0.08 * len(digits_of(split)[1])
+
+
+def test_no_photo_nor_one_like_it_is_in_two_splits():
+    small = {
+        split: np.array([np.asarray(photo.convert("L").resize((24, 24)), float).ravel() for photo in photos_of(split)])
+        for split in SPLITS
+    }
+    for one, other in [("train", "val"), ("train", "test"), ("val", "test")]:
+        count = len(small[one])
+        alike = np.corrcoef(np.concatenate([small[one], small[other]]))[:count, count:]
+        assert alike.max() < 0.9
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_reads_its_own_digits_and_photos(split, monkeypatch):
+    asked = []
+    for name, read in [("photos_of", photos_of), ("digits_of", digits_of)]:
+        monkeypatch.setattr(brickyard.data.digits, name, lambda split, read=read: asked.append(split) or read(split))
+    DigitScenes(split, 1)[0]
+    assert asked == [split, split]
+
+
+def test_the_length_bounds_the_index():
+    scenes = DigitScenes("test", 3)
+    assert len(scenes) == 3
+    assert len(list(scenes)) == 3
+    assert_same(scenes[-1], scenes[2])
+    assert_same(scenes[torch.tensor(1)], scenes[1])
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"{index} of 3"):
+            scenes[index]
+    assert list(DigitScenes("test", 0)) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"length": -1}, "length"),
+        ({"image_size": 47}, "image_size"),
+        ({"seed": -1}, "seed"),
+        ({"digits": (3, 2)}, "digits"),
+        ({"digits": (-1, 2)}, "digits"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(arguments, named):
+    with pytest.raises(BrickInputError, match=f"DigitScenes, {named}: expected .*, found"):
+        DigitScenes(**{"split": "train", "length": 1, **arguments})
+
+
+def test_an_unknown_split_is_refused_with_the_ones_there_are():
+    with pytest.raises(UnknownNameError, match=r"'validation'.*'val'"):
+        DigitScenes("validation", 1)
+
+
+@pytest.mark.parametrize("module", ["skimage", "sklearn.datasets"])
+def test_without_the_libraries_the_extra_is_named(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"brickyard\[train\]"):
+        DigitScenes("train", 1)

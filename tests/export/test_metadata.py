@@ -1,0 +1,49 @@
+"""What a file says of itself may have been written by anybody."""
+
+import json
+import re
+
+import pytest
+
+from brickyard import BrickMismatchError, create_model
+from brickyard.export.metadata import Facts, facts_of
+from brickyard.recipe.build import images_of
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    model = create_model("test_resnet_cls", num_classes=2)
+    return facts_of(model, images_of(model)).to_text()
+
+
+def test_what_is_written_is_read_again(texts):
+    facts = Facts.from_text(texts, "model.onnx")
+    assert facts.to_text() == texts
+    assert (facts.image.size, list(facts.heads)) == ((160, 160), ["cls"])
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("image", {"size": [100_000, 100_000]}),
+        ("image", {"size": [0, 0]}),
+        ("image", {"size": "a"}),
+        ("image", {"channels": 1.5}),
+        ("image", {"crop_pct": -1}),
+        ("image", {"crop_mode": "zz"}),
+        ("image", {"interpolation": "zz"}),
+        ("heads", {"cls": "x"}),
+        ("heads", {"cls": {}}),
+        ("heads", {"cls": {"task": ["cls"], "variant": "linear", "labels": ["a"]}}),
+        ("heads", {"cls": {"task": "cls", "variant": "linear", "labels": 5}}),
+        ("heads", {"cls": {"task": "cls", "variant": "linear", "labels": [["a"]]}}),
+        ("heads", None),
+        ("beside", []),
+        ("bricks", 5),
+    ],
+)
+def test_nonsense_is_refused_with_the_name_of_the_file(texts, key, change):
+    before = json.loads(texts[f"brickyard.{key}"])
+    changed = {**before, **change} if isinstance(change, dict) else change
+    with pytest.raises(BrickMismatchError, match=re.escape("model.onnx")):
+        Facts.from_text({**texts, f"brickyard.{key}": json.dumps(changed)}, "model.onnx")
