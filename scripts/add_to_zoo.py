@@ -1,6 +1,6 @@
 """Take a trained model into zoo/: half precision, measured on the test split, with the commands that made it.
 
-    python scripts/add_to_zoo.py runs/digits --name tf_efficientnet_lite0_cls_seg_det.digits_v1 --refer backbone
+    python scripts/add_to_zoo.py runs/digits --name tf_efficientnet_lite0_seg-unet.digits_v1 --refer backbone
 
 What is measured is what is stored: the figures in each head's JSON are those that `brickyard eval` gives. Then run
 `scripts/make_cards.py`.
@@ -15,15 +15,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from brickyard import Brick, BrickCollection, Course, evaluate, open_data
-from brickyard.core.names import place_of
+from brickyard import Brick, BrickCollection, TrainingConfig, evaluate, open_data
+from brickyard.core.names import prefix_of
 from brickyard.training.fit import SETTINGS
 
 ZOO = Path(__file__).parents[1] / "zoo"
 LICENCE = "apache-2.0"
 _TOLD = ("ExactMatch", "F1", "MeanAveragePrecision", "MeanIoU", "PixelAccuracy", "map", "map_50", "map_75", "map_small")
 _LISTS = {"bricks": "brick", "freeze": "freeze"}
-_DEFAULTS = {"image_size": None, "flip": True, **{option.name: option.default for option in fields(Course)}}
+_DEFAULTS = {"image_size": None, "flip": True, **{option.name: option.default for option in fields(TrainingConfig)}}
 
 
 def command_of(settings: dict[str, Any]) -> str:
@@ -56,7 +56,7 @@ def add(run: Path, name: str, refer: list[str]) -> None:
     data = open_data(settings["data"], "test", image_size=settings["image_size"])
     figures = {metric: round(value, 4) for metric, value in evaluate(stored, data, progress=True).items()}
     for path in trained:
-        metadata, place = stored[path].metadata, f"{place_of(path)}/"
+        metadata, place = stored[path].metadata, f"{prefix_of(path)}/"
         metadata |= {"licence": LICENCE, "source": command_of(settings)}
         if "task" in metadata:
             metadata["image_size"] = list(data[0]["image"].shape[-2:])

@@ -39,7 +39,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import brickyard
-from brickyard.data.images import read_picture
+from brickyard.data.images import read_image
 from brickyard.inference.jobs import predict_rows
 
 SAMPLES = Path(brickyard.__file__).parent / "samples"
@@ -220,9 +220,9 @@ def throughput(folder: Path, name: str, size: tuple[int, int], options: argparse
     numbers = iter(range(1_000_000))
 
     def ours() -> None:
-        places, out = [str(folder / "compared")], folder / f"rows{next(numbers)}"
+        prefixes, out = [str(folder / "compared")], folder / f"rows{next(numbers)}"
         settings = {"batch_size": BATCH, "workers": options.workers, "device": options.device}
-        predict_rows(f"local-dir:{folder / 'model'}", places, out, kind="jsonl", **settings)
+        predict_rows(f"local-dir:{folder / 'model'}", prefixes, out, kind="jsonl", **settings)
 
     def theirs(cores: int) -> None:
         torch.set_num_threads(cores)
@@ -233,7 +233,7 @@ def throughput(folder: Path, name: str, size: tuple[int, int], options: argparse
         "a hand-written DataLoader loop": partial(theirs, torch.get_num_threads()),
         "the same loop, its model on one core": partial(theirs, 1),
         "reading and resizing alone, the same workers": lambda: [None for _ in loader],
-        "decoding alone, one core": lambda: [read_picture(file) and None for file in files],
+        "decoding alone, one core": lambda: [read_image(file) and None for file in files],
     }
     seconds, of_cores = alternately(sides, options.rounds)
     mine = seconds["predict_rows"]

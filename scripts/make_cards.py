@@ -15,12 +15,12 @@ from card_pictures import draw_samples
 from tqdm import tqdm
 
 from brickyard import model_info
-from brickyard.core.names import place_of
+from brickyard.core.names import prefix_of
 from brickyard.storage.card import CARD, render_card
 from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import MANIFEST, Manifest
 from brickyard.storage.read import read_bricks
-from brickyard.storage.sources.files import ANYBODY, FolderFiles
+from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
@@ -47,7 +47,7 @@ def sections(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> 
         adding = f"python scripts/add_to_zoo.py runs/digits --name {name}{refer}"
         yield "## How it was made\n\n```bash\n" + "\n".join([*commands, adding]) + "\n```"
     if rows := [
-        [f"`{place_of(path)}`", metric, f"{value:.4f}"]
+        [f"`{prefix_of(path)}`", metric, f"{value:.4f}"]
         for path, info in bricks.items()
         for metric, value in info.config.get("metrics", {}).items()
     ]:
@@ -65,7 +65,7 @@ def sections(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> 
 
 def cards(folder: Path) -> tuple[str, str]:
     """The card that lies with the model, and the one with pictures and all that was measured."""
-    manifest, bricks = read_bricks(FolderFiles(folder, ANYBODY, folder.name))
+    manifest, bricks = read_bricks(FolderFiles(folder, DEFAULT_ACCESS, folder.name))
     card = render_card(folder.name, manifest, bricks, source=folder.name)
     return card, "\n\n".join([card.rstrip(), *sections(folder.name, manifest, bricks)]) + "\n"
 

@@ -27,8 +27,11 @@ from brickyard import BrickCollection, Stage, create_model, evaluate, model_info
 from brickyard.tasks.registry import get_task
 
 MEASURED = Path(__file__).parents[1] / "model_cards" / "measured.json"
-SHARED, OTHER_HEAD = "tf_efficientnet_lite0_cls_seg_det.digits_v1", "tf_efficientnet_lite0_seg.digits_v1"
-WHOLE = "test_resnet_cls_seg_det.digits_v1"
+SHARED, OTHER_HEAD = (
+    "tf_efficientnet_lite0_cls-multilabel_seg-tower_det.digits_v1",
+    "tf_efficientnet_lite0_seg-unet.digits_v1",
+)
+WHOLE = "test_resnet_cls-multilabel_seg-tower_det.digits_v1"
 MAIN_METRIC = {"cls": "F1", "seg": "MeanIoU", "det": "map_50"}
 
 

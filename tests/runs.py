@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from brickyard import BrickCollection, BrickLoss, create_model, create_part
-from brickyard.training.config import Course, Machines
+from brickyard.training.config import TrainerConfig, TrainingConfig
 from brickyard.training.fit import fit
 
 SIDE = 64
@@ -94,14 +94,14 @@ def train_in_parts(out: Path, devices: int, strategy: str) -> None:
     model = without_batch_statistics(small_model("test_resnet_cls_seg-lraspp_det-retinanet"))
     brick = model["seg/loss"]  # by default it has a part that is no mean over pixels
     model["seg/loss"] = BrickLoss(create_part("segmentation_loss"), brick.input_names, brick.output_names)
-    course = Course(steps=6, batch_size=4 // devices, every=3, lr=1e-4)
-    machines = Machines(accelerator="cpu", devices=devices, strategy=strategy)
+    course = TrainingConfig(steps=6, batch_size=4 // devices, every=3, lr=1e-4)
+    machines = TrainerConfig(accelerator="cpu", devices=devices, strategy=strategy)
     fit(model, Rectangles(8, LACKING, noisy=True), Rectangles(5, LACKING_IN_VAL), out, course, machines)
 
 
 def train_until_killed(out: Path, kill_at: int | None, resume: bool) -> None:
     model = small_model(drop_path_rate=0.3)
-    course = Course(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
+    course = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
     fit(model, Rectangles(7, noisy=True, kill_at=kill_at), Rectangles(3), out, course, resume=resume)
 
 

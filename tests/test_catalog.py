@@ -4,7 +4,7 @@ from torch import nn
 
 from brickyard import UnknownNameError, create_model, model_info
 from brickyard.recipe.build import build
-from brickyard.storage.read import sketch
+from brickyard.storage.read import build_on_meta
 from tests.toys import SOURCE
 
 NAME = "tf_efficientnet_lite0_cls.in1k"
@@ -55,7 +55,7 @@ def test_no_weights_are_made_or_read(monkeypatch, tmp_path):
         file.write_bytes(b"")
     monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
     built = []
-    for made, original in {"brickyard.catalog.build": build, "brickyard.catalog.sketch": sketch}.items():
+    for made, original in {"brickyard.catalog.build": build, "brickyard.catalog.sketch": build_on_meta}.items():
         monkeypatch.setattr(made, lambda *args, original=original: built.append(original(*args)) or built[-1])
     info = model_info("test_resnet_cls.mine")
     assert (info.num_classes, info.labels) == ({"cls": 2}, {"cls": ["a", "b"]})
@@ -89,6 +89,6 @@ def test_an_unknown_name_shows_the_nearest(name, nearest):
 
 def test_a_zoo_model_is_called_what_create_model_calls_it():
     info = model_info("test_resnet_seg_cls_det")
-    assert info.name == "test_resnet_cls_seg_det.digits_v1"
+    assert info.name == "test_resnet_cls-multilabel_seg-tower_det.digits_v1"
     assert (info.tasks, info.spec.input.size) == ({"cls": "cls", "seg": "seg", "det": "det"}, (96, 96))
     assert info.metrics["det/map_50"] > 0.9

@@ -10,7 +10,7 @@ from brickyard.collection import (
     BrickCollection as BrickCollection,
 )
 from brickyard.storage.fit import BrickInfo as BrickInfo, fits as fits
-from brickyard.training.config import Course as Course, Machines as Machines
+from brickyard.training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
 from brickyard.data.readers import open_data as open_data
 from brickyard.training.evaluation import evaluate as evaluate
 from brickyard.training.fit import fit as fit

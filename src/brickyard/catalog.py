@@ -15,9 +15,9 @@ from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
 from brickyard.recipe.build import build, images_of, recipe_of
 from brickyard.recipe.names import parse_name
-from brickyard.storage.read import read_bricks, sketch
-from brickyard.storage.sources.files import ANYBODY, Files, FolderFiles
-from brickyard.storage.sources.uri import is_place, located, open_source
+from brickyard.storage.read import build_on_meta, read_bricks
+from brickyard.storage.sources.files import DEFAULT_ACCESS, Files, FolderFiles
+from brickyard.storage.sources.uri import is_source, locate, open_source
 from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders
 from brickyard.tasks.registry import TASKS, task_variants
 
@@ -69,7 +69,7 @@ def model_info(name: str) -> ModelInfo:
         with torch.device("meta"):
             model = build(parse_name(name, TimmNames(), task_variants()))
     else:
-        model = sketch(read_bricks(files)[1])
+        model = build_on_meta(read_bricks(files)[1])
     recipe = recipe_of(model)
     if recipe is None:
         raise BrickInputError(name, "a model with a timm backbone", "one without")
@@ -92,15 +92,15 @@ def model_info(name: str) -> ModelInfo:
             for head, facts in heads.items()
             for metric, value in facts.get("metrics", {}).items()
         },
-        weights=None if files is None else files.where,
+        weights=None if files is None else files.location,
         backbone_weights=timm_tags(recipe.backbone),
     )
 
 
 def _stored(name: str) -> tuple[Files | None, str | None]:
     """Where the model is stored, None if nowhere; and its full name, None if its place has none."""
-    place = located(name)
-    if is_place(place) or "/" in place:
+    place = locate(name)
+    if is_source(place) or "/" in place:
         files, _ = open_source(place)
         return files, None
     recipe = parse_name(name, TimmNames(), task_variants())
@@ -108,7 +108,7 @@ def _stored(name: str) -> tuple[Files | None, str | None]:
     if folder is None:
         check_tag(recipe)
         return None, recipe.name
-    return FolderFiles(folder, ANYBODY, folder.name), folder.name
+    return FolderFiles(folder, DEFAULT_ACCESS, folder.name), folder.name
 
 
 def list_models(

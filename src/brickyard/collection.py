@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
+import torch
 from torch import nn
 
 from brickyard.core.brick import Brick, Tags, as_tags
 from brickyard.core.compiling import constant_result, not_compiled
 from brickyard.core.graph import BrickGraph
 from brickyard.core.modules import BrickModule
-from brickyard.core.names import by_name, is_inside, join, place_of, places
-from brickyard.core.plan import Plan, make_plan, owners
+from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
+from brickyard.core.plan import Plan, Step, make_plan, owners
 from brickyard.errors import BrickError, MissingInputError, nearest
 from brickyard.pretrained import Pretrained
 from brickyard.storage.weights import load_bricks, save_bricks
@@ -44,7 +45,7 @@ class BrickCollection(Pretrained, nn.ModuleDict):
     def __init__(self, bricks: BrickTree) -> None:
         super().__init__()
         self._place = ""
-        self._adopt(BrickGraph({path: brick.placed(path) for path, brick in _flat(bricks)}))
+        self._adopt(BrickGraph({path: brick.at_path(path) for path, brick in _flat(bricks)}))
 
     @classmethod
     def of_new(cls, bricks: Mapping[str, Brick]) -> BrickCollection:
@@ -94,10 +95,16 @@ class BrickCollection(Pretrained, nn.ModuleDict):
             if name not in named_inputs:
                 raise self._missing(plan, named_inputs)
         bricks = self._graph.bricks
-        for path, drops in plan.steps:
-            values.update(bricks[path](values))
-            for name in drops:
-                values.pop(name, None)
+        if torch.compiler.is_compiling():  # Dynamo cannot break the graph, as at a metric, within a try block
+            for step in plan.steps:
+                _run(bricks, step, values)
+        else:
+            for step in plan.steps:
+                try:
+                    _run(bricks, step, values)
+                except Exception as error:
+                    error.add_note(_note(bricks[step.path], values))
+                    raise
         if plan.outputs is not None:
             return {name: values[name] for name in plan.outputs if name in values}
         if return_inputs:
@@ -219,7 +226,7 @@ class BrickCollection(Pretrained, nn.ModuleDict):
     def update(self, bricks: BrickTree) -> None:
         """Set several bricks at once: all of them, or none if one is refused. A replaced brick keeps its turn."""
         tree = {key: bricks[key] for key in bricks}
-        placed = {path: brick.placed(path) for path, brick in _flat(tree, self._place)}
+        at_path = {path: brick.at_path(path) for path, brick in _flat(tree, self._place)}
         tops = {join(self._place, key): None for key in tree}
         merged: dict[str, Brick] = {}
         for path, brick in self._graph.bricks.items():
@@ -227,8 +234,8 @@ class BrickCollection(Pretrained, nn.ModuleDict):
             if top is None:
                 merged[path] = brick
             else:
-                merged |= {path: brick for path, brick in placed.items() if is_inside(path, top)}
-        self._graph.replace({**merged, **placed})
+                merged |= {path: brick for path, brick in at_path.items() if is_inside(path, top)}
+        self._graph.replace({**merged, **at_path})
         self._sync()
 
     def pop(self, key: str) -> Any:
@@ -237,7 +244,7 @@ class BrickCollection(Pretrained, nn.ModuleDict):
         top = join(self._place, key)
         own = {path: brick for path, brick in self._graph.bricks.items() if is_inside(path, top)}
         self._graph.replace({path: brick for path, brick in self._graph.bricks.items() if path not in own})
-        parent = self[place_of(key)] if place_of(key) else self
+        parent = self[prefix_of(key)] if prefix_of(key) else self
         del parent._modules[key.rpartition("/")[2]]
         if isinstance(popped, BrickCollection):
             popped._adopt(BrickGraph(own))
@@ -251,7 +258,7 @@ class BrickCollection(Pretrained, nn.ModuleDict):
     def _keys(self) -> set[str]:
         """Every key that `self[key]` takes: the paths of bricks and of nested collections, from here."""
         paths = [path.removeprefix(join(self._place, "")) for path in self.bricks()]
-        return set(self._modules).union(paths, *(places(path) for path in paths))
+        return set(self._modules).union(paths, *(prefixes(path) for path in paths))
 
     def _adopt(self, graph: BrickGraph) -> None:
         """Make `graph` this collection's, and that of every collection nested in it."""
@@ -302,6 +309,27 @@ class BrickCollection(Pretrained, nn.ModuleDict):
                 if name in makers:
                     hints.append(f"'{name}' is made by brick '{makers[name]}', which these tags leave out.")
         return MissingInputError(missing, list(named_inputs), " ".join(hints))
+
+
+def _run(bricks: Mapping[str, Brick], step: Step, values: dict[str, Any]) -> None:
+    """Run one brick, add its outputs to `values`, and drop the values that no later brick reads."""
+    values.update(bricks[step.path](values))
+    for name in step.drops:
+        values.pop(name, None)
+
+
+def _note(brick: Brick, values: Mapping[str, Any]) -> str:
+    """Name the brick that raised an exception and the shapes of its inputs."""
+    inputs = ", ".join(f"{read.name} {_shape(values.get(read.name))}" for read in brick.reads)
+    return f"In brick '{brick.path}' ({brick.module_name}), inputs: {inputs or 'none'}."
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{tuple(value.shape)} {value.dtype}"
+    if isinstance(value, (list, tuple)) and len(value) <= 8:
+        return f"[{', '.join(map(_shape, value))}]"
+    return type(value).__name__
 
 
 def _flat(tree: BrickTree, place: str = "") -> Iterator[tuple[str, Brick]]:

@@ -17,11 +17,11 @@ from brickyard.recipe.build import build, recipe_of
 from brickyard.recipe.names import Recipe, parse_heads, parse_name
 from brickyard.storage.adapt import Changes, Labels, LossWeights, Numbers, adapted, changed, warn_fresh
 from brickyard.storage.fit import BACKBONE
-from brickyard.storage.read import load_pretrained, read_bricks, read_manifest, sketch
+from brickyard.storage.read import build_on_meta, load_pretrained, read_bricks, read_manifest
 from brickyard.storage.replace import swap
-from brickyard.storage.sources.files import ANYBODY, Files, FolderFiles
+from brickyard.storage.sources.files import DEFAULT_ACCESS, Files, FolderFiles
 from brickyard.storage.sources.hub import HubFiles
-from brickyard.storage.sources.uri import is_place, open_source
+from brickyard.storage.sources.uri import is_source, open_source
 from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders
 from brickyard.tasks.registry import task_variants
 
@@ -82,24 +82,24 @@ def create_model(
 def _created(
     name: str | None, backbone: str | None, tasks: Mapping[str, str] | None, pretrained: bool, changes: Changes
 ) -> BrickCollection:
-    if name is not None and is_place(name) and backbone is None and tasks is None:
+    if name is not None and is_source(name) and backbone is None and tasks is None:
         place, path = open_source(name)
         return adapted(load_pretrained(place, only=path or None), changes, name)
     recipe = _recipe(name, backbone, tasks)
     folder = None if name is None else find_in_zoo(recipe.stem, recipe.weights)
-    files = FolderFiles(folder, ANYBODY, folder.name) if folder else None
+    files = FolderFiles(folder, DEFAULT_ACCESS, folder.name) if folder else None
     if not pretrained:
         if files is None:
             check_tag(recipe)
         elif recipe.weights:
-            recipe = recipe_of(sketch(read_bricks(files)[1]), recipe.weights) or recipe
+            recipe = recipe_of(build_on_meta(read_bricks(files)[1]), recipe.weights) or recipe
         return build(changed(recipe, changes))
     wanted = changed(recipe, changes) if files is None else recipe
     stored = files or (None if name is None else _on_hub(recipe.name))
     if stored is None:
         check_tag(recipe)
         return _from_timm(wanted)
-    _log.info("'%s': weights from %s", recipe.name, stored.where)
+    _log.info("'%s': weights from %s", recipe.name, stored.location)
     return adapted(load_pretrained(stored), changes, recipe.name)
 
 
@@ -107,7 +107,7 @@ def _on_hub(name: str) -> Files | None:
     """The model of this name in our organisation of the Hub, None where there is none, or no network."""
     organisation = os.environ.get("BRICKYARD_HUB", "brickyard")
     try:
-        return read_manifest(HubFiles(f"{organisation}/{name}", None, ANYBODY))[1]
+        return read_manifest(HubFiles(f"{organisation}/{name}", None, DEFAULT_ACCESS))[1]
     except (RepositoryNotFoundError, RevisionResolutionError, BrickNotFoundError, LocalEntryNotFoundError):
         return None
 

@@ -71,18 +71,18 @@ class BrickInputError(BrickError, ValueError):
     """A value that a brick cannot take.
 
     Args:
-        where: The brick's path, the part's name or the file.
+        location: The brick's path, the part's name or the file.
         expected: What it takes.
         found: What it got.
-        mend: What to do about it.
+        hint: What to do about it.
     """
 
-    def __init__(self, where: str, expected: str, found: str, mend: str = "") -> None:
-        super().__init__(where, expected, found, mend)
+    def __init__(self, location: str, expected: str, found: str, hint: str = "") -> None:
+        super().__init__(location, expected, found, hint)
 
     def __str__(self) -> str:
-        where, expected, found, mend = self.args
-        return f"{where}: expected {expected}, found {found}. {mend}".strip()
+        location, expected, found, hint = self.args
+        return f"{location}: expected {expected}, found {found}. {hint}".strip()
 
 
 class BrickNotFoundError(BrickError, LookupError):

@@ -98,7 +98,7 @@ def test_dictionary_values_are_named_by_key_and_further_keys_are_left():
     ],
 )
 def test_a_wrong_number_of_outputs_names_the_brick_and_both_numbers(value, names, found):
-    brick = returning(value, names).placed("seg/head")
+    brick = returning(value, names).at_path("seg/head")
     with pytest.raises(BrickGraphError, match=rf"Brick 'seg/head' .*{found}.*expected {len(names)}"):
         brick({})
 
@@ -147,7 +147,7 @@ def test_a_brick_prints_its_names_and_sorted_tags_in_the_spelling_it_was_given()
 
 def test_a_placed_brick_has_names_of_its_own_and_shares_the_module():
     brick = BrickModule(nn.Linear(2, 2), ["../x"], ["./y"])
-    first, second = brick.placed("a/head"), brick.placed("b/head")
+    first, second = brick.at_path("a/head"), brick.at_path("b/head")
     assert (first.input_names, first.output_names) == (["x"], ["a/y"])
     assert (second.input_names, second.output_names) == (["x"], ["b/y"])
     assert (brick.path, brick.input_names, brick.output_names) == ("", ["../x"], ["./y"])
@@ -155,12 +155,12 @@ def test_a_placed_brick_has_names_of_its_own_and_shares_the_module():
 
 
 def test_a_placed_brick_is_resolved_anew_from_the_names_as_they_were_declared():
-    assert identity(["./x"], ["../y"]).placed("a/b/head").placed("c/head").output_names == ["y"]
+    assert identity(["./x"], ["../y"]).at_path("a/b/head").at_path("c/head").output_names == ["y"]
 
 
 def test_hooks_of_a_placed_brick_are_its_own():
     brick = plus(1.0, ["x"], ["y"])
-    first, second = brick.placed("first"), brick.placed("second")
+    first, second = brick.at_path("first"), brick.at_path("second")
     fired = []
     first.register_forward_hook(lambda *_: fired.append("first"))
     for each in (brick, first, second):

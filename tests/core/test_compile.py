@@ -159,13 +159,13 @@ def test_gradients_through_a_compiled_collection_are_those_without():
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, at a graph break
 def test_metrics_and_pictures_compile_with_graph_breaks():
     bricks = tiny_bricks()
-    bricks["picture"] = BrickPerImageVisualization(lambda image: float(image.sum()), ["raw"], ["picture"])
+    bricks["visualization"] = BrickPerImageVisualization(lambda image: float(image.sum()), ["raw"], ["visualization"])
     collection = BrickCollection(bricks).eval()
     expected = collection(tiny_inputs())
     summary = collection.summarize(reset=True)
     compiled = torch.compile(collection, backend="eager")
     outputs = compiled(tiny_inputs())
-    assert outputs.pop("picture") == expected.pop("picture")
+    assert outputs.pop("visualization") == expected.pop("visualization")
     assert_same(outputs, expected)
     for name, value in compiled.summarize(reset=True).items():
         torch.testing.assert_close(value, summary[name])

@@ -101,8 +101,8 @@ def test_a_loss_output_name_that_is_no_output_is_refused():
 
 def test_relative_loss_names_follow_the_place():
     loss = BrickLoss(nn.Identity(), ["x"], ["./a", "./b"], loss_output_names=["./b"])
-    assert loss.placed("head0/loss").loss_names == ["head0/b"]
-    assert loss.placed("head1/loss").loss_names == ["head1/b"]
+    assert loss.at_path("head0/loss").loss_names == ["head0/b"]
+    assert loss.at_path("head1/loss").loss_names == ["head1/b"]
 
 
 def test_bricks_that_are_no_losses_have_none():
@@ -157,9 +157,9 @@ def test_a_hook_that_was_on_the_brick_before_comes_along():
     ids=lambda brick: type(brick).__name__,
 )
 def test_settings_and_what_is_wrapped_make_the_same_brick_again(brick):
-    placed = copy.deepcopy(brick).placed("head/brick")
-    again = type(brick)(placed.wrapped, **placed.settings)
-    assert again.settings == brick.settings == placed.settings
+    at_path = copy.deepcopy(brick).at_path("head/brick")
+    again = type(brick)(at_path.wrapped, **at_path.settings)
+    assert again.settings == brick.settings == at_path.settings
     assert repr(again) == repr(brick)
-    assert repr(again.placed("head/brick")) == repr(placed)
-    assert again.placed("head/brick").loss_names == placed.loss_names
+    assert repr(again.at_path("head/brick")) == repr(at_path)
+    assert again.at_path("head/brick").loss_names == at_path.loss_names

@@ -1,7 +1,7 @@
 import pytest
 
 from brickyard import BrickError, BrickGraphError, BrickInputError
-from brickyard.core.names import Reference, check_brick_names, join, parse_reference, place_of, resolve
+from brickyard.core.names import Reference, check_brick_names, join, parse_reference, prefix_of, resolve
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_a_name_that_leaves_the_collection_or_ends_in_a_place_is_refused_with_th
 def test_join_and_place_of_are_inverse():
     assert join("", "head") == "head"
     assert join("a/b", "head") == "a/b/head"
-    assert place_of("a/b/head") == "a/b"
-    assert place_of("head") == ""
+    assert prefix_of("a/b/head") == "a/b"
+    assert prefix_of("head") == ""
 
 
 @pytest.mark.parametrize(

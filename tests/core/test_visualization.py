@@ -45,11 +45,11 @@ def test_arrays_are_unpacked_and_other_values_go_in_as_they_are():
     values = {"scores": np.arange(6).reshape(2, 3), "names": {0: "cat"}, "title": "text"}
     seen = []
     brick = BrickPerImageVisualization(
-        lambda scores, names, title, absent: seen.append((scores.tolist(), names, title, absent)) or "picture",
+        lambda scores, names, title, absent: seen.append((scores.tolist(), names, title, absent)) or "visualization",
         ["scores", "names", "title", "mask?"],
         ["drawn"],
     )
-    assert brick(values) == {"drawn": ["picture", "picture"]}
+    assert brick(values) == {"drawn": ["visualization", "visualization"]}
     assert seen == [([0, 1, 2], {0: "cat"}, "text", None), ([3, 4, 5], {0: "cat"}, "text", None)]
 
 
@@ -61,7 +61,7 @@ def test_a_list_has_one_item_an_image():
 def test_inputs_can_go_in_by_keyword():
     values = {"image": torch.zeros(2, 3, 4, 5), "label": torch.tensor([7, 8])}
     drawn = drawn_with(
-        lambda *, label, picture: label[0] + picture.ndim, {"label": "label", "picture": "image"}, values
+        lambda *, label, picture: label[0] + picture.ndim, {"label": "label", "visualization": "image"}, values
     )
     assert drawn == [10, 11]
 

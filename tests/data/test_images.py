@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from brickyard import BrickInputError
-from brickyard.data.images import find_pictures, read_picture
+from brickyard.data.images import find_images, read_image
 
 WIDTH, HEIGHT = 30, 20
 WHITE = np.array([255, 255, 255])
@@ -18,7 +18,7 @@ def saved(tmp_path, picture: Image.Image, ending: str = "png", **options) -> np.
     """What is read from a file with that picture."""
     file = tmp_path / f"picture.{ending}"
     picture.save(file, **options)
-    read = read_picture(file)
+    read = read_image(file)
     assert read.mode == "RGB"
     return np.asarray(read)
 
@@ -119,7 +119,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, ending):
     Image.fromarray(noise()).save(file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(BrickInputError, match=r"picture\.\w+: expected a picture"):
-        read_picture(file)
+        read_image(file)
 
 
 @pytest.mark.parametrize("content", [b"hello", b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
@@ -127,7 +127,7 @@ def test_what_is_no_picture_is_refused(tmp_path, content):
     file = tmp_path / "text.jpg"
     file.write_bytes(content)
     with pytest.raises(BrickInputError, match=r"text\.jpg: expected a picture"):
-        read_picture(file)
+        read_image(file)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 8), (8, 7), (8, 801), (801, 8)])
@@ -154,14 +154,14 @@ def test_a_decompression_bomb_is_refused(tmp_path):
 
 def test_a_place_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(BrickInputError, match=r"nowhere\.jpg: .*nothing there"):
-        find_pictures([tmp_path / "nowhere.jpg"])
+        find_images([tmp_path / "nowhere.jpg"])
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(BrickInputError, match="pictures in this folder"):
-        find_pictures([tmp_path])
+        find_images([tmp_path])
 
 
 def test_a_folder_is_searched_in_order_and_a_file_is_taken_once(tmp_path):
@@ -170,7 +170,7 @@ def test_a_folder_is_searched_in_order_and_a_file_is_taken_once(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "d.txt").touch()
-    assert find_pictures([tmp_path / "d.txt", str(tmp_path), tmp_path / "a.png"]) == [
+    assert find_images([tmp_path / "d.txt", str(tmp_path), tmp_path / "a.png"]) == [
         tmp_path / "d.txt",  # named, so taken whatever its name
         *sorted(tmp_path / name for name in names),
     ]
@@ -179,4 +179,4 @@ def test_a_folder_is_searched_in_order_and_a_file_is_taken_once(tmp_path):
 def test_files_that_pillow_can_only_write_are_no_pictures(tmp_path):
     (tmp_path / "scan.pdf").touch()
     (tmp_path / "photo.png").touch()
-    assert find_pictures([tmp_path]) == [tmp_path / "photo.png"]
+    assert find_images([tmp_path]) == [tmp_path / "photo.png"]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from brickyard.data.orientation import read_class_map, read_upright
+from brickyard.data.orientation import read_class_map, read_oriented
 from brickyard.errors import BrickInputError
 from tests.data.disk import RED, box_around, pixels_of, save_mask, save_picture, scene
 
@@ -16,7 +16,7 @@ STORED = torch.from_numpy((PIXELS == RED).all(axis=2).astype(np.int64))
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_labels_of_the_stored_picture_turn_with_it(tmp_path, orientation, labelled_size):
     save_picture(tmp_path / "a.jpg", PIXELS, orientation)
-    picture = read_upright(tmp_path / "a.jpg", labelled_size)
+    picture = read_oriented(tmp_path / "a.jpg", labelled_size)
     with Image.open(tmp_path / "a.jpg") as opened:
         upright = np.asarray(ImageOps.exif_transpose(opened))
     assert np.array_equal(picture.image.permute(1, 2, 0).numpy(), upright)
@@ -29,7 +29,7 @@ def test_labels_of_the_stored_picture_turn_with_it(tmp_path, orientation, labell
 
 def test_labels_of_the_size_of_the_upright_picture_stay(tmp_path):
     save_picture(tmp_path / "a.jpg", PIXELS, orientation=6)
-    picture = read_upright(tmp_path / "a.jpg", (40, 32))
+    picture = read_oriented(tmp_path / "a.jpg", (40, 32))
     assert picture.image.shape == (3, 40, 32)
     red = pixels_of(picture.image, RED)
     assert torch.equal(picture.mask(red.long()).bool(), red)
@@ -39,17 +39,17 @@ def test_labels_of_the_size_of_the_upright_picture_stay(tmp_path):
 def test_labels_of_another_size_are_refused(tmp_path):
     save_picture(tmp_path / "a.jpg", PIXELS)
     with pytest.raises(BrickInputError, match=r"a\.jpg: expected 41x32 pixels, .* found 40x32"):
-        read_upright(tmp_path / "a.jpg", (32, 41))
+        read_oriented(tmp_path / "a.jpg", (32, 41))
 
 
 def test_a_picture_that_is_absent_or_cut_short_is_named(tmp_path):
     with pytest.raises(BrickInputError, match=r"none\.jpg: expected a picture"):
-        read_upright(tmp_path / "none.jpg")
+        read_oriented(tmp_path / "none.jpg")
     save_picture(tmp_path / "a.jpg", PIXELS)
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(BrickInputError, match=r"a\.jpg: expected a picture"):
-        read_upright(tmp_path / "a.jpg")
+        read_oriented(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("palette", [True, False])

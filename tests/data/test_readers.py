@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from brickyard import BrickInputError, UnknownNameError
-from brickyard.data.dataset import LabelledPictures
+from brickyard.data.dataset import LabelledDataset
 from brickyard.data.readers import KINDS, open_data
 from brickyard.data.synthetic.digits import DigitScenes
 
@@ -34,7 +34,7 @@ def coco(tmp_path: Path) -> str:
 def test_digits_are_digit_scenes() -> None:
     data = open_data("digits", "val", length=3, image_size=64, seed=5)
     expected = DigitScenes("val", 3, image_size=64, seed=5)
-    assert isinstance(data, LabelledPictures)
+    assert isinstance(data, LabelledDataset)
     assert len(data) == 3
     assert torch.equal(data[2]["image"], expected[2]["image"])
     assert data.labels == DigitScenes.labels

@@ -6,18 +6,18 @@ import re
 import pytest
 
 from brickyard import BrickMismatchError, create_model
-from brickyard.export.metadata import Facts, facts_of
+from brickyard.export.metadata import ExportMetadata, metadata_of
 from brickyard.recipe.build import images_of
 
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, str]:
     model = create_model("test_resnet_cls", num_classes=2)
-    return facts_of(model, images_of(model)).to_text()
+    return metadata_of(model, images_of(model)).to_text()
 
 
 def test_what_is_written_is_read_again(texts):
-    facts = Facts.from_text(texts, "model.onnx")
+    facts = ExportMetadata.from_text(texts, "model.onnx")
     assert facts.to_text() == texts
     assert (facts.image.size, list(facts.heads)) == ((160, 160), ["cls"])
 
@@ -46,4 +46,4 @@ def test_nonsense_is_refused_with_the_name_of_the_file(texts, key, change):
     before = json.loads(texts[f"brickyard.{key}"])
     changed = {**before, **change} if isinstance(change, dict) else change
     with pytest.raises(BrickMismatchError, match=re.escape("model.onnx")):
-        Facts.from_text({**texts, f"brickyard.{key}": json.dumps(changed)}, "model.onnx")
+        ExportMetadata.from_text({**texts, f"brickyard.{key}": json.dumps(changed)}, "model.onnx")

@@ -44,7 +44,7 @@ def cold(monkeypatch, folder):
 
 
 def size_of(model, path):
-    return model[path].origin.config["weights"]["size"]
+    return model[path].provenance.config["weights"]["size"]
 
 
 def weights_up(seen):

@@ -85,7 +85,7 @@ class LoopbackHub:
         with self._lock:
             self._faults.append(Fault(path, **trouble))
 
-    def mend(self) -> None:
+    def hint(self) -> None:
         """Ends every fault."""
         with self._lock:
             self._faults.clear()

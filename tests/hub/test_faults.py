@@ -212,5 +212,5 @@ def test_a_hub_that_was_down_comes_back(hub, api):
     hub.fault("*", times=math.inf, status=503)
     with pytest.raises(HfHubHTTPError, match="503"):
         api.repo_info(REPO)
-    hub.mend()
+    hub.hint()
     assert api.repo_info(REPO).id == REPO

@@ -67,9 +67,9 @@ def expected(model, pictures) -> dict[str, dict]:
     return {prediction.file.name: prediction.to_json() for prediction in predictor.predict(pictures)}
 
 
-def job(model: str, places: list | Path, out: Path, **options) -> object:
+def job(model: str, prefixes: list | Path, out: Path, **options) -> object:
     settings = {"shard_size": 40, "batch_size": 8, "device": "cpu", "workers": 0, "actors": 1, **options}
-    found = str(places) if isinstance(places, Path) else [str(place) for place in places]
+    found = str(prefixes) if isinstance(prefixes, Path) else [str(place) for place in prefixes]
     return predict_rows(model, found, out, **settings)
 
 
@@ -173,7 +173,7 @@ def test_another_job_is_refused_and_the_rows_stay(model, pictures, tmp_path):
     before = content(out)
     untrained = tmp_path / "untrained"
     create_model("test_resnet_cls_seg", num_classes={"cls": 7, "seg": 3}).save_pretrained(untrained)
-    for source, places, options, told in [
+    for source, prefixes, options, told in [
         (model, [other, pictures], {}, "pictures: sha256 is another"),
         (model, [other], {"shard_size": 2}, "shard_size was 40, is now 2"),
         (model, [other], {"batch_size": 2}, "batch_size was 8, is now 2"),
@@ -181,7 +181,7 @@ def test_another_job_is_refused_and_the_rows_stay(model, pictures, tmp_path):
         (f"local-dir:{untrained}", [other], {}, "cls/head is another"),
     ]:
         with pytest.raises(BrickMismatchError, match=told):
-            job(source, places, out, **options)
+            job(source, prefixes, out, **options)
     (other / "0.jpg").write_bytes(encoded(9))
     with pytest.raises(BrickMismatchError, match="pictures: sha256 is another"):
         job(model, [other], out)
@@ -272,7 +272,7 @@ def test_one_place_needs_no_list(model, pictures, tmp_path):
 
 def test_a_folder_of_rows_with_the_model_s_name_is_no_model(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    name = "test_resnet_cls_seg_det.digits_v1"
+    name = "test_resnet_cls-multilabel_seg-tower_det.digits_v1"
     for before in (0, COUNT):
         assert job(name, pictures, name).before == before
 

@@ -152,7 +152,7 @@ def test_the_model_that_was_given_stays_as_it_is():
     assert model["backbone"].training
     assert model["backbone"].model.bn1.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert {"cls/loss", "cls/metrics", "cls/picture"} <= set(model.bricks())
+    assert {"cls/loss", "cls/metrics", "cls/visualization"} <= set(model.bricks())
 
 
 def test_nothing_to_do_is_no_prediction(predictor):

@@ -4,7 +4,7 @@ from torch import nn
 
 from brickyard import BrickInputError, create_part, register_part
 from brickyard.parts import registry
-from brickyard.parts.adapters import PicturePair, SubLosses
+from brickyard.parts.adapters import ImagePair, SubLosses
 
 
 class Loss(nn.Module):
@@ -41,14 +41,14 @@ def test_a_loss_that_returns_something_else_is_named(returned, match):
 
 
 def test_of_two_pictures_that_of_the_predictions_is_first():
-    pair = PicturePair(lambda prediction_canvas, target_canvas: (target_canvas + 1, prediction_canvas + 2))
+    pair = ImagePair(lambda prediction_canvas, target_canvas: (target_canvas + 1, prediction_canvas + 2))
     prediction, target = pair(prediction_canvas=torch.zeros(2), target_canvas=torch.zeros(2))
     assert (prediction.tolist(), target.tolist()) == ([2, 2], [1, 1])
 
 
 def test_one_picture_is_of_the_predictions_and_canvases_are_copies():
     image = torch.zeros(2)
-    prediction, target = PicturePair(lambda prediction_canvas: prediction_canvas.add_(1))(prediction_canvas=image)
+    prediction, target = ImagePair(lambda prediction_canvas: prediction_canvas.add_(1))(prediction_canvas=image)
     assert (prediction.tolist(), target) == ([1, 1], None)
     assert not image.any()
 

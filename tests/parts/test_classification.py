@@ -39,9 +39,9 @@ def test_probabilities_sum_to_one_and_agree_with_the_prediction():
 def test_the_highest_score_of_all_places_counts():
     head = SpatialMaxClassifier(channels=(4, 5, 6), strides=(4, 8, 16), num_classes=3).eval()
     maps = [torch.randn(2, channels, *size) for channels, size in ((4, (16, 20)), (5, (8, 10)), (6, (4, 5)))]
-    places = head.tower(maps[1:])
-    assert places.shape == (2, 64, 8, 10)
-    scores = torch.einsum("kc,bchw->bkhw", head.score.weight[:, :, 0, 0], places) + head.score.bias[:, None, None]
+    prefixes = head.tower(maps[1:])
+    assert prefixes.shape == (2, 64, 8, 10)
+    scores = torch.einsum("kc,bchw->bkhw", head.score.weight[:, :, 0, 0], prefixes) + head.score.bias[:, None, None]
     torch.testing.assert_close(head(maps), scores.flatten(2).max(dim=2).values)
 
 

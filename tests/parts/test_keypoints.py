@@ -48,12 +48,12 @@ def test_the_score_is_the_probability_around_the_peak():
 def test_the_loss_is_the_cross_entropy_with_the_four_cells_around():
     torch.manual_seed(0)
     heatmaps = torch.randn(2, 3, ROWS, COLUMNS)
-    places = torch.rand(2, 3, 2) * torch.tensor([WIDTH - 4, HEIGHT - 4]) + 2
-    target = torch.cat((places, torch.tensor([[2.0, 0, 1], [1, 2, 0]])[..., None]), dim=2)
+    prefixes = torch.rand(2, 3, 2) * torch.tensor([WIDTH - 4, HEIGHT - 4]) + 2
+    target = torch.cat((prefixes, torch.tensor([[2.0, 0, 1], [1, 2, 0]])[..., None]), dim=2)
     terms = [
         functional.cross_entropy(
             heatmaps[row, point].flatten()[None],
-            torch.from_numpy(cells_around(*places[row, point].tolist())).float().flatten()[None],
+            torch.from_numpy(cells_around(*prefixes[row, point].tolist())).float().flatten()[None],
         )
         for row, point in ((0, 0), (0, 2), (1, 0), (1, 1))
     ]

@@ -36,7 +36,7 @@ def test_labels_of_the_declared_type_pass_as_they_are(kinds, value):
     ],
 )
 def test_labels_of_another_type_are_refused(kinds, value, found):
-    check = CheckLabels({"age": ["int"], "distance": kinds}, where="cars/metadata")
+    check = CheckLabels({"age": ["int"], "distance": kinds}, location="cars/metadata")
     with pytest.raises(
         BrickInputError, match=f"cars/metadata: expected 'distance' of type {' or '.join(kinds)}, found {found}"
     ):

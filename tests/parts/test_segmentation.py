@@ -111,7 +111,7 @@ def test_a_mask_of_another_size_is_refused():
     with pytest.raises(
         BrickInputError, match=r"seg/loss: expected a target \(B, H, W\) = \(2, 4, 5\), found \(2, 5, 4\)"
     ):
-        SegmentationLoss(where="seg/loss")(torch.randn(2, 3, 4, 5), torch.zeros(2, 5, 4, dtype=torch.int64))
+        SegmentationLoss(location="seg/loss")(torch.randn(2, 3, 4, 5), torch.zeros(2, 5, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("wrong", [3, -1, 254])
@@ -122,7 +122,7 @@ def test_a_class_out_of_range_is_refused_with_its_row(wrong):
         BrickInputError,
         match=rf"seg/loss: expected a target with classes in \[0, 3\) or 255, found \[{wrong}\] in row 1",
     ):
-        SegmentationLoss(where="seg/loss")(torch.randn(2, 3, 4, 5), target)
+        SegmentationLoss(location="seg/loss")(torch.randn(2, 3, 4, 5), target)
 
 
 def by_hand(prediction, target, labels):

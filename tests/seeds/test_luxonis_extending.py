@@ -22,7 +22,7 @@ from brickyard import (
     register_part,
     register_task,
 )
-from brickyard.export.metadata import Facts
+from brickyard.export.metadata import ExportMetadata
 from brickyard.parts import registry as parts
 from brickyard.parts.backbones import BackboneSpec, FeatureSpec, timm_backbone, timm_spec
 from brickyard.storage.config import describe
@@ -121,8 +121,8 @@ def test_the_complex_loss_logs_its_sub_losses_and_sums_only_the_main_one():
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_visualiser_gives_two_pictures_with_labels_and_one_without(labelled):
     model = create_model("test_resnet_det", num_classes=2).eval()
-    bricks = {key: brick for key, brick in model["det"].to_dict().items() if key != "picture"}
-    model.pop("det/picture")
+    bricks = {key: brick for key, brick in model["det"].to_dict().items() if key != "visualization"}
+    model.pop("det/visualization")
     model["det/seen"] = attach_visualizer(BBoxVisualizer(), get_task("det"), "det", bricks)
     image = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
     given = image.clone()
@@ -130,13 +130,13 @@ def test_the_visualiser_gives_two_pictures_with_labels_and_one_without(labelled)
     batch = {"image": image, **({"targets/det": [target, target]} if labelled else {})}
     outputs = model(batch, tags={"MODEL", "INFERENCE", "VISUALIZATION"})
     assert torch.equal(image, given)
-    assert outputs["det/picture"].shape == image.shape
-    assert not torch.equal(outputs["det/picture"], image)
+    assert outputs["det/visualization"].shape == image.shape
+    assert not torch.equal(outputs["det/visualization"], image)
     if labelled:
         expected = draw_bounding_boxes(given[0], target["boxes"], colors="red")
-        assert torch.equal(outputs["det/target_picture"][0], expected)
+        assert torch.equal(outputs["det/target_visualization"][0], expected)
     else:
-        assert outputs["det/target_picture"] is None
+        assert outputs["det/target_visualization"] is None
 
 
 # Refused where they cannot be attached
@@ -262,7 +262,7 @@ def test_the_exported_file_has_the_parser_and_the_configuration(tmp_path):
     trained(model, {"image": torch.rand(2, 3, 64, 64), "targets/seg": torch.randint(0, 2, (2, 64, 64))})
     export_onnx(model, tmp_path / "model.onnx", image_size=64)
     stored = onnx.load(tmp_path / "model.onnx").metadata_props
-    facts = Facts.from_text({each.key: each.value for each in stored}, "the file")
+    facts = ExportMetadata.from_text({each.key: each.value for each in stored}, "the file")
     assert facts.heads["seg"]["parser"] == "SegmentationParser"
     assert facts.heads["seg"]["config"] == {"is_softmax": True}
     assert np.prod(facts.image.size) == 64 * 64

@@ -45,7 +45,7 @@ def test_what_was_damaged_on_its_way_does_not_stay(name, trouble, which, stored,
     )  # the client's, of networks
     with within(20), suppress(expected):
         assert_loads(stored)
-    hub.mend()
+    hub.hint()
     for blob in cached().values():
         assert blob in stored.values(), "a damaged file is in the cache"
     assert_loads(stored)

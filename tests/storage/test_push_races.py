@@ -137,7 +137,7 @@ def test_the_card_is_valid_and_one_written_by_hand_stays(hub):
     card = hub.files(REPO)["README.md"].decode()
     for text in ("library_name: brickyard", "mermaid", f"hf://{REPO}/seg", "`seg/head`", size_text(model, "seg/head")):
         assert text in card
-    assert model["seg/head"].origin.weights[:12] in card
+    assert model["seg/head"].provenance.weights[:12] in card
     train(model, "cls/head")
     model.push_to_hub(REPO)
     assert hub.files(REPO)["README.md"].decode() != card  # ours follows the model

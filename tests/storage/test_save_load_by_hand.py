@@ -56,7 +56,7 @@ def test_a_head_s_folder_that_is_copied_over_another_takes_its_place(folder, oth
 
 def test_a_head_s_folder_can_be_moved_to_another_name(folder):
     shutil.copytree(folder / "cls", folder / "again")
-    for name in ("loss", "metrics", "picture", "metadata"):
+    for name in ("loss", "metrics", "visualization", "metadata"):
         (folder / "again" / f"{name}.json").unlink(missing_ok=True)
     with pytest.warns(UserWarning, match="'again/head'"):
         model = BrickCollection.from_pretrained(folder)

@@ -66,7 +66,7 @@ def test_a_head_of_other_classes_brings_its_loss_metrics_and_picture(model, othe
     model.swap("cls", other)
     assert torch.equal(logits(model), logits(BrickCollection.from_pretrained(other)))
     assert model["cls/head"].metadata["labels"] == ["x", "y"]
-    assert model["cls/picture"].model.labels == ("x", "y")
+    assert model["cls/visualization"].model.labels == ("x", "y")
     values = model({**IMAGE, "targets/cls": torch.tensor([0, 1])})
     assert values["cls/loss"].isfinite()
     assert all(name.startswith("cls/") for name in model.summarize(reset=True))
@@ -96,10 +96,10 @@ def test_a_brick_goes_where_the_head_is_with_its_classes(model, other):
     brick = load_brick(f"{other}/cls")
     model.swap("cls", brick)
     assert torch.equal(model["cls/head"].model.weight, brick.model.weight)
-    assert model["cls/picture"].model.labels == ("x", "y")
-    kept = model["cls/picture"]
+    assert model["cls/visualization"].model.labels == ("x", "y")
+    kept = model["cls/visualization"]
     model.swap("cls/head", load_brick(f"{other}/cls"))
-    assert model["cls/picture"] is kept
+    assert model["cls/visualization"] is kept
 
 
 def test_a_dictionary_and_a_collection_replace_a_place(model):

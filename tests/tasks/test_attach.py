@@ -61,11 +61,11 @@ def test_a_metric_of_torchmetrics_is_reported_under_the_head_s_place():
 def test_a_visualiser_of_one_picture_runs_for_pictures_only():
     bricks = head()
     picture = attach_visualizer(lambda prediction_canvas, pred: prediction_canvas * 0, Numbers(), "x", bricks)
-    model = BrickCollection({"x": {**bricks, "picture": picture}})
-    assert "x/picture" not in model(values(), tags={"MODEL"})
+    model = BrickCollection({"x": {**bricks, "visualization": picture}})
+    assert "x/visualization" not in model(values(), tags={"MODEL"})
     outputs = model(values())
-    assert not outputs["x/picture"].any()
-    assert outputs["x/target_picture"] is None
+    assert not outputs["x/visualization"].any()
+    assert outputs["x/target_visualization"] is None
 
 
 def test_what_does_not_fit_is_refused_when_it_is_attached():

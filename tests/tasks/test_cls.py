@@ -71,7 +71,7 @@ def test_each_stage_runs_its_bricks(head):
 def test_pictures_are_drawn_one_for_each_image(head, backbone):
     inputs = batch(backbone, 3)
     outputs = head(inputs, tags={Tag.MODEL, Tag.INFERENCE, Tag.VISUALIZATION})
-    pictures = outputs["animal/picture"]
+    pictures = outputs["animal/visualization"]
     assert len(pictures) == 3
     assert pictures[0].width == 330
     shown = np.asarray(pictures[1])[:40]

@@ -87,11 +87,11 @@ def test_a_predictor_tells_depths_and_draws_them_onto_the_picture(tmp_path):
 
 
 def test_the_picture_is_bright_where_it_is_near():
-    draw = model_of()["depth/picture"].model
+    draw = model_of()["depth/visualization"].model
     depth = np.linspace(1, 5, 400, dtype=np.float32)[None, :, None].repeat(100, axis=0)
     drawn = np.asarray(draw(np.full((100, 400, 3), 128, np.uint8), depth).convert("L"))[:100].astype(float)
     assert (np.diff(drawn.mean(axis=0)[::20]) < 0).all()
-    turned = get_task("depth").on_picture({"depth": depth.transpose(2, 0, 1)}, (100, 400), (100, 400))
+    turned = get_task("depth").on_image({"depth": depth.transpose(2, 0, 1)}, (100, 400), (100, 400))
     np.testing.assert_array_equal(turned["depth"], depth)
 
 

@@ -63,7 +63,7 @@ def test_a_detector_reads_and_writes_what_the_design_says(variant):
     assert set(model.extract_losses(outputs)) == {"det/loss"}
     parts = [value for name, value in outputs.items() if name.startswith("det/loss_")]
     torch.testing.assert_close(outputs["det/loss"], sum(parts))
-    assert [picture.size for picture in outputs["det/picture"]] == [(96, 96)] * 4
+    assert [picture.size for picture in outputs["det/visualization"]] == [(96, 96)] * 4
     assert {"det/map", "det/map_50", "det/map_75"} <= set(model.summarize(reset=True))
     assert model["det/head"].metadata == {"task": "det", "variant": variant, "labels": ["0", "1", "2"]}
 
@@ -149,7 +149,7 @@ def test_results_are_json_of_the_detections_with_a_good_score():
 
 def test_boxes_of_a_picture_of_another_size_are_stretched_with_it():
     values = {"boxes": np.array([[10.0, 20, 30, 40]], dtype=np.float32), "scores": np.array([0.5], dtype=np.float32)}
-    shown = get_task("det").on_picture(values, seen=(100, 200), shown=(300, 400))
+    shown = get_task("det").on_image(values, seen=(100, 200), shown=(300, 400))
     assert shown["boxes"].tolist() == [[20, 60, 60, 120]]
     assert shown["scores"] is values["scores"]
 
@@ -162,7 +162,7 @@ def test_a_saved_detector_is_the_same(variant, tmp_path):
     expected, outputs = (each(image, tags=Stage.INFERENCE.tags) for each in (model, again))
     for name in ("det/boxes", "det/scores", "det/labels"):
         assert torch.equal(outputs[name], expected[name])
-    assert isinstance(again(pictures())["det/picture"][0], Image.Image)
+    assert isinstance(again(pictures())["det/visualization"][0], Image.Image)
 
 
 class Counter:

@@ -81,11 +81,11 @@ def test_labels_of_another_shape_are_refused_by_the_brick_s_name():
 
 def test_two_points_are_drawn_where_they_are():  # two of two numbers: rows and columns could be taken for each other
     model = model_of(labels=["a", "b"])
-    model["kpt/picture"].model.score_threshold = 0.0
+    model["kpt/visualization"].model.score_threshold = 0.0
     image = torch.zeros(1, 3, 120, 200)
     values = {"image": image, "kpt/keypoints": torch.tensor([[[50.0, 20.0], [150.0, 90.0]]])}
     values["kpt/scores"] = torch.tensor([[0.5, 0.9]])
-    drawn = np.asarray(model["kpt/picture"](values)["kpt/picture"][0])
+    drawn = np.asarray(model["kpt/visualization"](values)["kpt/visualization"][0])
     assert drawn.shape == (120, 200, 3)
     assert drawn[20, 50].any()
     assert drawn[90, 150].any()
@@ -105,7 +105,7 @@ def test_a_predictor_tells_places_in_the_picture_s_own_pixels(tmp_path):
 def test_places_move_with_the_picture_s_size():
     values = {"keypoints": np.array([[10.0, 20.0], [30.0, 40.0], [0.0, 1.0]]), "scores": np.array([0.1, 0.9, 0.5])}
     task = get_task("kpt")
-    found = task.results(task.on_picture(values, (100, 50), (200, 200)), LABELS)
+    found = task.results(task.on_image(values, (100, 50), (200, 200)), LABELS)
     assert [(each["label"], each["x"], each["y"]) for each in found] == [
         ("left eye", 120.0, 80.0),
         ("right eye", 0.0, 2.0),

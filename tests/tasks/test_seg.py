@@ -132,14 +132,14 @@ def test_results_are_the_classes_by_their_share():
 
 def test_the_classes_of_another_size_are_stretched():
     classes = np.array([[2, 1], [0, 0]])
-    values = get_task("seg").on_picture({"class_prediction": classes, "logits": 1}, (2, 2), (4, 6))
+    values = get_task("seg").on_image({"class_prediction": classes, "logits": 1}, (2, 2), (4, 6))
     assert values["logits"] == 1
     np.testing.assert_array_equal(values["class_prediction"], classes.repeat(2, axis=0).repeat(3, axis=1))
 
 
 def pictures(model, image):
-    values = model({"image": image}, outputs=["seg/picture", "seg/class_prediction"])
-    return values["seg/picture"], torch_to_numpy(values["seg/class_prediction"])
+    values = model({"image": image}, outputs=["seg/visualization", "seg/class_prediction"])
+    return values["seg/visualization"], torch_to_numpy(values["seg/class_prediction"])
 
 
 def test_the_picture_is_of_the_predicted_classes_also_after_a_save(tmp_path):

@@ -64,8 +64,8 @@ def test_names_are_right_for_a_head_of_any_name(name):
     tree = bricks
     for place in reversed(name.split("/")):
         tree = {place: tree}
-    placed = BrickCollection(tree)[name].to_dict()
-    assert Distance().wire(Loss(), name, placed)["predictions"] == f"{name}/distance"
+    at_path = BrickCollection(tree)[name].to_dict()
+    assert Distance().wire(Loss(), name, at_path)["predictions"] == f"{name}/distance"
 
 
 def test_a_subclass_of_a_supported_task_is_supported():

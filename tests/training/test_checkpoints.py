@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
 from brickyard import BrickCollection, BrickIntegrityError, UnknownNameError, UnsafeBrickError
-from brickyard.training.checkpoints import CHECKPOINT, Keeper, check_checkpoint
+from brickyard.training.checkpoints import CHECKPOINT, CheckpointCallback, check_checkpoint
 from brickyard.training.run_log import RunLog
 from tests.runs import small_model
 
@@ -25,9 +25,9 @@ class Trainer(SimpleNamespace):
         self.saved.append((self.global_step, path))
 
 
-def keeper(folder: Path, model: BrickCollection, **options: object) -> Keeper:
+def keeper(folder: Path, model: BrickCollection, **options: object) -> CheckpointCallback:
     options = {"every": 3, "monitor": "validation/loss", "mode": "min", **options}
-    return Keeper(folder, model, None, RunLog(folder), **options)
+    return CheckpointCallback(folder, model, None, RunLog(folder), **options)
 
 
 def test_a_checkpoint_comes_every_so_many_steps_but_not_before_a_validation(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from brickyard import (
 )
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.checkpoints import CHECKPOINT
-from brickyard.training.config import Course, Machines
+from brickyard.training.config import TrainerConfig, TrainingConfig
 from brickyard.training.fit import _schedule, fit
 from tests.runs import SIDE, Rectangles, small_model, train_until_killed
 from tests.toys import ROOT, SOURCE
 
-SHORT = Course(steps=2, batch_size=2, every=2)
+SHORT = TrainingConfig(steps=2, batch_size=2, every=2)
 
 
 class Interrupted(BaseException):
@@ -78,7 +78,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(uninterrupted: Path, tm
 def test_a_training_goes_on_from_wherever_it_was_interrupted(
     uninterrupted: Path, tmp_path: Path, of: str, kill_at: int
 ) -> None:
-    course = Course(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
+    course = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
     train = Interrupting(7, noisy=True, kill_at=kill_at if of == "train" else None)
     val = Interrupting(3, kill_at=kill_at if of == "val" else None)
     with pytest.raises(Interrupted):
@@ -96,9 +96,17 @@ def test_a_finished_training_has_nothing_to_go_on_with(uninterrupted: Path) -> N
 
 
 def test_a_training_that_is_another_is_not_resumed(uninterrupted: Path) -> None:
-    course = Course(steps=8, batch_size=4, every=4, save_every=3, ema=0.9)
+    course = TrainingConfig(steps=8, batch_size=4, every=4, save_every=3, ema=0.9)
     with pytest.raises(BrickMismatchError) as error:
-        fit(small_model(), Rectangles(7), Rectangles(3), uninterrupted, course, resume=True, origin={"data": "other"})
+        fit(
+            small_model(),
+            Rectangles(7),
+            Rectangles(3),
+            uninterrupted,
+            course,
+            resume=True,
+            provenance={"data": "other"},
+        )
     assert error.value.problems == ["batch_size: expected 2, found 4", "data: expected None, found 'other'"]
 
 
@@ -126,7 +134,7 @@ def test_the_log_has_a_row_for_every_step_and_validation_of_a_short_training(uni
 
 def test_what_is_told_and_returned_are_the_figures_of_the_validations(tmp_path: Path) -> None:
     told = []
-    course = Course(steps=4, batch_size=2, every=2)
+    course = TrainingConfig(steps=4, batch_size=2, every=2)
     found = fit(
         small_model(),
         Rectangles(5),
@@ -144,7 +152,7 @@ def test_the_average_is_the_result_and_a_frozen_brick_keeps_its_hash(tmp_path: P
     model = small_model()
     model.freeze("backbone")
     before = weights_sha256(model["backbone"].model, {})
-    fit(model, Rectangles(5), Rectangles(3), tmp_path, Course(steps=4, batch_size=2, every=4, ema=0.5))
+    fit(model, Rectangles(5), Rectangles(3), tmp_path, TrainingConfig(steps=4, batch_size=2, every=4, ema=0.5))
     state = torch.load(tmp_path / CHECKPOINT, weights_only=False)
     trained = state["state_dict"]["bricks.cls.head.model.weight"]
     kept = BrickCollection.from_pretrained(tmp_path / "last")
@@ -155,7 +163,7 @@ def test_the_average_is_the_result_and_a_frozen_brick_keeps_its_hash(tmp_path: P
 
 def test_the_seed_makes_the_training(tmp_path: Path) -> None:
     def losses(seed: int, folder: str) -> list[float]:
-        course = Course(steps=3, batch_size=2, every=3, seed=seed)
+        course = TrainingConfig(steps=3, batch_size=2, every=3, seed=seed)
         fit(small_model(), Rectangles(6, noisy=True), Rectangles(1), tmp_path / folder, course)
         return [row["train/loss"] for row in rows(tmp_path / folder, "train/")]
 
@@ -166,7 +174,7 @@ def test_the_seed_makes_the_training(tmp_path: Path) -> None:
 
 def test_the_rate_rises_then_falls_along_a_cosine_from_layer_to_layer() -> None:
     model = small_model()
-    course = Course(steps=100, every=100, lr=0.1, warmup=0.1, layer_decay=0.5, weight_decay=0.2)
+    course = TrainingConfig(steps=100, every=100, lr=0.1, warmup=0.1, layer_decay=0.5, weight_decay=0.2)
     made = _schedule(model, course)
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     place = max(range(len(optimizer.param_groups)), key=lambda at: optimizer.param_groups[at]["lr"])
@@ -194,7 +202,7 @@ def test_heads_remember_the_size_of_the_images_that_they_learnt_from(uninterrupt
 
 
 def test_a_training_may_end_while_the_rate_still_rises(tmp_path: Path) -> None:
-    course = Course(steps=1, batch_size=2, every=1)
+    course = TrainingConfig(steps=1, batch_size=2, every=1)
     fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", course)
     assert (tmp_path / "run" / "last" / "bricks.json").is_file()
 
@@ -202,13 +210,13 @@ def test_a_training_may_end_while_the_rate_still_rises(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("course", "machines", "told"),
     [
-        (Course(steps=2, precision="fp16"), Machines(), "fp16"),
-        (SHORT, Machines(accelerator="abacus"), "abacus"),
-        (SHORT, Machines(devices=0), "0"),
+        (TrainingConfig(steps=2, precision="fp16"), TrainerConfig(), "fp16"),
+        (SHORT, TrainerConfig(accelerator="abacus"), "abacus"),
+        (SHORT, TrainerConfig(devices=0), "0"),
     ],
 )
 def test_machines_that_are_not_there_are_told_and_the_folder_stays_free(
-    course: Course, machines: Machines, told: str, tmp_path: Path
+    course: TrainingConfig, machines: TrainerConfig, told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BrickInputError, match=told):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", course, machines)

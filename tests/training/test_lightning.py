@@ -219,7 +219,7 @@ def test_pictures_of_the_validation_go_to_a_logger_that_keeps_them(tmp_path):
     quiet_trainer(tmp_path, logger=memory).validate(module, loader, verbose=False)
     assert sorted(memory.pictures) == [f"validation/{head}/picture" for head in ("cls", "det", "seg")]
     assert all(len(pictures) == 2 for pictures in memory.pictures.values())
-    assert isinstance(memory.pictures["validation/seg/picture"][0], Image.Image)
+    assert isinstance(memory.pictures["validation/seg/visualization"][0], Image.Image)
 
 
 def test_a_frozen_backbone_stays_as_it_is_and_keeps_no_graph(tmp_path):

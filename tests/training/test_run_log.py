@@ -3,7 +3,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from brickyard.training.lightning import TakesPictures
+from brickyard.training.lightning import TakesImages
 from brickyard.training.run_log import RunLog
 
 
@@ -32,8 +32,8 @@ def test_rows_can_be_cut_off(tmp_path: Path) -> None:
 
 def test_pictures_are_files_by_name_step_and_number(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
-    assert isinstance(log, TakesPictures)
-    log.log_image("validation/seg/picture", [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")], 20)
+    assert isinstance(log, TakesImages)
+    log.log_image("validation/seg/visualization", [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")], 20)
     names = sorted(file.name for file in log.pictures.iterdir())
     assert names == ["validation_seg_picture_20_0.png", "validation_seg_picture_20_1.png"]
     assert Image.open(log.pictures / names[1]).getpixel((0, 0)) == (0, 0, 255)

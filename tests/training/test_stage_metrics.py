@@ -26,11 +26,11 @@ def test_metrics_of_stages_do_not_mix() -> None:
     collection = means()
     stages = StageMetrics(collection)
     for stage, value in ((Stage.TRAIN, 1.0), (Stage.VALIDATION, 5.0), (Stage.TRAIN, 3.0)):
-        with stages.lent(stage):
+        with stages.using(stage):
             collection({"value": torch.tensor(value)})
-    with stages.lent(Stage.VALIDATION):
+    with stages.using(Stage.VALIDATION):
         assert collection.summarize(reset=True) == {"MeanMetric": torch.tensor(5.0)}
-    with stages.lent(Stage.TEST):
+    with stages.using(Stage.TEST):
         assert collection.summarize(reset=True) == {}
     assert collection.summarize(reset=True) == {"MeanMetric": torch.tensor(2.0)}  # its own are those of training
 
@@ -40,7 +40,7 @@ def test_own_metrics_are_back_after_an_error() -> None:
     own = collection["mean"].metrics
     stages = StageMetrics(collection)
     try:
-        with stages.lent(Stage.TEST):
+        with stages.using(Stage.TEST):
             raise RuntimeError
     except RuntimeError:
         assert collection["mean"].metrics is own
@@ -49,7 +49,7 @@ def test_own_metrics_are_back_after_an_error() -> None:
 def test_modules_and_state_stay_one_set(collection: BrickCollection) -> None:
     before = collection.state_dict()
     stages = StageMetrics(collection)
-    with stages.lent(Stage.VALIDATION):
+    with stages.using(Stage.VALIDATION):
         collection(BATCH)
         assert list(collection.state_dict()) == list(before)
 

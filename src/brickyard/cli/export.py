@@ -107,7 +107,7 @@ def quantize(
     measure = partial(brickyard.evaluate, batch_size=batch_size, progress=sys.stderr.isatty())
     before = {} if labelled is None else measure(source, labelled)
     if data is None or pictures:
-        batches = _of_pictures(source, pictures, batch_size)
+        batches = _of_images(source, pictures, batch_size)
     else:
         batches = _of_data(data, image_size, batch_size)
     brickyard.quantize_onnx(source, file, batches, overwrite=overwrite)
@@ -129,7 +129,7 @@ def _refuse_existing(file: Path, overwrite: bool) -> None:
         raise click.UsageError(f"{file} is there already. Pass --overwrite to replace it.")
 
 
-def _of_pictures(source: Path, pictures: Sequence[Path], batch_size: int) -> Iterator[Any]:
+def _of_images(source: Path, pictures: Sequence[Path], batch_size: int) -> Iterator[Any]:
     predictor = brickyard.Predictor(source)
     found = predictor.find(pictures)
     found = found[:: max(1, ceil(len(found) / _CALIBRATED))]

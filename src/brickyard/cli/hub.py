@@ -131,7 +131,7 @@ def inspect(source: str, model: str | None, check: Check) -> None:
         for key, value in (needs or {}).items():
             facts[f"{what} {key}"] = value
     facts |= {f"measured {key}": value for key, value in info.config.get("metrics", {}).items()}
-    table.add_row("brick", escape(info.uri or f"{info.files.where}/{info.path}"))
+    table.add_row("brick", escape(info.uri or f"{info.files.location}/{info.path}"))
     for key, value in facts.items():
         if value is not None:
             table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))

@@ -13,7 +13,7 @@ from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
 from brickyard.cli import export, hub, predict, train
-from brickyard.cli.models import located
+from brickyard.cli.models import locate
 from brickyard.errors import BrickError
 
 
@@ -49,8 +49,8 @@ def main(modules: Sequence[str]) -> None:
         try:
             import_module(module)
         except ImportError as error:
-            mend = "It must be installed, or in a folder of PYTHONPATH."
-            raise click.BadParameter(f"{error}. {mend}", param_hint="--import") from error
+            hint = "It must be installed, or in a folder of PYTHONPATH."
+            raise click.BadParameter(f"{error}. {hint}", param_hint="--import") from error
 
 
 @main.command(name="list")
@@ -90,7 +90,7 @@ def info(name: str) -> None:
 @click.argument("name")
 def graph(name: str) -> None:
     """Print the graph of the model NAME as mermaid text."""
-    click.echo(brickyard.create_mermaid_dag_graph(brickyard.create_model(located(name))))
+    click.echo(brickyard.create_mermaid_dag_graph(brickyard.create_model(locate(name))))
 
 
 for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify, export.export, export.quantize):

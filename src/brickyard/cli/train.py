@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import brickyard  # its names load torch when they are used, so that --help is quick
-from brickyard.cli.models import located, trained
+from brickyard.cli.models import locate, trained
 
 if TYPE_CHECKING:
     from brickyard.data.synthetic.backgrounds import Split
@@ -81,7 +81,7 @@ def train(
     folder --out gets the model as it was last and as it was best, the figures in log.jsonl, pictures of the validation,
     and checkpoints. A training that was interrupted goes on with the same command and --resume, as if it had not been.
     """  # noqa: D301 - click reads the \b
-    machines = brickyard.Machines(
+    machines = brickyard.TrainerConfig(
         accelerator=options.pop("accelerator"),
         devices=_number(options.pop("devices")),
         nodes=options.pop("nodes"),
@@ -94,12 +94,12 @@ def train(
         for split in ("train", "val")
     }
     taken = _by_path(bricks)
-    model = brickyard.create_model_for(pictures["train"], located(name), pretrained=pretrained, bricks=taken, seed=seed)
+    model = brickyard.create_model_for(pictures["train"], locate(name), pretrained=pretrained, bricks=taken, seed=seed)
     for path in freeze:
         if path not in model:
             raise click.BadParameter(f"'{path}' is none of {', '.join(model)}", param_hint="--freeze")
         model.freeze(path)
-    origin = {
+    provenance = {
         "model": name,
         "data": data,
         "image_size": image_size,
@@ -115,10 +115,10 @@ def train(
             pictures["train"],
             pictures["val"],
             out,
-            brickyard.Course(**options),
+            brickyard.TrainingConfig(**options),
             machines,
             resume=resume,
-            origin=origin,
+            provenance=provenance,
             progress=sys.stderr.isatty(),
             tell=lambda step, figures: console.print(_line(step, figures), highlight=False),
         )

@@ -66,9 +66,9 @@ class BrickBackbone(BrickModule):
             ):
                 raise
             expected = f"images of {self.fixed_size[0]}x{self.fixed_size[1]} pixels (H x W), which the backbone fixes"
-            mend = "Resize them, or create the model with img_size=, or dynamic_img_size=True where timm has it."
+            hint = "Resize them, or create the model with img_size=, or dynamic_img_size=True where timm has it."
             raise BrickInputError(
-                f"brick '{self.path}'", expected, f"{image.shape[-2]}x{image.shape[-1]}", mend
+                f"brick '{self.path}'", expected, f"{image.shape[-2]}x{image.shape[-1]}", hint
             ) from error
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from brickyard.core.names import ALL, parse_reference, resolve
-from brickyard.core.provenance import Origin
+from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickGraphError, MissingInputError
 
 InputNames = Sequence[str] | Mapping[str, str]
@@ -42,7 +42,7 @@ class Brick(nn.Module, ABC):
         writes: The names that it writes.
         tags: When it runs.
         metadata: What else is to be known of it and travels with it (class names, licence, ...); JSON values.
-        origin: Where its stored form is, None if it never had one.
+        provenance: Where its stored form is, None if it never had one.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px"}  # of its box in the mermaid graph
@@ -56,7 +56,7 @@ class Brick(nn.Module, ABC):
         self.path = ""  # in its collection; "" while it is in none
         self.tags = as_tags(tags if group is None else group)
         self.metadata: dict[str, Any] = {}
-        self.origin: Origin | None = None
+        self.provenance: Provenance | None = None
         self._tags_spelling = "tags" if group is None else "groups"
         self._declared_inputs, self._declared_outputs = copy.copy(input_names), list(output_names)
         self._wire()
@@ -128,7 +128,7 @@ class Brick(nn.Module, ABC):
         """What was gathered over the calls so far, by name; only metrics gather anything."""
         return {}
 
-    def placed(self, path: str) -> Self:
+    def at_path(self, path: str) -> Self:
         """A copy at `path` of a collection: names of its own, the module shared."""
         twin = copy.copy(self)
         for key, value in vars(self).items():  # or the registries and hooks of the two would be one

@@ -76,8 +76,8 @@ def _nested(edges: Iterator[tuple[str, str]]) -> list[str]:
     tree: dict[str, Any] = {}
     for path, edge in edges:
         branch: Any = tree
-        *places, name = path.split("/")
-        for place in places:
+        *prefixes, name = path.split("/")
+        for place in prefixes:
             branch = branch.setdefault(place, {})
         branch.setdefault(name, []).append(edge)
     return list(_lines(tree))

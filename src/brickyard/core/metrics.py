@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 
 from brickyard.core.brick import Brick, InputNames, Tags
 from brickyard.core.compiling import not_compiled
-from brickyard.core.names import join, place_of
+from brickyard.core.names import join, prefix_of
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickGraphError
 
@@ -70,7 +70,7 @@ class BrickMetrics(Brick):
     @property
     def reports(self) -> list[str]:
         """The names that the summary has: each metric under the brick's place."""
-        return [join(place_of(self.path), str(name)) for name in self.metrics]
+        return [join(prefix_of(self.path), str(name)) for name in self.metrics]
 
     @not_compiled("torchmetrics counts updates in Python: leave the METRIC tags out for fullgraph=True")
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +99,8 @@ class BrickMetrics(Brick):
             self.metrics.reset()
         return computed
 
-    def placed(self, path: str) -> Self:
-        twin = super().placed(path)
+    def at_path(self, path: str) -> Self:
+        twin = super().at_path(path)
         twin.metrics = self.metrics.clone()
         twin.metrics.reset()
         return twin
@@ -123,7 +123,7 @@ class BrickMetrics(Brick):
 
     def _reported(self, values: Mapping[str, Any]) -> dict[str, Any]:
         # By the computed keys: a metric that computes a dictionary reports each of its values.
-        return {join(place_of(self.path), name): value for name, value in values.items()}
+        return {join(prefix_of(self.path), name): value for name, value in values.items()}
 
 
 class BrickMetricSingle(BrickMetrics):

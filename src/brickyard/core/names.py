@@ -26,12 +26,12 @@ def join(place: str, name: str) -> str:
     return f"{place}/{name}" if place else name
 
 
-def place_of(path: str) -> str:
+def prefix_of(path: str) -> str:
     """The place of the brick at `path`: "seg" for "seg/head", "" for "backbone"."""
     return path.rpartition("/")[0]
 
 
-def places(path: str) -> list[str]:
+def prefixes(path: str) -> list[str]:
     """The places around a path: "a/b/c" -> ["a/b", "a"]."""
     parts = path.split("/")
     return [place for count in range(len(parts) - 1, 0, -1) if (place := "/".join(parts[:count]))]
@@ -65,7 +65,7 @@ def resolve(name: str, path: str) -> str:
     """
     if not path or not name.startswith("."):
         return name
-    place = place_of(path)
+    place = prefix_of(path)
     parts = place.split("/") if place else []
     steps = [step for step in name.split("/") if step not in (".", "")]
     for step in steps:
@@ -160,7 +160,7 @@ def check_brick_names(paths: Iterable[str]) -> None:
         if other != path:
             raise BrickGraphError(f"Bricks '{other}' and '{path}' differ only in case: rename one of them.")
     for path in seen.values():
-        for place in places(path):
+        for place in prefixes(path):
             if place.lower() in seen:
                 raise BrickGraphError(
                     f"'{path}' stands inside '{seen[place.lower()]}', which is a brick: rename one of them."

@@ -16,7 +16,7 @@ from brickyard.core.tags import KNOWN_TAGS
 from brickyard.errors import BrickGraphError, UnknownNameError, nearest
 
 
-class Wired(Protocol):
+class GraphNode(Protocol):
     """What a plan needs to know of a brick."""
 
     reads: tuple[Reference, ...]
@@ -49,7 +49,7 @@ class Plan:
 
 
 def make_plan(
-    bricks: Mapping[str, Wired],
+    bricks: Mapping[str, GraphNode],
     tags: Collection[str] | None = None,
     outputs: tuple[str, ...] | None = None,
     given: Collection[str] | None = None,
@@ -110,7 +110,7 @@ def owners(names: Mapping[str, Iterable[str]], verb: str) -> dict[str, str]:
     return found
 
 
-def _order(bricks: Mapping[str, Wired], makers: Mapping[str, str]) -> list[str]:
+def _order(bricks: Mapping[str, GraphNode], makers: Mapping[str, str]) -> list[str]:
     """The topological order that is nearest to the declared one."""
     rank = {path: index for index, path in enumerate(bricks)}
     paths = list(bricks)
@@ -135,7 +135,7 @@ def _order(bricks: Mapping[str, Wired], makers: Mapping[str, str]) -> list[str]:
     return ordered
 
 
-def _with_tags(bricks: Mapping[str, Wired], tags: Collection[str] | None) -> set[str]:
+def _with_tags(bricks: Mapping[str, GraphNode], tags: Collection[str] | None) -> set[str]:
     if tags is None:
         return set(bricks)
     known = KNOWN_TAGS.union(*(brick.tags for brick in bricks.values()))
@@ -145,7 +145,7 @@ def _with_tags(bricks: Mapping[str, Wired], tags: Collection[str] | None) -> set
     return {path for path, brick in bricks.items() if not brick.tags.isdisjoint(tags)}
 
 
-def _with_inputs(bricks: Mapping[str, Wired], ordered: Iterable[str], given: Collection[str]) -> list[str]:
+def _with_inputs(bricks: Mapping[str, GraphNode], ordered: Iterable[str], given: Collection[str]) -> list[str]:
     """Those that can run on what is given, and on what those before them make."""
     there = {*given, ALL}
     kept = []
@@ -160,7 +160,7 @@ def _with_inputs(bricks: Mapping[str, Wired], ordered: Iterable[str], given: Col
 
 
 def _needed_for(
-    bricks: Mapping[str, Wired],
+    bricks: Mapping[str, GraphNode],
     ordered: list[str],
     outputs: tuple[str, ...],
     makers: Mapping[str, str],
@@ -181,7 +181,7 @@ def _needed_for(
     return needed[::-1]
 
 
-def _steps(bricks: Mapping[str, Wired], ordered: list[str], outputs: tuple[str, ...] | None) -> tuple[Step, ...]:
+def _steps(bricks: Mapping[str, GraphNode], ordered: list[str], outputs: tuple[str, ...] | None) -> tuple[Step, ...]:
     """Each brick with the values that go after it: nobody reads them later and nobody asked for them."""
     if outputs is None:
         return tuple(Step(path, ()) for path in ordered)
@@ -195,5 +195,5 @@ def _steps(bricks: Mapping[str, Wired], ordered: list[str], outputs: tuple[str, 
     return tuple(steps[::-1])
 
 
-def _with_their_tags(bricks: Mapping[str, Wired]) -> str:
+def _with_their_tags(bricks: Mapping[str, GraphNode]) -> str:
     return ", ".join(f"'{path}' {sorted(brick.tags)}" for path, brick in bricks.items())

@@ -11,7 +11,7 @@ import torch
 
 @final
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """The stored form that a brick was read from, or was last written as.
 
     Attributes:
@@ -27,7 +27,7 @@ class Origin:
     sha256: str
     uri: str | None = None
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
-    before: Origin | None = None
+    before: Provenance | None = None
 
     @property
     def weights(self) -> str | None:
@@ -36,7 +36,7 @@ class Origin:
         return stored["sha256"] if stored else None
 
     @property
-    def published(self) -> Origin | None:
+    def published(self) -> Provenance | None:
         """The last form of it that is published, None if none ever was."""
         return self.before if self.uri is None else self
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from brickyard.data.collate import collate
-from brickyard.data.dataset import LabelledPictures
+from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickError, BrickInputError, MissingExtraError
 
 Batches = DataLoader[Mapping[str, Any]]
@@ -78,7 +78,7 @@ class Drawn(Dataset[Mapping[str, Any]]):
         seed: Another one makes other changes; not negative.
     """
 
-    def __init__(self, data: LabelledPictures, seed: int) -> None:
+    def __init__(self, data: LabelledDataset, seed: int) -> None:
         self.data, self.seed = data, seed
 
     def __getitem__(self, draw: Draw) -> Mapping[str, Any]:
@@ -123,7 +123,7 @@ def checked(batch: Any) -> Any:
     return batch
 
 
-def training_batches(data: LabelledPictures, order: TrainingOrder, *, workers: int = 0) -> Batches:
+def training_batches(data: LabelledDataset, order: TrainingOrder, *, workers: int = 0) -> Batches:
     """A loader that remembers where it is, also in the middle of an epoch.
 
     Args:
@@ -151,7 +151,7 @@ def training_batches(data: LabelledPictures, order: TrainingOrder, *, workers: i
 
 
 def evaluation_batches(
-    data: LabelledPictures, batch_size: int, *, workers: int = 0, rank: int = 0, world_size: int = 1
+    data: LabelledDataset, batch_size: int, *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> Batches:
     """Every picture once. Of several processes each has its own, none twice, in equally many batches.
 

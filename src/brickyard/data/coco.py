@@ -11,8 +11,8 @@ from typing import Any, final
 import torch
 from torch.utils.data import Dataset
 
-from brickyard.data.objects import box_target, object_labels, painted, presence
-from brickyard.data.orientation import read_upright
+from brickyard.data.objects import box_target, object_labels, presence, rasterize
+from brickyard.data.orientation import read_oriented
 from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
@@ -47,7 +47,7 @@ class Coco(Dataset[dict[str, Any]]):
         self._numbers = {category["id"]: number for number, category in enumerate(categories)}
         self._has_masks = any(map(_has_shape, objects))
         names = [str(category["name"]) for category in categories]
-        self.labels = object_labels(names, masks=self._has_masks, where=str(self.file))
+        self.labels = object_labels(names, masks=self._has_masks, location=str(self.file))
         self._images = sorted(content["images"], key=lambda image: image["id"])
         self._objects = _by_image(objects, {image["id"] for image in self._images}, self._numbers, self.file)
 
@@ -70,9 +70,9 @@ class Coco(Dataset[dict[str, Any]]):
         """
         image = self._images[index]
         things = self._objects[image["id"]]
-        where = f"{self.file}, '{image['file_name']}'"
+        location = f"{self.file}, '{image['file_name']}'"
         size = (image["height"], image["width"]) if "height" in image and "width" in image else None
-        picture = read_upright(self.pictures / image["file_name"], size)
+        picture = read_oriented(self.pictures / image["file_name"], size)
         classes = [self._numbers[thing["category_id"]] for thing in things]
         item = {"image": picture.image, "targets/cls": presence(classes, len(self._numbers))}
         if self._has_masks and all(map(_has_shape, things)):
@@ -80,9 +80,9 @@ class Coco(Dataset[dict[str, Any]]):
                 IGNORED if _is_crowd(thing) else number + 1 for thing, number in zip(things, classes, strict=True)
             ]
             shapes = zip((thing["segmentation"] for thing in things), values, strict=True)
-            item["targets/seg"] = picture.mask(painted(shapes, picture.size, where))
+            item["targets/seg"] = picture.mask(rasterize(shapes, picture.size, location))
         single = [(thing, number) for thing, number in zip(things, classes, strict=True) if not _is_crowd(thing)]
-        boxes = picture.boxes(_corners((thing.get("bbox") for thing, _ in single), where))
+        boxes = picture.boxes(_corners((thing.get("bbox") for thing, _ in single), location))
         return {**item, "targets/det": box_target(boxes, [number for _, number in single])}
 
 
@@ -103,8 +103,8 @@ def _files(folder: Path, split: str) -> tuple[Path, Path]:
         names = ", ".join(file.stem.removeprefix("instances_") for file in found)
         raise BrickInputError(str(folder), f"one split '{split}'", names, "Name one of them.")
     name = found[0].stem.removeprefix("instances_")
-    places = [folder / name, folder / "images" / name]
-    for place in places:
+    prefixes = [folder / name, folder / "images" / name]
+    for place in prefixes:
         if place.is_dir():
             return found[0], place
     raise BrickInputError(str(folder), f"the pictures in {name}/ or images/{name}/", "no such folder")
@@ -137,8 +137,8 @@ def _by_image(
     for thing in things:
         for kind, known in (("image_id", images), ("category_id", numbers)):
             if thing[kind] not in known:
-                where = f"{file}, annotation {thing.get('id')}"
-                raise BrickInputError(where, f"a known {kind}", f"{thing[kind]}")
+                location = f"{file}, annotation {thing.get('id')}"
+                raise BrickInputError(location, f"a known {kind}", f"{thing[kind]}")
         found[thing["image_id"]].append(thing)
     return found
 
@@ -152,16 +152,16 @@ def _is_crowd(thing: Mapping[str, Any]) -> bool:
     return bool(thing.get("iscrowd"))
 
 
-def _corners(boxes: Iterable[Any], where: str) -> torch.Tensor:
+def _corners(boxes: Iterable[Any], location: str) -> torch.Tensor:
     """COCO's boxes (x, y, width, height) -> (M, 4) float32, (x1, y1, x2, y2)."""
     corners = []
     for box in boxes:
         try:
             left, top, width, height = (float(side) for side in box)
         except (TypeError, ValueError, OverflowError):
-            raise BrickInputError(where, "boxes of four numbers", f"{box}") from None
+            raise BrickInputError(location, "boxes of four numbers", f"{box}") from None
         # Written so that nan is refused too.
         if not (abs(left) + abs(top) + width + height < float("inf") and width >= 0 and height >= 0):
-            raise BrickInputError(where, "boxes (x, y, width, height) in pixels", f"{box}")
+            raise BrickInputError(location, "boxes (x, y, width, height) in pixels", f"{box}")
         corners.append((left, top, left + width, top + height))
     return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)

@@ -36,8 +36,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in dict.fromkeys(name for sample in samples for name in sample):
         lacking = [row for row, sample in enumerate(samples) if name not in sample]
         if lacking and not name.startswith(_TARGETS):
-            mend = f"Only values under '{_TARGETS}' may be absent."
-            raise BrickInputError(f"collate, '{name}'", "a value in every sample", f"none in rows {lacking}", mend)
+            hint = f"Only values under '{_TARGETS}' may be absent."
+            raise BrickInputError(f"collate, '{name}'", "a value in every sample", f"none in rows {lacking}", hint)
         neutral = _neutral(next(sample[name] for sample in samples if name in sample)) if lacking else None
         batch[name] = _joined(name, [sample.get(name, neutral) for sample in samples])
         if lacking:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class LabelledPictures(Protocol):
+class LabelledDataset(Protocol):
     """Pictures with the labels of one or several tasks.
 
     Attributes:

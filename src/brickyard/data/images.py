@@ -18,15 +18,15 @@ MAX_ASPECT = 100  # a resize of the shorter side to 256 pixels would make the lo
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
-def find_pictures(places: Iterable[str | Path]) -> list[Path]:
-    """The picture files at `places`: a file is taken whatever its name, a folder is searched by known endings.
+def find_images(sources: Iterable[str | Path]) -> list[Path]:
+    """The picture files at `sources`: a file is taken whatever its name, a folder is searched by known endings.
 
     Raises:
         BrickInputError: A place that is not there, or a folder without pictures.
     """
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found: list[Path] = []
-    for place in map(Path, places):
+    for place in map(Path, sources):
         if place.is_dir():
             inside = [file for file in sorted(place.rglob("*")) if file.suffix.lower() in endings and file.is_file()]
             if not inside:
@@ -39,7 +39,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_picture(file: str | Path) -> Image.Image:
+def read_image(file: str | Path) -> Image.Image:
     """Read a picture as RGB, upright by its EXIF rotation; grey of 16 bits is scaled, transparency becomes white.
 
     Raises:
@@ -55,8 +55,8 @@ def read_picture(file: str | Path) -> Image.Image:
     except BrickInputError:
         raise
     except Exception as error:  # a decoder may raise anything on a damaged file
-        mend = "Is it complete, and a picture?"
-        raise BrickInputError(str(file), "a picture", f"{type(error).__name__}: {error}", mend) from None
+        hint = "Is it complete, and a picture?"
+        raise BrickInputError(str(file), "a picture", f"{type(error).__name__}: {error}", hint) from None
     short, long = sorted(picture.size)
     if short < MIN_SIDE or long > MAX_ASPECT * short:
         expected = f"a picture of at least {MIN_SIDE}x{MIN_SIDE} pixels and at most {MAX_ASPECT}:1"

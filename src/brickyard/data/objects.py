@@ -17,14 +17,14 @@ from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
 
-def object_labels(names: Sequence[str], *, masks: bool, where: str) -> dict[str, tuple[str, ...]]:
+def object_labels(names: Sequence[str], *, masks: bool, location: str) -> dict[str, tuple[str, ...]]:
     """The labels of `cls` (several a picture), `det`, and `seg` if there are masks: 0 is background.
 
     Raises:
         BrickInputError: Too many classes for a mask.
     """
     if masks and len(names) >= IGNORED:
-        raise BrickInputError(where, f"fewer than {IGNORED} classes, since {IGNORED} marks unknown", f"{len(names)}")
+        raise BrickInputError(location, f"fewer than {IGNORED} classes, since {IGNORED} marks unknown", f"{len(names)}")
     classes = tuple(names)
     return {"cls": classes, **({"seg": ("background", *classes)} if masks else {}), "det": classes}
 
@@ -45,14 +45,14 @@ def box_target(boxes: tv_tensors.BoundingBoxes, labels: Sequence[int]) -> dict[s
     return {"boxes": inside, "labels": torch.tensor(labels, dtype=torch.int64)[kept]}
 
 
-def painted(objects: Iterable[tuple[Any, int]], size: tuple[int, int], where: str) -> Tensor:
+def rasterize(objects: Iterable[tuple[Any, int]], size: tuple[int, int], location: str) -> Tensor:
     """Paint objects on background, the smaller ones onto the larger ones, what is unknown below all.
 
     Args:
         objects: The shape of each, in one of COCO's forms, and its value in the mask. Shapes are polygons as a list of
             [x1, y1, x2, y2, ...] in pixels, or run lengths, compressed or not.
         size: (height, width).
-        where: What errors name.
+        location: What errors name.
 
     Returns:
         (H, W) int64, 0 where nothing is.
@@ -60,7 +60,7 @@ def painted(objects: Iterable[tuple[Any, int]], size: tuple[int, int], where: st
     Raises:
         BrickInputError: A shape that is none, or is of another size.
     """
-    shapes = [(_pixels(shape, size, where), value) for shape, value in objects]
+    shapes = [(_pixels(shape, size, location), value) for shape, value in objects]
     shapes.sort(key=lambda pair: (pair[1] != IGNORED, -int(pair[0].sum())))
     classes = np.zeros(size, dtype=np.int64)
     for pixels, value in shapes:
@@ -68,7 +68,7 @@ def painted(objects: Iterable[tuple[Any, int]], size: tuple[int, int], where: st
     return torch.from_numpy(classes)
 
 
-def _pixels(shape: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.bool_]:
+def _pixels(shape: Any, size: tuple[int, int], location: str) -> npt.NDArray[np.bool_]:
     """Which pixels (H, W) a shape has."""
     height, width = size
     try:
@@ -84,8 +84,8 @@ def _pixels(shape: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.boo
         # Before it is unpacked: a few bytes can claim any size.
         pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height)) if told == size else None
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise BrickInputError(where, "polygons or run lengths as COCO has them", f"{error}") from None
+        raise BrickInputError(location, "polygons or run lengths as COCO has them", f"{error}") from None
     if pixels is None:
-        raise BrickInputError(where, f"a shape on {width}x{height} pixels", f"{told[1]}x{told[0]}")
+        raise BrickInputError(location, f"a shape on {width}x{height} pixels", f"{told[1]}x{told[0]}")
     found: npt.NDArray[np.bool_] = pixels.astype(bool)
     return found

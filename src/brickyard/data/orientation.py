@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its name everywhere
 
-from brickyard.data.images import read_picture
+from brickyard.data.images import read_image
 from brickyard.errors import BrickInputError
 
 # How a stored picture becomes upright, by its EXIF orientation: rows and columns change places, then left and right,
@@ -32,7 +32,7 @@ _AS_IT_IS = (False, False, False)
 
 @final
 @dataclass(frozen=True)
-class UprightPicture:
+class OrientedImage:
     """A picture turned upright by its EXIF orientation, and how to turn what was drawn on it before.
 
     Attributes:
@@ -60,7 +60,7 @@ class UprightPicture:
         return F.vertical_flip(labels) if upside_down else labels
 
 
-def read_upright(file: Path, labelled_size: tuple[int, int] | None = None) -> UprightPicture:
+def read_oriented(file: Path, labelled_size: tuple[int, int] | None = None) -> OrientedImage:
     """Read a picture whose labels refer to its pixels as they are stored, as torchvision and the COCO API read them.
 
     Args:
@@ -71,15 +71,15 @@ def read_upright(file: Path, labelled_size: tuple[int, int] | None = None) -> Up
     Raises:
         BrickInputError: The picture cannot be read, or has another size than `labelled_size`.
     """
-    image = tv_tensors.Image(F.pil_to_tensor(read_picture(file)))
+    image = tv_tensors.Image(F.pil_to_tensor(read_image(file)))
     size = (int(image.shape[-2]), int(image.shape[-1]))
     with Image.open(file) as opened:  # its head only
         turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1), _AS_IT_IS)
     stored = size[::-1] if turn[0] else size
     if labelled_size in (None, stored):
-        return UprightPicture(image, stored, turn)
+        return OrientedImage(image, stored, turn)
     if labelled_size == size:
-        return UprightPicture(image, size, _AS_IT_IS)
+        return OrientedImage(image, size, _AS_IT_IS)
     expected = f"{labelled_size[1]}x{labelled_size[0]} pixels, as its labels say"
     raise BrickInputError(str(file), expected, f"{stored[1]}x{stored[0]}", "Do labels and picture belong together?")
 
@@ -97,6 +97,6 @@ def read_class_map(file: Path) -> Tensor:
         found = f"{type(error).__name__}: {error}"
         raise BrickInputError(str(file), "a mask", found, "Is it there, and complete?") from None
     if values.ndim != 2:
-        mend = "Was it saved in colours?"
-        raise BrickInputError(str(file), "a mask with one class a pixel", f"{values.shape[2]} channels", mend)
+        hint = "Was it saved in colours?"
+        raise BrickInputError(str(file), "a mask with one class a pixel", f"{values.shape[2]} channels", hint)
     return torch.from_numpy(values.astype(np.int64))

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import OxfordIIITPet
 
 from brickyard.data.objects import box_target
-from brickyard.data.orientation import read_class_map, read_upright
+from brickyard.data.orientation import read_class_map, read_oriented
 from brickyard.data.voc import read_objects
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED
@@ -91,8 +91,8 @@ class Pets(Dataset[dict[str, Any]]):
         try:
             lines = listed.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            mend = "download=True fetches it."
-            raise BrickInputError(str(listed), "a list of the Oxford-IIIT Pet data set", f"{error}", mend) from None
+            hint = "download=True fetches it."
+            raise BrickInputError(str(listed), "a list of the Oxford-IIIT Pet data set", f"{error}", hint) from None
         self._pictures = _of_split([_breed_of(line, listed) for line in lines], split)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Pets(Dataset[dict[str, Any]]):
         trimap = read_class_map(trimap_file)
         if not 1 <= trimap.min() <= trimap.max() <= 3:
             raise BrickInputError(str(trimap_file), "values 1 to 3", f"{trimap.min()} to {trimap.max()}")
-        picture = read_upright(self._folder / "images" / f"{name}.jpg", (trimap.shape[0], trimap.shape[1]))
+        picture = read_oriented(self._folder / "images" / f"{name}.jpg", (trimap.shape[0], trimap.shape[1]))
         item = {
             "image": picture.image,
             "targets/cls": torch.tensor(breed),

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch.utils.data import Dataset
 
 from brickyard.data.coco import Coco
-from brickyard.data.dataset import LabelledPictures
+from brickyard.data.dataset import LabelledDataset
 from brickyard.data.pets import Pets
 from brickyard.data.synthetic.backgrounds import Split
 from brickyard.data.synthetic.digits import DigitScenes
@@ -20,7 +20,7 @@ from brickyard.errors import BrickInputError, UnknownNameError
 _DIGITS = "digits"
 _SCENES: dict[Split, int] = {"train": 1_000_000, "val": 500, "test": 1000}  # made on the fly, each another
 _SCENE_SIZE, _PICTURE_SIZE = 96, 224
-_IN_FOLDERS: dict[str, Callable[[str, str], LabelledPictures]] = {"coco": Coco, "yolo": Yolo, "pets": Pets, "voc": Voc}
+_IN_FOLDERS: dict[str, Callable[[str, str], LabelledDataset]] = {"coco": Coco, "yolo": Yolo, "pets": Pets, "voc": Voc}
 
 KINDS = (_DIGITS, *(f"{kind}:FOLDER" for kind in _IN_FOLDERS))
 
@@ -33,7 +33,7 @@ def open_data(
     image_size: int | None = None,
     seed: int = 0,
     flip: bool = True,
-) -> LabelledPictures:
+) -> LabelledDataset:
     """Open the data set that a text names, ready for a model.
 
     Args:
@@ -67,7 +67,7 @@ def open_data(
 class _First(Dataset[Mapping[str, Any]]):
     """The first pictures of a data set."""
 
-    def __init__(self, data: LabelledPictures, length: int) -> None:
+    def __init__(self, data: LabelledDataset, length: int) -> None:
         if not 0 <= length <= len(data):
             raise BrickInputError("length", f"0 to {len(data)}, as many as there are", f"{length}")
         self.data, self.length, self.labels = data, length, data.labels

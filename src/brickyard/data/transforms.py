@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its name everywhere
 
-from brickyard.data.dataset import LabelledPictures
+from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
@@ -122,7 +122,7 @@ class Augmented(Dataset[dict[str, Any]]):
         augment: The change.
     """
 
-    def __init__(self, data: LabelledPictures, augment: Augment) -> None:
+    def __init__(self, data: LabelledDataset, augment: Augment) -> None:
         self.data, self.augment = data, augment
         self.labels = data.labels
 

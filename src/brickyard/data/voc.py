@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import VOCSegmentation
 
 from brickyard.data.objects import box_target, object_labels, presence
-from brickyard.data.orientation import read_class_map, read_upright
+from brickyard.data.orientation import read_class_map, read_oriented
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED
 
@@ -76,7 +76,7 @@ class Voc(Dataset[dict[str, Any]]):
         BrickInputError: It is not there.
     """
 
-    labels: ClassVar[dict[str, tuple[str, ...]]] = object_labels(_NAMES, masks=True, where="VOC")
+    labels: ClassVar[dict[str, tuple[str, ...]]] = object_labels(_NAMES, masks=True, location="VOC")
 
     def __init__(self, root: str | Path, split: str, *, year: str = "2012", download: bool = False) -> None:
         if year not in _YEARS:
@@ -87,8 +87,8 @@ class Voc(Dataset[dict[str, Any]]):
         try:
             listed = VOCSegmentation(str(root), year=year, image_set=split, download=download)
         except (RuntimeError, FileNotFoundError) as error:
-            mend = "download=True fetches it."
-            raise BrickInputError(str(root), f"VOC {year} in VOCdevkit/VOC{year}", f"{error}", mend) from None
+            hint = "download=True fetches it."
+            raise BrickInputError(str(root), f"VOC {year} in VOCdevkit/VOC{year}", f"{error}", hint) from None
         self._files = [(Path(picture), Path(mask)) for picture, mask in zip(listed.images, listed.masks, strict=True)]
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class Voc(Dataset[dict[str, Any]]):
             raise BrickInputError(
                 str(mask_file), "classes 0 to 20, or 255", f"{sorted(set(classes.flatten().tolist()))}"
             )
-        picture = read_upright(picture_file, (classes.shape[0], classes.shape[1]))
+        picture = read_oriented(picture_file, (classes.shape[0], classes.shape[1]))
         objects = [(item, _class_of(item, xml)) for item in read_objects(xml)]
         clear = [(item.box, number) for item, number in objects if not item.difficult]
         boxes = torch.tensor([box for box, _ in clear], dtype=torch.float32).reshape(-1, 4)

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its name everywhere
 
-from brickyard.data.images import find_pictures, read_picture
-from brickyard.data.objects import box_target, object_labels, painted, presence
+from brickyard.data.images import find_images, read_image
+from brickyard.data.objects import box_target, object_labels, presence, rasterize
 from brickyard.errors import BrickInputError
 
 _SLACK = 0.01  # coordinates may leave the picture by this part of it, as rounding and careless tools have it
@@ -72,7 +72,7 @@ class Yolo(Dataset[dict[str, Any]]):
         self._objects = [_read_labels(file, len(names)) for file in files]
         self._has_masks = any(thing.is_polygon for things in self._objects for thing in things)
         self._num_classes = len(names)
-        self.labels = object_labels(names, masks=self._has_masks, where=str(folder))
+        self.labels = object_labels(names, masks=self._has_masks, location=str(folder))
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -90,13 +90,13 @@ class Yolo(Dataset[dict[str, Any]]):
             BrickInputError: The picture is absent or damaged.
         """
         file, things = self._pictures[index], self._objects[index]
-        image = tv_tensors.Image(F.pil_to_tensor(read_picture(file)))
+        image = tv_tensors.Image(F.pil_to_tensor(read_image(file)))
         height, width = image.shape[-2:]
         numbers = [thing.number for thing in things]
         item = {"image": image, "targets/cls": presence(numbers, self._num_classes)}
         if self._has_masks and all(thing.is_polygon for thing in things):
             shapes = [([(thing.place * (width, height)).ravel().tolist()], thing.number + 1) for thing in things]
-            item["targets/seg"] = tv_tensors.Mask(painted(shapes, (height, width), str(_label_file(file))))
+            item["targets/seg"] = tv_tensors.Mask(rasterize(shapes, (height, width), str(_label_file(file))))
         corners = np.array([thing.corners() for thing in things], dtype=np.float32).reshape(-1, 4)
         corners *= (width, height, width, height)
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners), format="XYXY", canvas_size=(height, width))
@@ -124,9 +124,9 @@ def _names(value: Any, file: Path) -> list[str]:
 
 def _find(folder: Path, settings: dict[str, Any], split: str) -> list[Path]:
     """The pictures of a split."""
-    places = settings.get(split) or f"images/{split}"
+    prefixes = settings.get(split) or f"images/{split}"
     pictures: list[Path] = []
-    for place in places if isinstance(places, list) else [places]:
+    for place in prefixes if isinstance(prefixes, list) else [prefixes]:
         # `path` is often that of another machine, and Roboflow writes '../train/images' for 'train/images'.
         nearby = str(place).removeprefix("../")
         found = [Path(folder, settings.get("path") or "", place), folder / place, folder / nearby]
@@ -136,7 +136,7 @@ def _find(folder: Path, settings: dict[str, Any], split: str) -> list[Path]:
                 str(folder), f"the pictures of '{split}'", f"no '{place}'", "Does data.yaml say where?"
             )
         if found[0].is_dir():
-            pictures += find_pictures([found[0]])
+            pictures += find_images([found[0]])
         else:
             lines = found[0].read_text(encoding="utf-8").split("\n")
             pictures += [found[0].parent / line.strip() for line in lines if line.strip()]
@@ -161,18 +161,18 @@ def _read_labels(file: Path, num_classes: int) -> list[_Object]:
     return [_object_of(line, f"{file}, line {at}", num_classes) for at, line in enumerate(lines, 1) if line.strip()]
 
 
-def _object_of(line: str, where: str, num_classes: int) -> _Object:
+def _object_of(line: str, location: str, num_classes: int) -> _Object:
     expected = "'class cx cy width height' or 'class x1 y1 x2 y2 x3 y3 ...'"
     try:
         number, *numbers = (float(word) for word in line.split())
     except ValueError:
-        raise BrickInputError(where, expected, f"'{line}'") from None
+        raise BrickInputError(location, expected, f"'{line}'") from None
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        raise BrickInputError(where, expected, f"{len(numbers) + 1} numbers")
+        raise BrickInputError(location, expected, f"{len(numbers) + 1} numbers")
     if number not in range(num_classes):
-        raise BrickInputError(where, f"a class from 0 to {num_classes - 1}", f"{number:g}")
+        raise BrickInputError(location, f"a class from 0 to {num_classes - 1}", f"{number:g}")
     place = np.array(numbers, dtype=np.float32)
     if not (place.min() >= -_SLACK and place.max() <= 1 + _SLACK):  # nan is refused too
         found = f"{place.min():g} to {place.max():g}"
-        raise BrickInputError(where, "parts of the picture, 0 to 1", found, "Are they pixels?")
+        raise BrickInputError(location, "parts of the picture, 0 to 1", found, "Are they pixels?")
     return _Object(int(number), place.reshape(-1, 2) if len(numbers) > 4 else place)

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self, final
 
 from brickyard.collection import BrickCollection
-from brickyard.core.names import place_of
+from brickyard.core.names import prefix_of
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickMismatchError, UnsafeBrickError
 from brickyard.parts.backbones import InputSpec
 from brickyard.storage.config import check_fields, describe, well_formed
-from brickyard.storage.write import name_of, weigh_in_memory
+from brickyard.storage.write import hash_in_memory, name_of
 
 _PREFIX = "brickyard."
 _SIDE = 16_384  # pixels: no honest model takes larger images
@@ -24,7 +24,7 @@ BESIDE = {Tag.VISUALIZATION, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_EXTRA}
 
 @final
 @dataclass(frozen=True)
-class Facts:
+class ExportMetadata:
     """What a program that runs an exported model must know.
 
     Attributes:
@@ -48,7 +48,7 @@ class Facts:
         return {f"{_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in asdict(self).items()}
 
     @classmethod
-    def from_text(cls, texts: Mapping[str, str], where: str) -> Self:
+    def from_text(cls, texts: Mapping[str, str], location: str) -> Self:
         """The facts that `to_text` wrote.
 
         Raises:
@@ -56,23 +56,25 @@ class Facts:
         """
         found = {key.removeprefix(_PREFIX): text for key, text in texts.items() if key.startswith(_PREFIX)}
         if "image" not in found or "heads" not in found:
-            raise BrickMismatchError(f"{where} was not exported by brickyard", ["it does not say what its heads are"])
-        with well_formed(where):
+            raise BrickMismatchError(
+                f"{location} was not exported by brickyard", ["it does not say what its heads are"]
+            )
+        with well_formed(location):
             values = {key: json.loads(text) for key, text in found.items()}
             image: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in values["image"].items()
             }
             known = {key: values[key] for key in ("collection", "heads", "beside", "bricks")}
-            _check(image, known, where)
+            _check(image, known, location)
             return cls(image=InputSpec(**image), **known)
 
 
-def _check(image: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+def _check(image: Mapping[str, Any], known: Mapping[str, Any], location: str) -> None:
     """Refuse what would make a picture of any size, or fail far from here."""
     for head, about in known["heads"].items():
         if not {"task", "labels", "variant"} <= about.keys():
             raise TypeError(f"head '{head}' lacks its task, labels or variant")
-        check_fields(about | {"type": "head"}, f"{where}, head '{head}'")
+        check_fields(about | {"type": "head"}, f"{location}, head '{head}'")
     if not all(isinstance(each, dict) for each in (known["beside"], known["bricks"])):
         raise TypeError("'beside' and 'bricks' are objects")
     sides = [image["channels"], *image["size"]]
@@ -82,15 +84,15 @@ def _check(image: Mapping[str, Any], known: Mapping[str, Any], where: str) -> No
         raise ValueError(f"pictures cannot be resized by {image}")
 
 
-def facts_of(model: BrickCollection, images: InputSpec) -> Facts:
+def metadata_of(model: BrickCollection, images: InputSpec) -> ExportMetadata:
     """The facts of a model, with its bricks as they are now."""
     bricks = model.bricks()
-    heads = {place_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
-    stored = {path: weigh_in_memory(path, brick) for path, brick in bricks.items()}
+    heads = {prefix_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
+    stored = {path: hash_in_memory(path, brick) for path, brick in bricks.items()}
     hashes = {path: facts["sha256"] for path, facts in stored.items() if facts is not None}
     beside = {}
     for path, brick in bricks.items():
         if brick.tags & BESIDE and path not in hashes:
             with suppress(UnsafeBrickError):  # the user's own, which no file can hold
                 beside[path] = describe(brick)
-    return Facts(name_of(model), images, heads, beside, hashes)
+    return ExportMetadata(name_of(model), images, heads, beside, hashes)

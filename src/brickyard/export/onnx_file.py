@@ -17,10 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Tags
-from brickyard.core.names import place_of
+from brickyard.core.names import prefix_of
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickError, BrickGraphError, BrickInputError, MissingExtraError
-from brickyard.export.metadata import facts_of
+from brickyard.export.metadata import metadata_of
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import check_parity
 from brickyard.export.trace import AXES, Trace, trace
@@ -72,7 +72,7 @@ def export_onnx(
     images = images_to_export(model, dynamic, image_size)
     traced = trace_model(model, images, outputs, dynamic)
     program = _program(traced, **({} if opset is None else {"opset_version": opset}))
-    for key, text in facts_of(model, images).to_text().items():
+    for key, text in metadata_of(model, images).to_text().items():
         program.model.metadata_props[key] = text
     with written_apart(Path(path)) as draft:
         program.save(draft, external_data=False)
@@ -124,8 +124,8 @@ def images_to_export(
         raise BrickInputError("dynamic", f"some of {list(AXES)}", f"{unknown}")
     varies = bool({"height", "width"} & set(dynamic))
     if images.fixed and varies:
-        mend = "Export it at one size, or create it with dynamic_img_size=True where timm has it."
-        raise BrickInputError("dynamic", "a backbone that takes images of any size", f"one of {images.size}", mend)
+        hint = "Export it at one size, or create it with dynamic_img_size=True where timm has it."
+        raise BrickInputError("dynamic", "a backbone that takes images of any size", f"one of {images.size}", hint)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or images.size
     return replace(images, size=size, fixed=not varies)
 
@@ -228,11 +228,11 @@ def _results(model: BrickCollection) -> list[str]:
     steps = model.plan(Stage.EXPORT.tags).steps
     bricks = model.bricks()
     read = {each.name for step in steps for each in bricks[step.path].reads}
-    heads = {place_of(p): str(brick.metadata["task"]) for p, brick in bricks.items() if "task" in brick.metadata}
+    heads = {prefix_of(p): str(brick.metadata["task"]) for p, brick in bricks.items() if "task" in brick.metadata}
     main = {f"{head}/{get_task(task).main_output}" for head, task in heads.items()}
     return [
         name
         for step in steps
         for name in bricks[step.path].writes
-        if name in main or (place_of(step.path) in heads and name not in read)
+        if name in main or (prefix_of(step.path) in heads and name not in read)
     ]

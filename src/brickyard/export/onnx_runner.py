@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy.typing as npt
 
 from brickyard.errors import BrickInputError, BrickIntegrityError, BrickNotFoundError, MissingExtraError
-from brickyard.export.metadata import Facts
+from brickyard.export.metadata import ExportMetadata
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
@@ -47,8 +47,8 @@ class OnnxSession:
             options.intra_op_num_threads = threads
         there = [name for name in _PROVIDERS if _PROVIDERS[name] in onnxruntime.get_available_providers()]
         if device is not None and device not in there:
-            mend = "A GPU wants the package onnxruntime-gpu in the place of onnxruntime." * (device == "cuda")
-            raise BrickInputError("device", f"for an exported file, one of {there}", f"'{device}'", mend)
+            hint = "A GPU wants the package onnxruntime-gpu in the place of onnxruntime." * (device == "cuda")
+            raise BrickInputError("device", f"for an exported file, one of {there}", f"'{device}'", hint)
         chosen = [_PROVIDERS[name] for name in there if name in (device or name, "cpu")]
         try:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen)
@@ -61,13 +61,13 @@ class OnnxSession:
         self._inputs = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> ExportMetadata:
         """What the file says of itself.
 
         Raises:
             BrickMismatchError: It was not exported by `export_onnx`.
         """
-        return Facts.from_text(self._session.get_modelmeta().custom_metadata_map, self._where)
+        return ExportMetadata.from_text(self._session.get_modelmeta().custom_metadata_map, self._where)
 
     def __call__(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the file on a batch; `image` is (B, C, H, W) float32 in [0, 1].
@@ -88,5 +88,5 @@ class OnnxSession:
             fits = len(taken) == len(shape)
             if not fits or any(isinstance(t, int) and t != found for t, found in zip(taken, shape, strict=True)):
                 expected = f"the shape ({', '.join(map(str, taken))})"
-                mend = "Bring images to this size (--image-size), or export the model for other sizes."
-                raise BrickInputError(f"{self._where}, '{name}'", expected, f"{shape}", mend)
+                hint = "Bring images to this size (--image-size), or export the model for other sizes."
+                raise BrickInputError(f"{self._where}, '{name}'", expected, f"{shape}", hint)

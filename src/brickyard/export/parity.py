@@ -45,8 +45,8 @@ def check_parity(
         except Exception as error:  # of every kind: they come from deep inside what runs the file
             problems = [f"it does not run: {error}"]
         if problems:
-            where = "x".join(map(str, inputs["image"].shape))
-            raise BrickMismatchError(f"{what} would not give what the model gives for images {where}", problems)
+            location = "x".join(map(str, inputs["image"].shape))
+            raise BrickMismatchError(f"{what} would not give what the model gives for images {location}", problems)
 
 
 def differences(expected: Arrays, found: Arrays) -> list[str]:

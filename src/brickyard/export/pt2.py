@@ -14,7 +14,7 @@ import torch
 
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickGraphError, BrickInputError
-from brickyard.export.metadata import facts_of
+from brickyard.export.metadata import metadata_of
 from brickyard.export.onnx_file import images_to_export, refuse_existing, trace_model, written_apart
 from brickyard.export.parity import Arrays, check_parity
 from brickyard.export.trace import Trace
@@ -41,7 +41,7 @@ def export_pt2(
     images = images_to_export(model, dynamic, image_size)
     traced = trace_model(model, images, outputs, dynamic)
     program = _exported(traced)
-    facts = {**facts_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
+    facts = {**metadata_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
     with written_apart(Path(path)) as draft:
         torch.export.save(program, draft, extra_files={FACTS: json.dumps(facts)})
         if check:
@@ -71,7 +71,7 @@ def export_aoti(
     images = images_to_export(model, dynamic, image_size)
     traced = trace_model(model, images, outputs, dynamic)
     program = _exported(traced)
-    facts = {**facts_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
+    facts = {**metadata_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
     with written_apart(Path(path)) as draft, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         package = draft.with_suffix(".pt2")  # no other ending is taken

@@ -107,8 +107,8 @@ class RayEngine(Engine):
         self._actors = actors
         self.about, *others = _got([actor.about.remote() for actor in actors])
         if any(other != self.about for other in others):
-            mend = "each builds its own: pin the revision of the source, and give it trained heads"
-            raise BrickMismatchError(f"The actors have different models of {self.about['source']}", [mend])
+            hint = "each builds its own: pin the revision of the source, and give it trained heads"
+            raise BrickMismatchError(f"The actors have different models of {self.about['source']}", [hint])
 
     def run(self, shards: Sequence[Shard], tell: Tell) -> Iterator[tuple[int, list[Row]]]:
         from ray.util import ActorPool  # noqa: PLC0415

@@ -20,7 +20,7 @@ if sys.platform != "win32":
 from brickyard.errors import BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
 from brickyard.inference.shards import Shards, list_shards, load_pyarrow
-from brickyard.storage.sources.uri import located
+from brickyard.storage.sources.uri import locate
 
 Kind = Literal["parquet", "jsonl"]
 EngineName = Literal["local", "ray"]
@@ -97,11 +97,11 @@ def predict_rows(
     for name, number, least in (("shard_size", shard_size, 1), ("workers", workers, 0), ("actors", actors, 1)):
         if number is not None and number < least:
             raise BrickInputError(name, f"{least} or more", f"{number}")
-    places = [pictures] if isinstance(pictures, str) else pictures
-    _refuse_inside(Path(out), places)
+    prefixes = [pictures] if isinstance(pictures, str) else pictures
+    _refuse_inside(Path(out), prefixes)
     if kind == "parquet":
         load_pyarrow()
-    shards, source = list_shards(places, shard_size), located(source)
+    shards, source = list_shards(prefixes, shard_size), locate(source)
     opened: AbstractContextManager[Engine]
     if engine == "ray":
         opened = ray_engine(source, device, batch_size, workers or 0, actors, address)
@@ -125,7 +125,7 @@ def _run(pictures: Shards, engine: Engine, out: Path, shard_size: int, kind: Kin
         missing = [shard for shard in pictures.shards if shard.number not in there]
         before = len(pictures) - sum(map(len, missing))
         shown = None if progress else True  # None: where there is a terminal
-        with tqdm(total=len(pictures), initial=before, unit="picture", disable=shown, smoothing=0) as bar:
+        with tqdm(total=len(pictures), initial=before, unit="visualization", disable=shown, smoothing=0) as bar:
             for number, rows in engine.run(missing, bar.update):
                 unread += sum(row["error"] is not None for row in rows)
                 with _written_apart(out / f"part-{number:06}.{kind}") as file:
@@ -133,11 +133,11 @@ def _run(pictures: Shards, engine: Engine, out: Path, shard_size: int, kind: Kin
     return Done(len(pictures) - before, unread, before)
 
 
-def _refuse_inside(out: Path, places: Sequence[str]) -> None:
-    for place in places:
+def _refuse_inside(out: Path, prefixes: Sequence[str]) -> None:
+    for place in prefixes:
         if out.resolve().is_relative_to(Path(place).resolve()):
-            mend = "Its rows would be taken for pictures at the next start."
-            raise BrickInputError("out", f"a folder outside of {place}", f"{out}", mend)
+            hint = "Its rows would be taken for pictures at the next start."
+            raise BrickInputError("out", f"a folder outside of {place}", f"{out}", hint)
 
 
 @contextmanager
@@ -153,8 +153,8 @@ def _claimed(out: Path, job: Mapping[str, Any]) -> Iterator[None]:
                 # not flock: the reading processes would inherit it, and outlive this one where it is killed
                 fcntl.lockf(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                mend = "Wait for that, or take another folder."
-                raise BrickInputError("out", "a folder for this job alone", f"{out}, which is in use", mend) from None
+                hint = "Wait for that, or take another folder."
+                raise BrickInputError("out", "a folder for this job alone", f"{out}, which is in use", hint) from None
         claim.seek(0)
         try:
             before = json.load(claim)
@@ -175,11 +175,11 @@ def _of_nobody(out: Path, problem: str) -> BrickMismatchError:
     return BrickMismatchError(f"{out} has rows of nobody knows which job; take another folder", [problem])
 
 
-def _differences(before: Any, now: Mapping[str, Any], where: str = "") -> Iterator[str]:
+def _differences(before: Any, now: Mapping[str, Any], location: str = "") -> Iterator[str]:
     """In words, for each value that is not as it was; where a model came from does not matter."""
     before = before if isinstance(before, dict) else {}
     for key in sorted(before.keys() | now.keys()):
-        place, old, new = f"{where}{key}", before.get(key), now.get(key)
+        place, old, new = f"{location}{key}", before.get(key), now.get(key)
         if isinstance(new, Mapping):
             yield from _differences(old, new, f"{place}: ")
         elif old != new and place != "model: source":

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from brickyard.collection import BrickCollection
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.create import create_model
-from brickyard.data.images import find_pictures, read_picture
+from brickyard.data.images import find_images, read_image
 from brickyard.errors import BrickInputError, BrickMismatchError, MissingInputError
-from brickyard.inference.reading import Batch, PictureReader
+from brickyard.inference.reading import Batch, ImageReader
 from brickyard.inference.runners import open_runner
 from brickyard.inference.shards import Picture
-from brickyard.storage.sources.uri import located
+from brickyard.storage.sources.uri import locate
 from brickyard.tasks.registry import get_task
 
 _DRAWN_SIDE = 1600  # pixels: a drawn picture is no larger
@@ -95,13 +95,13 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise BrickInputError("batch_size", "1 or more", f"{batch_size}")
-        found = source if isinstance(source, BrickCollection) else located(source)
+        found = source if isinstance(source, BrickCollection) else locate(source)
         self._source = None if isinstance(found, BrickCollection) else found
         self._options = (device, batch_size, outputs, channels_last, compile)
         self._run = open_runner(found, _trained, device, outputs, channels_last=channels_last, compile=compile)
         self.batch_size = batch_size
         is_dense = any(get_task(facts["task"]).is_dense for facts in self._run.heads.values())
-        self.reader = PictureReader(self._run.images, is_dense=is_dense)
+        self.reader = ImageReader(self._run.images, is_dense=is_dense)
 
     @property
     def heads(self) -> list[str]:
@@ -143,8 +143,8 @@ class Predictor:
         read = {name: array for name, array in named_inputs.items() if name in reads}
         for name, array in read.items():
             if np.asarray(array).dtype == np.object_:
-                mend = "Resize them to one size first."
-                raise BrickInputError(name, "an array (B, C, H, W)", "objects, as of images of several sizes", mend)
+                hint = "Resize them to one size first."
+                raise BrickInputError(name, "an array (B, C, H, W)", "objects, as of images of several sizes", hint)
         beside = {name: column for name, column in named_inputs.items() if name not in reads}
         outputs = self._run(read)
         if taken := sorted(beside.keys() & outputs.keys()):
@@ -157,16 +157,16 @@ class Predictor:
         Raises:
             BrickInputError: One cannot be read, or the model takes no pictures.
         """
-        return np.stack([self.reader.image(read_picture(file)).numpy() for file in files])
+        return np.stack([self.reader.image(read_image(file)).numpy() for file in files])
 
     def find(self, pictures: str | Path | Iterable[str | Path]) -> list[Path]:
         """The files that `predict` would look at; its errors are those of `predict`."""
-        return find_pictures([pictures] if isinstance(pictures, (str, Path)) else pictures)
+        return find_images([pictures] if isinstance(pictures, (str, Path)) else pictures)
 
     def results(self, batch: Batch) -> list[dict[str, list[dict[str, Any]]]]:
         """What is on the pictures that `reader` read: for each what its heads say, nothing for an unread one."""
         return [
-            {} if size is None else self._on_picture(values, size)
+            {} if size is None else self._on_image(values, size)
             for size, values in zip(batch.sizes, self._values(batch), strict=True)
         ]
 
@@ -187,7 +187,7 @@ class Predictor:
             BrickInputError: A place that is not there, or a folder without pictures.
         """
         files = self.find(pictures)
-        with tqdm(total=len(files), unit="picture", disable=None if progress else True, leave=False) as bar:
+        with tqdm(total=len(files), unit="visualization", disable=None if progress else True, leave=False) as bar:
             for start in range(0, len(files), self.batch_size):
                 batch = files[start : start + self.batch_size]
                 yield from self._predict_batch(batch, draw)
@@ -202,7 +202,7 @@ class Predictor:
                 yield Prediction(file, error=error)
             else:
                 drawn = self._drawn(next(pictures), values) if draw else None
-                yield Prediction(file, size, self._on_picture(values, size), drawn)
+                yield Prediction(file, size, self._on_image(values, size), drawn)
 
     def _values(self, batch: Batch) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """The outputs for each picture, without batch dimension; none for an unread one."""
@@ -212,13 +212,13 @@ class Predictor:
             index = None if size is None else next(row)
             yield {} if index is None else {name: array[index] for name, array in values.items()}
 
-    def _on_picture(self, values: Mapping[str, Any], size: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
+    def _on_image(self, values: Mapping[str, Any], size: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
         """What each head says of a picture of `size`, (width, height)."""
         results = {}
         for head, facts in self._run.heads.items():
             with _of_all_outputs(head):
                 task = get_task(facts["task"])
-                found = task.on_picture(_own(values, head), self._run.images.size, size[::-1])
+                found = task.on_image(_own(values, head), self._run.images.size, size[::-1])
                 results[head] = task.results(found, facts["labels"])
         return results
 
@@ -233,7 +233,7 @@ class Predictor:
             task = get_task(self._run.heads[head]["task"])
             painter: Any = painters[head]
             with _of_all_outputs(head):
-                found = task.on_picture(_own(values, head), self._run.images.size, size)
+                found = task.on_image(_own(values, head), self._run.images.size, size)
                 shown = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in found.items()}}
                 given = {argument: shown[name] for argument, name in painter.input_names.items()}
             drawn = painter.callable(**given)

@@ -12,7 +12,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from brickyard.data.images import read_picture
+from brickyard.data.images import read_image
 from brickyard.errors import BrickInputError
 from brickyard.inference.shards import Picture, Shard
 from brickyard.parts.backbones import InputSpec
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 @final
-class PictureReader:
+class ImageReader:
     """Reads, resizes and crops pictures for a model. It is small, and can be pickled.
 
     Args:
@@ -107,7 +107,7 @@ class ShardBatches(IterableDataset[tuple[int, int, Batch]]):
         The number of a shard, that of a batch in it, and the batch.
     """
 
-    def __init__(self, shards: Iterable[Shard], reader: PictureReader, batch_size: int) -> None:
+    def __init__(self, shards: Iterable[Shard], reader: ImageReader, batch_size: int) -> None:
         super().__init__()
         self._shards, self._reader, self._batch_size = list(shards), reader, batch_size
 
@@ -150,7 +150,7 @@ def _read(picture: Picture) -> Image.Image:
     if picture.source is None:
         raise BrickInputError(picture.name, "a picture", picture.problem)
     source: Any = _NamedBytes(picture.source, picture.name) if isinstance(picture.source, bytes) else picture.source
-    return read_picture(source)
+    return read_image(source)
 
 
 def _told(error: BrickInputError, picture: Picture) -> str:

@@ -20,7 +20,7 @@ from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.conversions import torch_to_numpy
 from brickyard.core.modules import BrickModule
-from brickyard.core.names import join, place_of
+from brickyard.core.names import join, prefix_of
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 from brickyard.export.metadata import BESIDE
@@ -29,7 +29,7 @@ from brickyard.parts.backbones import InputSpec
 from brickyard.recipe.build import images_of
 from brickyard.storage.config import make_brick
 from brickyard.storage.manifest import dump
-from brickyard.storage.write import configs_of, weigh_in_memory
+from brickyard.storage.write import configs_of, hash_in_memory
 
 _RESULTS = "file"  # the value with everything that an exported file gives
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -108,10 +108,10 @@ class TorchRunner(Runner):
         made = {name for brick in bricks.values() for name in brick.writes}
         read = {read.name for brick in bricks.values() for read in brick.reads} - made
         self.reads = {name: name in required for name in sorted(read)}
-        self.heads = {place_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
+        self.heads = {prefix_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
         others = {path: brick for path, brick in model.bricks().items() if brick.tags & BESIDE}
         self.beside = copy.deepcopy(
-            BrickCollection.of_new({path: brick.placed(path) for path, brick in others.items()})
+            BrickCollection.of_new({path: brick.at_path(path) for path, brick in others.items()})
         )
         if compile:
             self._model.compile(dynamic=False)
@@ -128,7 +128,7 @@ class TorchRunner(Runner):
         return {name: torch_to_numpy(value) for name, value in own.items() if isinstance(value, torch.Tensor)}
 
     def hashes(self) -> dict[str, str]:
-        configs = configs_of(self._model, weigh_in_memory)
+        configs = configs_of(self._model, hash_in_memory)
         return {path: hashlib.sha256(dump(config).encode()).hexdigest() for path, (config, _) in configs.items()}
 
 
@@ -150,13 +150,13 @@ class OnnxRunner(Runner):
         self._session = OnnxSession(path, threads=torch.get_num_threads(), device=device)
         self.device = self._session.device
         facts = self._session.facts
-        given = {place_of(name) for name in self._session.outputs}
+        given = {prefix_of(name) for name in self._session.outputs}
         self.heads = {head: about for head, about in facts.heads.items() if head in given}
         self.images = facts.image
         self.reads = {"image": True}
         self._path = Path(path).absolute()
-        where = os.fspath(path)
-        made = {name: make_brick(config, f"{where}, brick '{name}'") for name, config in facts.beside.items()}
+        location = os.fspath(path)
+        made = {name: make_brick(config, f"{location}, brick '{name}'") for name, config in facts.beside.items()}
         self.beside = BrickCollection.of_new(made)
 
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -173,8 +173,8 @@ class OnnxRunner(Runner):
         """
         bricks: dict[str, Brick] = {_RESULTS: BrickModule(self._on_tensors, ["image"], [_RESULTS])}
         names = self._session.outputs
-        for place in dict.fromkeys(map(place_of, names)):
-            own = [name for name in names if place_of(name) == place]
+        for place in dict.fromkeys(map(prefix_of, names)):
+            own = [name for name in names if prefix_of(name) == place]
             brick = BrickModule(partial(_picked, own), [_RESULTS], own)
             brick.metadata = dict(self.heads.get(place, {}))
             bricks[join(place, "results")] = brick
@@ -196,8 +196,8 @@ def open_runner(
     """What runs a source: an exported file (`.onnx`), a model, or what `create` makes a model of."""
     if isinstance(source, str) and source.endswith(".onnx"):
         if outputs is not None or channels_last or compile:
-            mend = "Choose outputs when it is exported."
-            raise BrickInputError("an exported file", "no outputs, channels_last or compile", "some", mend)
+            hint = "Choose outputs when it is exported."
+            raise BrickInputError("an exported file", "no outputs, channels_last or compile", "some", hint)
         return OnnxRunner(source, device)
     model = source if isinstance(source, BrickCollection) else create(source)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")

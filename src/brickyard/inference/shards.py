@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, final
 from huggingface_hub import HfApi, HfFileSystem, parse_hf_uri
 from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
 
-from brickyard.data.images import find_pictures
+from brickyard.data.images import find_images
 from brickyard.errors import BrickInputError, MissingExtraError
 
 _HUB = "hf://"
@@ -164,11 +164,11 @@ class Shards:
         return sum(len(shard) for shard in self.shards)
 
 
-def list_shards(places: Iterable[str], size: int) -> Shards:
+def list_shards(sources: Iterable[str], size: int) -> Shards:
     """Find pictures and cut them into shards; nothing of them is read but the footers of tables.
 
     Args:
-        places: See above. What a folder has is sorted by path; a folder with a table is searched for tables only.
+        sources: See above. What a folder has is sorted by path; a folder with a table is searched for tables only.
             Tables come after picture files.
         size: Pictures a shard; the last one of the files, and of each table, may have fewer.
 
@@ -177,8 +177,8 @@ def list_shards(places: Iterable[str], size: int) -> Shards:
         MissingExtraError: A table, without the extra `scale`.
         huggingface_hub's own errors for a data set of the Hub.
     """
-    tables_at = {place: _tables(place) for place in places}
-    files = [str(file) for file in find_pictures(place for place, tables in tables_at.items() if not tables)]
+    tables_at = {place: _tables(place) for place in sources}
+    files = [str(file) for file in find_images(place for place, tables in tables_at.items() if not tables)]
     shards: list[Shard] = []
     seen = hashlib.sha256()
     for path in files:
@@ -248,8 +248,8 @@ def _column(path: str, names: list[str]) -> str:
     for name in _COLUMNS:
         if name in names:
             return name
-    mend = "Rename one: image has encoded bytes, path has files."
-    raise BrickInputError(path, "a column 'image' or 'path'", f"{names}", mend)
+    hint = "Rename one: image has encoded bytes, path has files."
+    raise BrickInputError(path, "a column 'image' or 'path'", f"{names}", hint)
 
 
 def _identity(path: str) -> bytes:

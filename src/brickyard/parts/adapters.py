@@ -29,17 +29,17 @@ class SubLosses(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         returned = self.loss(*args, **kwargs)
-        where = type(self.loss).__name__
+        location = type(self.loss).__name__
         if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
-            raise BrickInputError(where, "a tuple (loss, {name: sub-loss}) returned", type(returned).__name__)
+            raise BrickInputError(location, "a tuple (loss, {name: sub-loss}) returned", type(returned).__name__)
         main, others = returned
         if set(others) != set(self.names):
-            raise BrickInputError(where, f"the sub-losses {sorted(self.names)} returned", f"{sorted(others)}")
+            raise BrickInputError(location, f"the sub-losses {sorted(self.names)} returned", f"{sorted(others)}")
         return main, *(others[name] for name in self.names)
 
 
 @final
-class PicturePair(nn.Module):
+class ImagePair(nn.Module):
     """A visualiser that returns one picture, or two of targets and predictions, as one that returns two.
 
     It is given copies of `prediction_canvas` and `target_canvas`, so that it can draw on them.

@@ -76,8 +76,8 @@ def conv_bn_act(
         BrickInputError: `act` is none of these.
     """
     if not isinstance(act, (type, partial)):
-        mend = "With arguments it is partial(nn.LeakyReLU, 0.1); a block without activation is conv_bn."
-        raise BrickInputError("conv_bn_act", "as `act` a class such as nn.ReLU", f"{act!r}", mend)
+        hint = "With arguments it is partial(nn.LeakyReLU, 0.1); a block without activation is conv_bn."
+        raise BrickInputError("conv_bn_act", "as `act` a class such as nn.ReLU", f"{act!r}", hint)
     return conv_bn(in_channels, out_channels, kernel_size, **options).append(act())
 
 
@@ -139,11 +139,11 @@ class Cat(nn.Module):
 
     def __init__(self, blocks: BlockList, dim: int | None = None) -> None:
         super().__init__()
-        self.blocks = _registered(blocks, where="Cat")
+        self.blocks = _registered(blocks, location="Cat")
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return _cat(*[block(x) for block in self.blocks], dim=self.dim, where="Cat")
+        return _cat(*[block(x) for block in self.blocks], dim=self.dim, location="Cat")
 
 
 @final
@@ -211,12 +211,12 @@ def ResidualAdd(blocks: Blocks, shortcut: Shortcut | None = None) -> Residual:  
 
 def ResidualCat(blocks: Blocks, shortcut: Shortcut | None = None, dim: int | None = None) -> Residual:  # noqa: N802
     """A `Residual` that joins a block's output and the residual as `Cat` does, with the same errors."""
-    return Residual(blocks, partial(_cat, dim=dim, where="ResidualCat"), shortcut)
+    return Residual(blocks, partial(_cat, dim=dim, location="ResidualCat"), shortcut)
 
 
 def ResidualCat2d(blocks: Blocks, shortcut: Shortcut | None = None) -> Residual:  # noqa: N802
     """A `ResidualCat` of the channels of maps (B, C, H, W)."""
-    return Residual(blocks, partial(_cat, dim=1, where="ResidualCat2d"), shortcut)
+    return Residual(blocks, partial(_cat, dim=1, location="ResidualCat2d"), shortcut)
 
 
 def _add(output: Tensor, residual: Tensor) -> Tensor:
@@ -225,18 +225,20 @@ def _add(output: Tensor, residual: Tensor) -> Tensor:
     return output + residual
 
 
-def _cat(*values: Tensor, dim: int | None, where: str) -> Tensor:
+def _cat(*values: Tensor, dim: int | None, location: str) -> Tensor:
     axis = min(1, values[0].ndim - 1) if dim is None else dim
     others = [[size for at, size in enumerate(value.shape) if at != axis % value.ndim] for value in values]
     for value, sizes in zip(values, others, strict=True):
         if sizes != others[0]:
-            raise _misfit(where, f"values of one shape but for dimension {axis}", values[0], value)
+            raise _misfit(location, f"values of one shape but for dimension {axis}", values[0], value)
     return torch.cat(values, axis)
 
 
-def _misfit(where: str, expected: str, first: Tensor, second: Tensor) -> BrickInputError:
+def _misfit(location: str, expected: str, first: Tensor, second: Tensor) -> BrickInputError:
     found = f"{tuple(first.shape)} and {tuple(second.shape)}"
-    return BrickInputError(where, expected, found, "See to the blocks' channels, strides and padding, or the shortcut.")
+    return BrickInputError(
+        location, expected, found, "See to the blocks' channels, strides and padding, or the shortcut."
+    )
 
 
 def _is_list(blocks: object) -> bool:
@@ -244,24 +246,24 @@ def _is_list(blocks: object) -> bool:
     return isinstance(blocks, (list, tuple)) or type(blocks) is nn.ModuleList
 
 
-def _registered(blocks: Any, where: str) -> nn.ModuleList:
+def _registered(blocks: Any, location: str) -> nn.ModuleList:
     """The modules of a list."""
     if not (
         _is_list(blocks) and blocks and all(isinstance(block, nn.Module) and not _is_list(block) for block in blocks)
     ):
         found = [type(block).__name__ for block in blocks] if _is_list(blocks) else type(blocks).__name__
-        mend = "A function becomes a module by Lambda(function), a list by nn.Sequential(*list)."
-        raise BrickInputError(where, "at least one module, and modules only", f"{found}", mend)
+        hint = "A function becomes a module by Lambda(function), a list by nn.Sequential(*list)."
+        raise BrickInputError(location, "at least one module, and modules only", f"{found}", hint)
     return nn.ModuleList(blocks)
 
 
 def _registered_levels(blocks: Any) -> nn.Module:
     """A block as it is, a list or a list of lists as ModuleLists."""
     if not _is_list(blocks):
-        return _registered([blocks], where="Residual")[0]
+        return _registered([blocks], location="Residual")[0]
     if not any(_is_list(block) for block in blocks):
-        return _registered(blocks, where="Residual")
-    levels = [_registered(layers, where="Residual") for layers in blocks]
+        return _registered(blocks, location="Residual")
+    levels = [_registered(layers, location="Residual") for layers in blocks]
     lengths = [len(layers) for layers in levels]
     if len(levels) < 2 or lengths != sorted(lengths, reverse=True):
         expected = "at least two lists, none longer than the one before"

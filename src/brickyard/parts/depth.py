@@ -32,7 +32,6 @@ class ScaleInvariantLoss(nn.Module):
 
     Args:
         scale_invariance: The part, in [0, 1]: 1 leaves the scale free, 0 is the mean square; 0.5 in the paper.
-        where: What an error names, the brick's path.
 
     Shape: log_depth (B, 1, H, W), target (B, H, W) float, not above 0 or not finite where depth is unknown, labelled
     (B,) bool or None for all -> a scalar. Without any known pixel the loss is 0, with zero gradients.
@@ -41,16 +40,15 @@ class ScaleInvariantLoss(nn.Module):
         BrickInputError: A target of another size.
     """
 
-    def __init__(self, scale_invariance: float = 0.5, where: str = "depth loss") -> None:
+    def __init__(self, scale_invariance: float = 0.5) -> None:
         super().__init__()
         self.scale_invariance = scale_invariance
-        self.where = where
 
     def forward(self, log_depth: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         found = log_depth[:, 0]
         if target.shape != found.shape:
             expected = f"a target (B, H, W) = {tuple(found.shape)}"
-            raise BrickInputError(self.where, expected, f"{tuple(target.shape)}")
+            raise BrickInputError(type(self).__name__, expected, f"{tuple(target.shape)}")
         known = _known(target)
         if labelled is not None:
             known = known & labelled[:, None, None]

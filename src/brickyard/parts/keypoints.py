@@ -76,9 +76,6 @@ class KeypointLoss(nn.Module):
     The truth is not one cell but the four around the keypoint, by their nearness, so that its place within a cell is
     learned, too.
 
-    Args:
-        where: What an error names, the brick's path.
-
     Shape: heatmaps (B, K, h, w), image (B, C, H, W), target (B, K, 3) of x and y in pixels and a visibility, where 0 is
     unknown, labelled (B,) bool or None for all -> a scalar. A keypoint outside the image counts as unknown. Without any
     known one the loss is 0, with zero gradients.
@@ -87,22 +84,21 @@ class KeypointLoss(nn.Module):
         BrickInputError: A target of another shape.
     """
 
-    def __init__(self, where: str = "keypoint loss") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.where = where
 
     def forward(self, heatmaps: Tensor, image: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         batch, count, height, width = heatmaps.shape
         if target.shape != (batch, count, 3):
             expected = f"a target (B, K, 3) = {(batch, count, 3)} of x, y and visibility"
-            raise BrickInputError(self.where, expected, f"{tuple(target.shape)}")
+            raise BrickInputError(type(self).__name__, expected, f"{tuple(target.shape)}")
         size = target.new_tensor([image.shape[-1], image.shape[-2]]).float()
-        places = target[..., :2].float()
-        known = (target[..., 2] > 0) & ((places >= 0) & (places <= size)).all(dim=2)
+        prefixes = target[..., :2].float()
+        known = (target[..., 2] > 0) & ((prefixes >= 0) & (prefixes <= size)).all(dim=2)
         if labelled is not None:
             known = known & labelled[:, None]
         # -1 and 1 are the edges of the image; beyond the middles of its outer cells, these count alone
-        grid = torch.where(known[..., None], places / size * 2 - 1, 0.0).view(batch * count, 1, 1, 2)
+        grid = torch.where(known[..., None], prefixes / size * 2 - 1, 0.0).view(batch * count, 1, 1, 2)
         logs = heatmaps.float().flatten(2).log_softmax(dim=2).reshape(batch * count, 1, height, width)
         found = F.grid_sample(logs, grid, padding_mode="border", align_corners=False).view(batch, count)
         return torch.where(known, -found, 0.0).sum() / known.sum().clamp(min=1)
@@ -125,11 +121,11 @@ class KeypointErrors(BaseMetric):
     def update(self, predictions: Tensor, target: Tensor) -> None:
         """Add keypoints (B, K, 2) and the labels (B, K, 3)."""
         known = (target[..., 2] > 0) & target[..., :2].isfinite().all(dim=2)
-        places = torch.where(known[..., None], target[..., :2], 0).float()
-        distances = torch.where(known, (predictions - places).norm(dim=2), 0.0)
-        far = torch.finfo(places.dtype).max
-        least = torch.where(known[..., None], places, far).amin(dim=1)
-        most = torch.where(known[..., None], places, -far).amax(dim=1)
+        prefixes = torch.where(known[..., None], target[..., :2], 0).float()
+        distances = torch.where(known, (predictions - prefixes).norm(dim=2), 0.0)
+        far = torch.finfo(prefixes.dtype).max
+        least = torch.where(known[..., None], prefixes, far).amin(dim=1)
+        most = torch.where(known[..., None], prefixes, -far).amax(dim=1)
         sides = torch.where(known.any(dim=1)[:, None], most - least, 0.0).amax(dim=1, keepdim=True)
         compared = known & (sides > 0)
         shares = torch.tensor(_SHARES, device=sides.device)[:, None, None]

@@ -17,7 +17,6 @@ class CheckLabels(nn.Module):
 
     Args:
         kinds: For each label the names of its types, of "bool", "int", "float" and "str"; in the order of the inputs.
-        where: What an error names, the brick's path.
 
     Shape: one value a label, a tensor (B, ...) of numbers or a sequence of B -> all of them as {label: value}.
 
@@ -25,9 +24,8 @@ class CheckLabels(nn.Module):
         BrickInputError: At the call: a label of another type; a whole number is no float unless "int" is there too.
     """
 
-    def __init__(self, kinds: Mapping[str, Sequence[str]], where: str = "labels") -> None:
+    def __init__(self, kinds: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
-        self.where = where
         self.kinds = {label: tuple(each) for label, each in kinds.items()}
 
     def forward(self, *values: Any) -> dict[str, Any]:
@@ -36,7 +34,7 @@ class CheckLabels(nn.Module):
             found = sorted(_kinds_of(value) - set(self.kinds[label]))
             if found:
                 expected = f"'{label}' of type {' or '.join(self.kinds[label])}"
-                raise BrickInputError(self.where, expected, " and ".join(found))
+                raise BrickInputError(type(self).__name__, expected, " and ".join(found))
         return labels
 
 

@@ -53,6 +53,6 @@ class Preprocessor(nn.Module):
         elif image.device.type == "cpu" and not torch.compiler.is_compiling() and image.numel():
             low, high = (value.item() for value in torch.aminmax(image))
             if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
-                mend = "Divide by 255, or pass uint8; the model normalises by itself."
-                raise BrickInputError("image", "float in [0, 1]", f"values from {low:.4g} to {high:.4g}", mend)
+                hint = "Divide by 255, or pass uint8; the model normalises by itself."
+                raise BrickInputError("image", "float in [0, 1]", f"values from {low:.4g} to {high:.4g}", hint)
         return (image.to(self.mean.dtype) - self.mean) / self.std

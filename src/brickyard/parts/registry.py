@@ -14,7 +14,7 @@ from typing import Any, TypeVar, final
 from torch import nn
 
 from brickyard.errors import UnknownNameError
-from brickyard.parts.adapters import PicturePair, SubLosses
+from brickyard.parts.adapters import ImagePair, SubLosses
 from brickyard.parts.backbones import timm_backbone
 from brickyard.parts.classification import (
     AttentionClassifier,
@@ -116,7 +116,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "unit_vector": UnitVector,
     "weighted_sum": WeightedSum,
 }
-_WRAPPERS: dict[str, Callable[..., Any]] = {"picture_pair": PicturePair, "sub_losses": SubLosses}
+_WRAPPERS: dict[str, Callable[..., Any]] = {"image_pair": ImagePair, "sub_losses": SubLosses}
 _RECORD = "_brickyard_part"
 
 

@@ -42,7 +42,6 @@ class SegmentationLoss(nn.Module):
     Args:
         dice: Weight of the soft Dice loss that is added (Milletari et al. 2016, https://arxiv.org/abs/1606.04797):
             1 - 2 |P G| / (|P| + |G|) over the known pixels of the batch, averaged over the classes that are there.
-        where: What an error names, the brick's path.
 
     Shape: logits (B, K, H, W), target (B, H, W) int64 in [0, K) or 255 for unknown, labelled (B,) bool or None for all
     -> a scalar. What stands in an unlabelled row of the target does not matter. Without any known pixel the loss is 0,
@@ -53,19 +52,18 @@ class SegmentationLoss(nn.Module):
             graph, which cannot branch on values).
     """
 
-    def __init__(self, dice: float = 0.0, where: str = "segmentation loss") -> None:
+    def __init__(self, dice: float = 0.0) -> None:
         super().__init__()
         self.dice = dice
-        self.where = where
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         size = (logits.shape[0], *logits.shape[2:])
         if target.shape != size:
-            raise BrickInputError(self.where, f"a target (B, H, W) = {tuple(size)}", f"{tuple(target.shape)}")
+            raise BrickInputError(type(self).__name__, f"a target (B, H, W) = {tuple(size)}", f"{tuple(target.shape)}")
         if labelled is not None:
             target = torch.where(labelled[:, None, None], target, IGNORED)
         if not torch.compiler.is_compiling():
-            _check_classes(target, logits.shape[1], self.where)
+            _check_classes(target, logits.shape[1], type(self).__name__)
         logits = logits.float()
         # The sum, not the mean: of no pixel at all, the mean is nan and the sum is 0, still part of the graph.
         total = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
@@ -84,12 +82,12 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return torch.where(area > 0, 1 - dice, 0.0).sum() / (area > 0).sum().clamp(min=1)
 
 
-def _check_classes(target: Tensor, num_classes: int, where: str) -> None:
+def _check_classes(target: Tensor, num_classes: int, location: str) -> None:
     wrong = ((target < 0) | (target >= num_classes)) & (target != IGNORED)
     if wrong.any():
         row = int(wrong.flatten(1).any(dim=1).nonzero()[0])
         found = f"{sorted(set(target[row][wrong[row]].tolist()))[:5]} in row {row}"
-        raise BrickInputError(where, f"a target with classes in [0, {num_classes}) or {IGNORED}", found)
+        raise BrickInputError(location, f"a target with classes in [0, {num_classes}) or {IGNORED}", found)
 
 
 @final

@@ -10,7 +10,7 @@ from typing import Any
 from brickyard.collection import BrickCollection
 from brickyard.core.backbone import BrickBackbone
 from brickyard.core.modules import BrickLoss, BrickNotTrainable
-from brickyard.core.names import place_of
+from brickyard.core.names import prefix_of
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickGraphError, BrickInputError, UnknownNameError
 from brickyard.parts.backbones import BackboneSpec, InputSpec, timm_spec, timm_tags
@@ -91,7 +91,7 @@ def _label_check(task: Task, head: str) -> dict[str, Any]:
     if not typed:
         return {}
     kinds = {name: list(label.kinds or ()) for name, label in typed.items()}
-    part = create_part("check_labels", kinds=kinds, where=f"{head}/metadata")
+    part = create_part("check_labels", kinds=kinds)
     brick = BrickNotTrainable(
         part,
         input_names=[label.value for label in typed.values()],
@@ -138,7 +138,7 @@ def recipe_of(model: BrickCollection, weights: str | None = None) -> Recipe | No
         if "task" in brick.metadata:
             task, variant, labels = (brick.metadata[key] for key in ("task", "variant", "labels"))
             default = variant == get_task(task).variants[0]
-            heads.append(HeadRecipe(place_of(path), task, None if default else variant, len(labels), tuple(labels)))
+            heads.append(HeadRecipe(prefix_of(path), task, None if default else variant, len(labels), tuple(labels)))
     in_chans = options.pop("in_chans")
     return Recipe(name, tuple(heads), weights or tag or None, in_chans, _loss_weights_of(model, heads), options)
 
@@ -166,5 +166,5 @@ def _loss_weights_of(model: BrickCollection, heads: Sequence[HeadRecipe]) -> dic
         return None
     if part.type == "uncertainty_weighting":
         return "learned"
-    weights = {place_of(read.name): weight for read, weight in zip(brick.reads, part.args["weights"], strict=True)}
+    weights = {prefix_of(read.name): weight for read, weight in zip(brick.reads, part.args["weights"], strict=True)}
     return {head.name: weights[head.name] for head in heads if head.name in weights}

@@ -110,7 +110,7 @@ def adapted(stored: BrickCollection, changes: Changes, what: str) -> BrickCollec
         model.update({path: brick for path, brick in before.items() if path not in model})
     for path, brick in model.bricks().items():
         is_new = brick.module is not None and brick.module.state_dict() and brick is not before.get(path)
-        if is_new and brick.origin is None and not _take_over(brick, before.get(path), in_chans):
+        if is_new and brick.provenance is None and not _take_over(brick, before.get(path), in_chans):
             warn_fresh(path)
     return model
 

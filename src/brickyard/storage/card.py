@@ -8,11 +8,11 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from brickyard.core.mermaid import create_mermaid_dag_graph
-from brickyard.core.names import place_of
+from brickyard.core.names import prefix_of
 from brickyard.errors import BrickError
 from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import Manifest
-from brickyard.storage.read import sketch
+from brickyard.storage.read import build_on_meta
 from brickyard.tasks.registry import TASKS
 
 CARD = "README.md"
@@ -38,7 +38,7 @@ def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], 
     sections = [
         f"---\n{_metadata(bricks, heads).to_yaml()}\n---\n\n# {name}",
         f"A model of {len(bricks)} bricks for [brickyard](https://pypi.org/project/brickyard): "
-        f"{', '.join(f'`{place_of(path)}` ({info.task})' for path, info in heads.items()) or 'no heads'}."
+        f"{', '.join(f'`{prefix_of(path)}` ({info.task})' for path, info in heads.items()) or 'no heads'}."
         + (f" Weights: {'; '.join(sources)}." if sources else ""),
         _loading(source, heads),
         _bricks_table(manifest, bricks),
@@ -64,7 +64,7 @@ def _metadata(bricks: Mapping[str, BrickInfo], heads: Mapping[str, BrickInfo]) -
 def _loading(source: str, heads: Mapping[str, BrickInfo]) -> str:
     lines = ["import brickyard", "", f'model = brickyard.BrickCollection.from_pretrained("{source}")']
     if "://" in source:
-        lines += [f'other.swap("{place_of(path)}", "{source}/{place_of(path)}")' for path in heads]
+        lines += [f'other.swap("{prefix_of(path)}", "{source}/{prefix_of(path)}")' for path in heads]
     return "\n".join(["```python", *lines, "```"])
 
 
@@ -94,7 +94,7 @@ def _needs(requires: Mapping[str, Any] | None) -> str:
 
 
 def _head_line(path: str, info: BrickInfo) -> str:
-    line = f"`{place_of(path)}`: task `{info.task}`, head `{info.config['variant']}`, {len(info.labels)} classes"
+    line = f"`{prefix_of(path)}`: task `{info.task}`, head `{info.config['variant']}`, {len(info.labels)} classes"
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in info.config.get("metrics", {}).items())
     return f"{line}, from {info.labels[0]!r} to {info.labels[-1]!r}." + (f" Measured: {metrics}." if metrics else "")
 
@@ -102,6 +102,6 @@ def _head_line(path: str, info: BrickInfo) -> str:
 def _graph(bricks: Mapping[str, BrickInfo]) -> str:
     """The mermaid graph; nothing where a part is not known here, or the bricks make no whole."""
     try:
-        return f"```mermaid\n{create_mermaid_dag_graph(sketch(bricks))}\n```"
+        return f"```mermaid\n{create_mermaid_dag_graph(build_on_meta(bricks))}\n```"
     except BrickError:
         return ""

@@ -117,13 +117,13 @@ def describe(brick: Brick) -> dict[str, Any]:
     return {**head, **names, **brick.metadata}
 
 
-def check_fields(config: Mapping[str, Any], where: str) -> None:
+def check_fields(config: Mapping[str, Any], location: str) -> None:
     """Refuse a brick's JSON with a field of another type than brickyard writes; unknown fields may be anything.
 
     Raises:
         BrickMismatchError: Such a field.
     """
-    with well_formed(where):
+    with well_formed(location):
         _check_types(config, type=str)
         for name, is_right in _IS_RIGHT.items():
             if config.get(name) is not None and not is_right(config[name]):
@@ -148,28 +148,28 @@ def _check_types(values: Mapping[str, Any], **types: Any) -> None:
             raise TypeError(f"'{name}' is of another type: {str(values[name])[:100]}")
 
 
-def make_brick(config: Mapping[str, Any], where: str) -> Brick:
+def make_brick(config: Mapping[str, Any], location: str) -> Brick:
     """The brick that `describe` described, with fresh weights.
 
     Args:
         config: JSON values.
-        where: Which file they are from, for errors.
+        location: Which file they are from, for errors.
 
     Raises:
         UnsafeBrickError: An unknown kind, or arguments of no sense.
         UnknownNameError: A part that is not registered here.
         BrickMismatchError: A field is absent or of another type.
     """
-    with well_formed(where):
+    with well_formed(location):
         kind = config.get("kind")
         if not isinstance(kind, str) or kind not in _KINDS:
-            raise UnsafeBrickError(f"{where}: the kind is '{kind}', expected one of {sorted(_KINDS)}.")
-        check_bounded(config["args"], where)
+            raise UnsafeBrickError(f"{location}: the kind is '{kind}', expected one of {sorted(_KINDS)}.")
+        check_bounded(config["args"], location)
         names = {"input_names": config["inputs"], "tags": config["tags"]}
         if config["outputs"] or not issubclass(_KINDS[kind], BrickMetrics):  # those write what they are made of
             names["output_names"] = config["outputs"]
         is_timms_own = config["type"] == "timm" and config["args"].keys() <= {"name", "in_chans"}
-        with nullcontext() if is_timms_own else of_few_modules(where):  # to count costs time
+        with nullcontext() if is_timms_own else of_few_modules(location):  # to count costs time
             part = create_part(config["type"], **config["args"])
         brick = _KINDS[kind](part, **names, **config["settings"])
         brick.metadata = {key: value for key, value in config.items() if key not in _FIELDS}
@@ -179,13 +179,13 @@ def make_brick(config: Mapping[str, Any], where: str) -> Brick:
 
 
 @contextmanager
-def of_few_modules(where: str) -> Iterator[None]:
+def of_few_modules(location: str) -> Iterator[None]:
     """Refuse, within it and in this thread, to make modules without end."""
     made, thread = count(1), threading.get_ident()
 
     def counted(*_: Any) -> None:
         if next(made) > _MODULES and threading.get_ident() == thread:
-            raise UnsafeBrickError(f"{where}: the arguments ask for more than {_MODULES} modules.")
+            raise UnsafeBrickError(f"{location}: the arguments ask for more than {_MODULES} modules.")
 
     handle = register_module_module_registration_hook(counted)
     try:
@@ -195,7 +195,7 @@ def of_few_modules(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def well_formed(where: str) -> Iterator[None]:
+def well_formed(location: str) -> Iterator[None]:
     """Turn what a field that is absent or of another type leads to into an error that names the file."""
     try:
         yield
@@ -203,4 +203,4 @@ def well_formed(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # the arguments go to factories of every kind
         problem = f"{type(error).__name__}: {error}"
-        raise BrickMismatchError(f"{where} is not as this version of brickyard writes it", [problem]) from error
+        raise BrickMismatchError(f"{location} is not as this version of brickyard writes it", [problem]) from error

@@ -98,7 +98,7 @@ def backbone_of(model: BrickCollection) -> Backbone:
     brick = model.bricks().get(BACKBONE)
     if brick is None or brick.module is None:
         return Backbone(None, None)
-    dtypes = brick.origin.dtypes if brick.origin else {}
+    dtypes = brick.provenance.dtypes if brick.provenance else {}
     return Backbone(brick.metadata.get("provides"), weights_sha256(brick.module, dtypes))
 
 
@@ -133,8 +133,8 @@ def fits(info: BrickInfo, model: BrickCollection, check: Check = "exact") -> lis
 
 def _problems_of(brick: BrickModule, model: BrickCollection, backbone: Backbone, check: Check) -> list[str]:
     """Why a brick of the model does not fit another backbone; one that was never trained needs only the same shapes."""
-    if brick.origin is not None:
-        return problems(brick.origin.config, backbone, check)
+    if brick.provenance is not None:
+        return problems(brick.provenance.config, backbone, check)
     inputs = [read.name for read in brick.reads]
     if brick.module is None or not brick.module.state_dict() or not {"features", "embedding"} & set(inputs):
         return []

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from brickyard.collection import BrickCollection
-from brickyard.core.provenance import Origin
+from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickInputError
 from brickyard.storage.atomic import write_whole
 from brickyard.storage.manifest import Entry, Manifest, dump
-from brickyard.storage.write import configs_of, name_of, weigh_in_memory
+from brickyard.storage.write import configs_of, hash_in_memory, name_of
 
 _OF_THE_MOMENT = ("trainable", "requires", "weights")  # what may differ between a brick in use and its published form
 
@@ -36,28 +36,28 @@ def lock(model: BrickCollection, file: str | os.PathLike[str] | None = None) -> 
     """
     entries, unpublished = {}, []
     bricks = model.bricks()
-    for path, (config, _) in configs_of(model, weigh_in_memory).items():
-        origin = bricks[path].origin
-        if origin is not None and origin.uri is not None and _is_unchanged(config, origin):
-            facts = origin.config.get("weights") or {"sha256": None, "size": 0}
-            entries[path] = Entry(origin.uri, origin.sha256, facts["sha256"], facts["size"])
+    for path, (config, _) in configs_of(model, hash_in_memory).items():
+        provenance = bricks[path].provenance
+        if provenance is not None and provenance.uri is not None and _is_unchanged(config, provenance):
+            facts = provenance.config.get("weights") or {"sha256": None, "size": 0}
+            entries[path] = Entry(provenance.uri, provenance.sha256, facts["sha256"], facts["size"])
         elif config.get("weights"):
             unpublished.append(path)
         else:
             text = dump(config)
             entries[path] = Entry(path, hashlib.sha256(text.encode()).hexdigest(), brick=config)
     if unpublished:
-        mend = "Push the model first: model.push_to_hub('user/repo')."
-        raise BrickInputError("lock", "bricks that are published and unchanged since", f"{unpublished}", mend)
+        hint = "Push the model first: model.push_to_hub('user/repo')."
+        raise BrickInputError("lock", "bricks that are published and unchanged since", f"{unpublished}", hint)
     values = Manifest(name_of(model), entries).to_json()
     if file is not None:
         write_whole(Path(file), dump(values))
     return values
 
 
-def _is_unchanged(config: dict[str, Any], origin: Origin) -> bool:
-    same_weights = (config.get("weights") or {}).get("sha256") == origin.weights
-    return same_weights and _lasting(config) == _lasting(origin.config)
+def _is_unchanged(config: dict[str, Any], provenance: Provenance) -> bool:
+    same_weights = (config.get("weights") or {}).get("sha256") == provenance.weights
+    return same_weights and _lasting(config) == _lasting(provenance.config)
 
 
 def _lasting(config: Mapping[str, Any]) -> Any:

@@ -76,7 +76,7 @@ class Manifest:
         return {"format": FORMAT, "collection": self.collection, **self.extra, "bricks": bricks}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
+    def from_json(cls, values: Mapping[str, Any], location: str) -> Self:
         """The manifest that `to_json` wrote.
 
         Raises:
@@ -89,17 +89,17 @@ class Manifest:
             collection = values["collection"]
         except (KeyError, TypeError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
-            raise BrickMismatchError(f"{where} is not as brickyard writes it", [problem]) from error
-        check_stored_names([*bricks, *dict.fromkeys(e.at for e in bricks.values() if not e.is_published)], where)
+            raise BrickMismatchError(f"{location} is not as brickyard writes it", [problem]) from error
+        check_stored_names([*bricks, *dict.fromkeys(e.at for e in bricks.values() if not e.is_published)], location)
         for path, entry in bricks.items():
             if entry.is_published and not PUBLISHED.fullmatch(entry.at):
                 expected = "hf://user/repo@<commit of 40 hex digits>/path or zoo://<model>/path"
-                raise UnsafeBrickError(f"{where}: brick '{path}' is at '{entry.at}', expected {expected}.")
+                raise UnsafeBrickError(f"{location}: brick '{path}' is at '{entry.at}', expected {expected}.")
         extra = {key: value for key, value in values.items() if key not in ("format", "collection", "bricks")}
         return cls(collection if isinstance(collection, str) else None, bricks, extra)
 
 
-def check_stored_names(paths: Iterable[str], where: str) -> None:
+def check_stored_names(paths: Iterable[str], location: str) -> None:
     """Refuse paths of bricks that could not be files beside a manifest.
 
     Raises:
@@ -109,11 +109,11 @@ def check_stored_names(paths: Iterable[str], where: str) -> None:
     try:
         check_brick_names(paths)
     except BrickGraphError as error:
-        raise UnsafeBrickError(f"{where}: {error}") from None
+        raise UnsafeBrickError(f"{location}: {error}") from None
     for path in paths:
         if f"{path}.json".lower() == MANIFEST or len(path) > _LONGEST:
             expected = f"at most {_LONGEST} characters, and another name than the manifest's"
-            raise UnsafeBrickError(f"{where}: '{path[:_LONGEST]}' cannot name a stored brick: expected {expected}.")
+            raise UnsafeBrickError(f"{location}: '{path[:_LONGEST]}' cannot name a stored brick: expected {expected}.")
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:
@@ -134,7 +134,7 @@ def dump(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def parse(content: bytes, where: str) -> dict[str, Any]:
+def parse(content: bytes, location: str) -> dict[str, Any]:
     """Read the JSON of a manifest or of a brick.
 
     Raises:
@@ -149,29 +149,29 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
         if b"\\u" in content:
             dump(values).encode()  # half a surrogate pair can be read, but not written
     except RecursionError:
-        raise UnsafeBrickError(f"{where} is nested too deeply to be a brick's.") from None
+        raise UnsafeBrickError(f"{location} is nested too deeply to be a brick's.") from None
     except UnsafeBrickError as error:
-        raise UnsafeBrickError(f"{where}: {error}") from None
+        raise UnsafeBrickError(f"{location}: {error}") from None
     except ValueError as error:
-        raise BrickIntegrityError(f"{where} is no JSON ({error}). Fetch it again.") from None
+        raise BrickIntegrityError(f"{location} is no JSON ({error}). Fetch it again.") from None
     if not isinstance(values, dict) or type(values.get("format")) is not int:
-        raise UnsafeBrickError(f"{where}: expected an object with a format number, found {str(values)[:60]!r}.")
+        raise UnsafeBrickError(f"{location}: expected an object with a format number, found {str(values)[:60]!r}.")
     if values["format"] < 1:
-        raise UnsafeBrickError(f"{where} has format {values['format']}, expected 1 or more.")
+        raise UnsafeBrickError(f"{location} has format {values['format']}, expected 1 or more.")
     if values["format"] > FORMAT:
         raise UnsafeBrickError(
-            f"{where} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
+            f"{location} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
         )
     return values
 
 
-def check_bounded(values: Mapping[str, Any] | list[Any], where: str) -> None:
+def check_bounded(values: Mapping[str, Any] | list[Any], location: str) -> None:
     """Refuse arguments with a number that would make something of no end."""
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, dict | list):
-            check_bounded(value, where)
+            check_bounded(value, location)
         elif isinstance(value, int | float) and not -_NUMBER <= value <= _NUMBER:
-            raise UnsafeBrickError(f"{where}: the argument {value} is out of all bounds, expected up to {_NUMBER}.")
+            raise UnsafeBrickError(f"{location}: the argument {value} is out of all bounds, expected up to {_NUMBER}.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

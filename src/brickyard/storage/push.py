@@ -23,7 +23,7 @@ from brickyard.storage.manifest import MANIFEST, Entry, Manifest, dump, parse
 from brickyard.storage.read import find_brick
 from brickyard.storage.sources.files import Access, Files, FolderFiles
 from brickyard.storage.sources.hub import HubFiles
-from brickyard.storage.write import Refer, Written, name_of, remember, write_bricks
+from brickyard.storage.write import Refer, StoredBrick, name_of, record_provenance, write_bricks
 
 _TRIES = 20  # each one lost means that somebody else's push was made in the meantime
 _RACE_LOST = 412
@@ -105,7 +105,7 @@ def push_to_hub(
                 continue
         theirs = _kept(written, remote.manifest, base)
         ours = {path: each for path, each in written.items() if path not in theirs}
-        remember(model, ours, f"hf://{repo_id}@{done.oid}")
+        record_provenance(model, ours, f"hf://{repo_id}@{done.oid}")
         return done
     raise PushConflictError(f"{repo_id} was changed by others {_TRIES} times while this push was tried. Try it again.")
 
@@ -139,9 +139,9 @@ def _create(api: HfApi, repo_id: str, private: bool | None) -> bool:
 
 def _look(repo_id: str, access: Access, is_new: bool) -> _Remote:
     files = HubFiles(repo_id, None, access)
-    where = f"{files.where}/{MANIFEST}"
+    location = f"{files.location}/{MANIFEST}"
     try:
-        manifest = Manifest.from_json(parse(files.peek(MANIFEST), where), where)
+        manifest = Manifest.from_json(parse(files.peek(MANIFEST), location), location)
     except BrickNotFoundError:
         manifest = Manifest(None, {})
     if is_new and not manifest.bricks:
@@ -157,14 +157,14 @@ def _base(model: BrickCollection, repo_id: str, manifest: Manifest) -> dict[str,
     """What this model knows of the repo's bricks: what was loaded from there, else what is there now."""
     known = dict(manifest.bricks)
     for path, brick in model.bricks().items():
-        origin = brick.origin.published if brick.origin is not None else None
-        if origin is not None and str(origin.uri).startswith(f"hf://{repo_id}@"):
-            known[path] = Entry(path, origin.sha256, origin.weights)
+        provenance = brick.provenance.published if brick.provenance is not None else None
+        if provenance is not None and str(provenance.uri).startswith(f"hf://{repo_id}@"):
+            known[path] = Entry(path, provenance.sha256, provenance.weights)
     return known
 
 
 def _refuse_conflicts(
-    written: Mapping[str, Written], manifest: Manifest, base: Mapping[str, Entry], repo_id: str
+    written: Mapping[str, StoredBrick], manifest: Manifest, base: Mapping[str, Entry], repo_id: str
 ) -> None:
     theirs = [
         path
@@ -181,7 +181,7 @@ def _refuse_conflicts(
         )
 
 
-def _refuse_stale(written: Mapping[str, Written]) -> None:
+def _refuse_stale(written: Mapping[str, StoredBrick]) -> None:
     stale = [path for path, each in written.items() if each.is_stale]
     if stale:
         raise BrickMismatchError(
@@ -190,7 +190,7 @@ def _refuse_stale(written: Mapping[str, Written]) -> None:
         )
 
 
-def _kept(written: Mapping[str, Written], manifest: Manifest, base: Mapping[str, Entry]) -> list[str]:
+def _kept(written: Mapping[str, StoredBrick], manifest: Manifest, base: Mapping[str, Entry]) -> list[str]:
     """The bricks that others changed and we did not: theirs stay."""
     return [
         path
@@ -201,7 +201,7 @@ def _kept(written: Mapping[str, Written], manifest: Manifest, base: Mapping[str,
     ]
 
 
-def _changed(written: Mapping[str, Written], manifest: Manifest, base: Mapping[str, Entry]) -> list[str]:
+def _changed(written: Mapping[str, StoredBrick], manifest: Manifest, base: Mapping[str, Entry]) -> list[str]:
     theirs = _kept(written, manifest, base)
     return [
         path
@@ -213,7 +213,7 @@ def _changed(written: Mapping[str, Written], manifest: Manifest, base: Mapping[s
 def _additions(
     model: BrickCollection,
     repo_id: str,
-    written: Mapping[str, Written],
+    written: Mapping[str, StoredBrick],
     changed: list[str],
     remote: _Remote,
     folder: Path,
@@ -240,7 +240,7 @@ def _additions(
     return names
 
 
-def _info(path: str, entry: Entry, written: Mapping[str, Written], files: HubFiles, folder: Path) -> BrickInfo:
+def _info(path: str, entry: Entry, written: Mapping[str, StoredBrick], files: HubFiles, folder: Path) -> BrickInfo:
     """What is known of a brick of the repo: from here where it is the same, else from there."""
     if path in written and written[path].entry.same_as(entry):
         here: Files = FolderFiles(folder, files.access)

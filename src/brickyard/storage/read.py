@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfUriError, LocalEntryNotFoundError
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.names import is_inside
-from brickyard.core.provenance import Origin
+from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
 from brickyard.storage.config import check_fields, make_brick, well_formed
 from brickyard.storage.fit import BACKBONE, Backbone, BrickInfo, Check, problems, refuse
@@ -109,7 +109,7 @@ def find_brick(files: Files, path: str) -> BrickInfo:
     for name in names:
         if name in manifest.bricks:
             return read_bricks(files, name)[1][name]
-    raise BrickNotFoundError(f"No brick '{path}' in {files.where}. There are: {', '.join(manifest.bricks)}.")
+    raise BrickNotFoundError(f"No brick '{path}' in {files.location}. There are: {', '.join(manifest.bricks)}.")
 
 
 def read_manifest(files: Files) -> tuple[Manifest, Files]:
@@ -127,9 +127,9 @@ def read_manifest(files: Files) -> tuple[Manifest, Files]:
         except BrickNotFoundError:
             raise absent from None
         content = files.peek(MANIFEST)
-    where = f"{files.where}/{MANIFEST}"
+    location = f"{files.location}/{MANIFEST}"
     with files.discarding(MANIFEST):
-        return Manifest.from_json(parse(content, where), where), files
+        return Manifest.from_json(parse(content, location), location), files
 
 
 def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[Manifest, dict[str, BrickInfo]]:
@@ -143,16 +143,16 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
         BrickNotFoundError: One of `only` is not there. Else as for `read_manifest`.
     """
     manifest, files = read_manifest(files)
-    paths = [*manifest.bricks, *files.strays([entry.at for entry in manifest.bricks.values()])]
+    paths = [*manifest.bricks, *files.unlisted([entry.at for entry in manifest.bricks.values()])]
     wanted = paths if only is None else [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if not any(is_inside(path, name) for path in paths):
-            raise BrickNotFoundError(f"No brick '{name}' in {files.where}. There are: {', '.join(paths)}.")
+            raise BrickNotFoundError(f"No brick '{name}' in {files.location}. There are: {', '.join(paths)}.")
     chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
-    places = _places({path: manifest.bricks.get(path) for path in chosen}, files)
-    _fetch([(files, MANIFEST), *((at_files, f"{at}.json") for at_files, at in places.values())])
+    prefixes = _places({path: manifest.bricks.get(path) for path in chosen}, files)
+    _fetch([(files, MANIFEST), *((at_files, f"{at}.json") for at_files, at in prefixes.values())])
     found = {}
-    for path, (at_files, at) in places.items():
+    for path, (at_files, at) in prefixes.items():
         entry = manifest.bricks.get(path)
         content = at_files.peek(f"{at}.json") if entry is None or entry.brick is None else dump(entry.brick).encode()
         found[path] = _info(at, at_files, content)
@@ -171,7 +171,7 @@ def load_pretrained(
         Else as for `inspect_brick` and `load_brick`.
     """
     manifest, bricks = read_bricks(files, only)
-    found = {path: completed(info) for path, info in bricks.items()}
+    found = {path: with_hashes(info) for path, info in bricks.items()}
     listed = [path for path, info in found.items() if _is_listed(info, manifest.bricks.get(path))]
     if BACKBONE in found:
         backbone = found[BACKBONE]
@@ -183,74 +183,74 @@ def load_pretrained(
     others = [path for path in found if path not in listed]
     if others:
         warnings.warn(
-            f"{files.where}: {others} are not as {MANIFEST} names them; they fit, and are used.", stacklevel=4
+            f"{files.location}: {others} are not as {MANIFEST} names them; they fit, and are used.", stacklevel=4
         )
     return model
 
 
-def sketch(bricks: Mapping[str, BrickInfo]) -> BrickCollection:
+def build_on_meta(bricks: Mapping[str, BrickInfo]) -> BrickCollection:
     """The model that stored bricks make, with neither memory nor weights; the errors are those of `make_brick`."""
     with torch.device("meta"):
-        made = {p: make_brick(info.config, f"{info.files.where}/{info.path}.json") for p, info in bricks.items()}
+        made = {p: make_brick(info.config, f"{info.files.location}/{info.path}.json") for p, info in bricks.items()}
     return BrickCollection.of_new(made)
 
 
 def restore(info: BrickInfo) -> Brick:
     """The brick that was stored, with its weights; the errors are those of `load_brick`."""
-    info = completed(info)
-    where = f"{info.files.where}/{info.path}.json"
+    info = with_hashes(info)
+    location = f"{info.files.location}/{info.path}.json"
     with uninitialised():
-        brick = make_brick(info.config, where)
+        brick = make_brick(info.config, location)
     dtypes = {}
     if info.weights is not None:
         if brick.module is None:
-            raise BrickMismatchError(where, ["it has weights, but what it wraps is no module"])
+            raise BrickMismatchError(location, ["it has weights, but what it wraps is no module"])
         tensors = info.files.tensors(info.path, info.weights["sha256"], info.weights["size"])
-        with well_formed(where):
-            dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.files.where}")
+        with well_formed(location):
+            dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.files.location}")
     elif brick.module is not None and brick.module.state_dict():
-        raise BrickMismatchError(where, ["it has parameters or buffers, but no weights are stored"])
-    brick.origin = Origin(info.config, info.sha256, info.uri, dtypes)
+        raise BrickMismatchError(location, ["it has parameters or buffers, but no weights are stored"])
+    brick.provenance = Provenance(info.config, info.sha256, info.uri, dtypes)
     return brick
 
 
-def completed(info: BrickInfo) -> BrickInfo:
+def with_hashes(info: BrickInfo) -> BrickInfo:
     """The same with every hash; for what timm stored, that takes its weights."""
-    config = info.files.completed(info.path, info.config)
+    config = info.files.with_hashes(info.path, info.config)
     return info if config is info.config else replace(info, config=config)
 
 
 def _check_fit(path: str, info: BrickInfo, backbone: Backbone, check: Check, is_listed: bool) -> None:
     """Refuse a brick that does not fit; one that was saved beside a backbone that changed meanwhile is only told."""
-    with well_formed(f"{info.files.where}/{info.path}.json"):
+    with well_formed(f"{info.files.location}/{info.path}.json"):
         found = problems(info.config, backbone, check)
         if is_listed and check == "exact" and found and not problems(info.config, backbone, "input"):
-            warnings.warn(f"Brick '{path}' of {info.files.where} is stale: {'; '.join(found)}.", stacklevel=5)
+            warnings.warn(f"Brick '{path}' of {info.files.location} is stale: {'; '.join(found)}.", stacklevel=5)
         else:
-            refuse(f"Brick '{path}' of {info.files.where}", found, check)
+            refuse(f"Brick '{path}' of {info.files.location}", found, check)
 
 
 def _info(path: str, files: Files, content: bytes) -> BrickInfo:
-    where = f"{files.where}/{path}.json"
+    location = f"{files.location}/{path}.json"
     with files.discarding(f"{path}.json"):
-        config = parse(content, where)
-        check_fields(config, where)
+        config = parse(content, location)
+        check_fields(config, location)
     return BrickInfo(path, config, hashlib.sha256(content).hexdigest(), files)
 
 
 def _places(entries: Mapping[str, Entry | None], files: Files) -> dict[str, tuple[Files, str]]:
     """Where each brick is: its files, and its name there. References into one model share its files."""
     opened: dict[str, Files] = {}
-    places = {}
+    prefixes = {}
     for path, entry in entries.items():
         reference = PUBLISHED.fullmatch(entry.at) if entry is not None else None
         if reference is None or (entry is not None and entry.brick is not None):
-            places[path] = files, entry.at if entry is not None and entry.brick is None else path
+            prefixes[path] = files, entry.at if entry is not None and entry.brick is None else path
             continue
         if reference["model"] not in opened:
             opened[reference["model"]] = _opened(reference["model"], reference["path"], files.access)
-        places[path] = opened[reference["model"]], reference["path"]
-    return places
+        prefixes[path] = opened[reference["model"]], reference["path"]
+    return prefixes
 
 
 def _fetch(names: Iterable[tuple[Files, str]]) -> None:
@@ -268,8 +268,8 @@ def _check_entry(info: BrickInfo, entry: Entry) -> None:
         info.files.discard(f"{info.path}.json")
         found = f"{info.sha256} and weights {(info.weights or {}).get('sha256')}"
         raise BrickIntegrityError(
-            f"{info.files.where}/{info.path}.json has the sha256 {found}, expected {entry.config} and {entry.weights}. "
-            "Fetch it again."
+            f"{info.files.location}/{info.path}.json has the sha256 {found}, expected {entry.config} and "
+            f"{entry.weights}. Fetch it again."
         )
 
 

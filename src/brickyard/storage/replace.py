@@ -13,7 +13,7 @@ from torch import nn
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.modules import BrickModule
-from brickyard.core.names import is_inside, join, place_of
+from brickyard.core.names import is_inside, join, prefix_of
 from brickyard.errors import BrickInputError, BrickNotFoundError
 from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.registry import create_part
@@ -21,7 +21,7 @@ from brickyard.recipe.build import head_bricks
 from brickyard.recipe.names import HeadRecipe
 from brickyard.storage.config import well_formed
 from brickyard.storage.fit import BACKBONE, BrickInfo, Check, fits, refuse
-from brickyard.storage.read import completed, find_brick, restore
+from brickyard.storage.read import find_brick, restore, with_hashes
 from brickyard.storage.sources.files import Access
 from brickyard.storage.sources.uri import open_source
 from brickyard.storage.weights import SUFFIX
@@ -82,15 +82,15 @@ def _swap(
         return
     files, path = open_source(source, access=access)
     info = find_brick(files, path or name)
-    where = f"{info.files.where}/{info.path}.json"
+    location = f"{info.files.location}/{info.path}.json"
     is_weighed = (info.weights or {}).get("sha256") is not None
-    with well_formed(where):
+    with well_formed(location):
         refuse(f"'{source}'", fits(info, model, check if is_weighed or check != "exact" else "input"), check)
     if not is_weighed:  # timm stored it, or it has no weights
-        info = completed(info)
+        info = with_hashes(info)
         refuse(f"'{source}'", fits(info, model, check), check)
     if info.task is not None and not name.endswith("/head"):
-        model.update(_head(model, name, info.config, partial(_beside, info)))
+        model.update(_head(model, name, info.config, partial(_sibling, info)))
     elif info.provides is not None:
         model.update({name: _restored(info), **_normalisation(model, info)})
     else:
@@ -128,9 +128,9 @@ def _is_alike(before: BrickCollection, facts: Mapping[str, Any]) -> bool:
     return all(head.get(key) == facts.get(key) for key in ("task", "variant", "labels"))
 
 
-def _beside(info: BrickInfo, key: str) -> Brick:
+def _sibling(info: BrickInfo, key: str) -> Brick:
     """A brick of the same place as a stored head, or that head."""
-    path = join(place_of(info.path), key)
+    path = join(prefix_of(info.path), key)
     return _restored(info if path == info.path else find_brick(info.files, path))
 
 
@@ -171,5 +171,7 @@ def _around(module: nn.Module, model: BrickCollection, name: str) -> Brick:
     settings = before.settings
     brick = type(before)(module, **settings)
     brick.metadata = dict(before.metadata)
-    brick.origin = replace(before.origin, dtypes={}) if before.origin else None  # it is that brick, with other weights
+    brick.provenance = (
+        replace(before.provenance, dtypes={}) if before.provenance else None
+    )  # it is that brick, with other weights
     return brick

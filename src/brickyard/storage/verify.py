@@ -34,12 +34,12 @@ def verify(
     files, place = open_source(source, revision=revision, access=Access(token))
     manifest, files = read_manifest(files)
     files.fetch([MANIFEST])
-    strays = files.strays([entry.at for entry in manifest.bricks.values()])
-    paths = [path for path in [*manifest.bricks, *strays] if not place or is_inside(path, place)]
-    problems = [f"{path}: {MANIFEST} does not name it" for path in strays if path in paths]
+    unlisted = files.unlisted([entry.at for entry in manifest.bricks.values()])
+    paths = [path for path in [*manifest.bricks, *unlisted] if not place or is_inside(path, place)]
+    problems = [f"{path}: {MANIFEST} does not name it" for path in unlisted if path in paths]
     for path in paths:
         try:
-            info = find_brick(files, path) if path in strays else read_bricks(files, path)[1][path]
+            info = find_brick(files, path) if path in unlisted else read_bricks(files, path)[1][path]
             entry = manifest.bricks.get(path)
             if entry is not None and info.sha256 != entry.config:
                 problems.append(f"{path}: its JSON has the sha256 {info.sha256}, {MANIFEST} says {entry.config}")

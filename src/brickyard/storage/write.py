@@ -14,7 +14,7 @@ from typing import Any, final
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.names import is_inside
-from brickyard.core.provenance import Origin
+from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, BrickNotFoundError
 from brickyard.recipe.build import recipe_of
 from brickyard.storage.atomic import replaced_together
@@ -23,7 +23,7 @@ from brickyard.storage.fit import BACKBONE, Backbone
 from brickyard.storage.integrity import sha256_of
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_stored_names, dump
 from brickyard.storage.read import inspect_brick, read_manifest
-from brickyard.storage.sources.files import ANYBODY, FolderFiles
+from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
 from brickyard.storage.weights import SUFFIX, weights_sha256, write_weights
 
 Refer = str | Iterable[str] | Mapping[str, str]
@@ -33,7 +33,7 @@ _OF_THE_WEIGHTS = ("source", "metrics", "measured")  # what a brick's JSON says 
 
 @final
 @dataclass(frozen=True)
-class Written:
+class StoredBrick:
     """A brick as it is to be stored.
 
     Attributes:
@@ -88,7 +88,7 @@ def save_pretrained(
     if stale:
         what = "was trained on a backbone that changed since, and is saved beside the changed one"
         warnings.warn(f"Stale: {', '.join(stale)} {what}. Train it again, or load it knowing that.", stacklevel=3)
-    remember(model, written)
+    record_provenance(model, written)
 
 
 def write_bricks(
@@ -97,7 +97,7 @@ def write_bricks(
     old: Mapping[str, Entry],
     refer: Refer = (),
     only: Iterable[str] | None = None,
-) -> dict[str, Written]:
+) -> dict[str, StoredBrick]:
     """Write the files of a model's bricks; the errors are those of `save_pretrained`.
 
     Args:
@@ -118,7 +118,7 @@ def write_bricks(
         if brick.module is None or not brick.module.state_dict():
             return None
         file = folder / f"{path}{SUFFIX}"
-        write_weights(brick.module, file, brick.origin.dtypes if brick.origin else {})
+        write_weights(brick.module, file, brick.provenance.dtypes if brick.provenance else {})
         return {"sha256": sha256_of(file), "size": file.stat().st_size}
 
     results = {}
@@ -138,7 +138,7 @@ def write_bricks(
             file = folder / f"{path}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        results[path] = Written(config, entry, is_stale)
+        results[path] = StoredBrick(config, entry, is_stale)
     for file in folder.rglob(f"*{SUFFIX}"):
         if file.relative_to(folder).as_posix() not in {name for each in results.values() for name in each.files}:
             file.unlink()  # it was weighed, but is a reference or was not chosen
@@ -162,28 +162,28 @@ def configs_of(
     for path, brick in bricks.items():
         config, is_stale = describe(brick), False
         if (facts := stored[path]) is not None:
-            origin = brick.origin
-            unchanged = origin is not None and origin.weights == facts["sha256"]
-            if origin is not None and not unchanged:
+            provenance = brick.provenance
+            unchanged = provenance is not None and provenance.weights == facts["sha256"]
+            if provenance is not None and not unchanged:
                 config = {key: value for key, value in config.items() if key not in _OF_THE_WEIGHTS}
             config["weights"] = facts
             if path != BACKBONE:
-                needs = origin.trained_on if origin is not None and unchanged else None
+                needs = provenance.trained_on if provenance is not None and unchanged else None
                 config |= {"requires": {BACKBONE: needs}} if needs else backbone.as_needs()
                 is_stale = needs is not None and provides is not None and needs["sha256"] != backbone.sha256
         described[path] = config, is_stale
     return described
 
 
-def weigh_in_memory(path: str, brick: Brick) -> dict[str, Any] | None:
+def hash_in_memory(path: str, brick: Brick) -> dict[str, Any] | None:
     """The identity of a brick's weights, without a file."""
     if brick.module is None or not brick.module.state_dict():
         return None
-    size = brick.origin.config["weights"]["size"] if brick.origin and brick.origin.weights else None
-    return {"sha256": weights_sha256(brick.module, brick.origin.dtypes if brick.origin else {}), "size": size}
+    size = brick.provenance.config["weights"]["size"] if brick.provenance and brick.provenance.weights else None
+    return {"sha256": weights_sha256(brick.module, brick.provenance.dtypes if brick.provenance else {}), "size": size}
 
 
-def remember(model: BrickCollection, written: Mapping[str, Written], place: str | None = None) -> None:
+def record_provenance(model: BrickCollection, written: Mapping[str, StoredBrick], place: str | None = None) -> None:
     """Let each brick know what it was stored as.
 
     Args:
@@ -194,12 +194,14 @@ def remember(model: BrickCollection, written: Mapping[str, Written], place: str 
     for path, brick in model.bricks().items():
         if path not in written:
             continue
-        each, origin = written[path], brick.origin
+        each, provenance = written[path], brick.provenance
         uri = each.entry.at if each.entry.is_published else f"{place}/{path}" if place else None
-        if uri is None and origin is not None and origin.sha256 == each.entry.config:
-            uri = origin.uri  # it is what it was, so it is also where it was
-        before = origin.published if origin is not None and uri is None else None
-        brick.origin = Origin(each.config, each.entry.config, uri, origin.dtypes if origin else {}, before)
+        if uri is None and provenance is not None and provenance.sha256 == each.entry.config:
+            uri = provenance.uri  # it is what it was, so it is also where it was
+        before = provenance.published if provenance is not None and uri is None else None
+        brick.provenance = Provenance(
+            each.config, each.entry.config, uri, provenance.dtypes if provenance else {}, before
+        )
 
 
 def chosen_bricks(model: BrickCollection, only: str | Iterable[str] | None) -> dict[str, Brick]:
@@ -235,24 +237,24 @@ def _references(model: BrickCollection, refer: Refer) -> dict[str, Entry]:
             references[path] = Entry(info.uri, info.sha256, facts["sha256"], facts["size"])
         return references
     for path, brick in chosen_bricks(model, refer).items():
-        if brick.origin is None or brick.origin.uri is None:
-            mend = f"Push it first, or say where it is: refer={{'{path}': 'hf://user/repo/{path}'}}."
-            raise BrickInputError(f"refer '{path}'", "a brick that is published", "one that is only here", mend)
-        facts = brick.origin.config.get("weights") or {"sha256": None, "size": 0}
-        references[path] = Entry(brick.origin.uri, brick.origin.sha256, facts["sha256"], facts["size"])
+        if brick.provenance is None or brick.provenance.uri is None:
+            hint = f"Push it first, or say where it is: refer={{'{path}': 'hf://user/repo/{path}'}}."
+            raise BrickInputError(f"refer '{path}'", "a brick that is published", "one that is only here", hint)
+        facts = brick.provenance.config.get("weights") or {"sha256": None, "size": 0}
+        references[path] = Entry(brick.provenance.uri, brick.provenance.sha256, facts["sha256"], facts["size"])
     return references
 
 
 def _kept_reference(brick: Brick, old: Entry | None, entry: Entry) -> Entry | None:
     """The reference that stands there already, if it is to this very brick."""
-    if old is None or not old.is_published or brick.origin is None:
+    if old is None or not old.is_published or brick.provenance is None:
         return None
-    return old if (brick.origin.sha256, entry.weights) == (old.config, old.weights) else None
+    return old if (brick.provenance.sha256, entry.weights) == (old.config, old.weights) else None
 
 
 def _manifest_in(folder: Path) -> Manifest:
     """The manifest of an earlier model in the folder, an empty one where there is none that can be read."""
     with suppress(BrickError):
         if (folder / MANIFEST).is_file():
-            return read_manifest(FolderFiles(folder, ANYBODY))[0]
+            return read_manifest(FolderFiles(folder, DEFAULT_ACCESS))[0]
     return Manifest(None, {})

@@ -81,15 +81,15 @@ def attach_visualizer(
         bricks: Its bricks so far, by name.
 
     Returns:
-        A brick that writes `./picture` and `./target_picture`, the second None without a target.
+        A brick that writes `./visualization` and `./target_visualization`, the second None without a target.
 
     Raises:
         BrickGraphError, BrickMismatchError: It does not fit, see `Task.wire`.
     """
     return BrickNotTrainable(
-        wrapped_part("picture_pair", visualizer),
+        wrapped_part("image_pair", visualizer),
         task.wire(visualizer, head, bricks),
-        ["./picture", "./target_picture"],
+        ["./visualization", "./target_visualization"],
         tags=Tag.VISUALIZATION,
         calculate_gradients=False,
     )

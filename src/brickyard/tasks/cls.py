@@ -26,7 +26,7 @@ class Classification(Task):
 
     Reads `embedding` (B, E), `features[-1]` or `features`, `targets/cls` (B,) int64, and optionally `labelled/cls` (B,)
     bool: the rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction`
-    (B,) int64, `cls/loss` and a list of pictures, `cls/picture`.
+    (B,) int64, `cls/loss` and a list of pictures, `cls/visualization`.
 
     Variants:
         linear: timm's own classifier, one linear layer on the pooled vector.
@@ -49,8 +49,8 @@ class Classification(Task):
         scored = ["./logits", f"targets/{head.name}", f"labelled/{head.name}?"]
         several = head.variant == "multilabel"
         if head.num_classes < 2 and not several:
-            mend = "One class alone, there or not, is the head cls-multilabel."
-            raise BrickInputError(f"num_classes of '{head.name}'", "2 or more", f"{head.num_classes}", mend)
+            hint = "One class alone, there or not, is the head cls-multilabel."
+            raise BrickInputError(f"num_classes of '{head.name}'", "2 or more", f"{head.num_classes}", hint)
         labels = head.class_names
         return {
             **_head(backbone, head),
@@ -70,10 +70,10 @@ class Classification(Task):
                 ),
                 input_names=scored,
             ),
-            "picture": BrickPerImageVisualization(
+            "visualization": BrickPerImageVisualization(
                 create_part("draw_classification", labels=labels),
                 input_names={"image": "image", "probabilities": "./probabilities"},
-                output_names=["./picture"],
+                output_names=["./visualization"],
             ),
         }
 

@@ -27,7 +27,7 @@ class Depth(Task):
     Reads `features` and `image`, `targets/depth` (B, H, W) float in any unit, such as metres, and 0, below it or not
     finite where depth is unknown, and optionally `labelled/depth` (B,) bool: the rows that have a label. Writes
     `depth/coarse` (B, 1, h, w), `depth/log_depth` (B, 1, H, W) at image size, `depth/depth` (B, 1, H, W) above 0, in
-    the labels' unit, `depth/loss` and a list of pictures, `depth/picture`.
+    the labels' unit, `depth/loss` and a list of pictures, `depth/visualization`.
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
@@ -60,15 +60,15 @@ class Depth(Task):
                 output_names=["./depth"],
             ),
             "loss": BrickLoss(
-                create_part("scale_invariant_loss", where=f"{head.name}/loss"),
+                create_part("scale_invariant_loss"),
                 input_names=["./log_depth", *labelled],
                 output_names=["./loss"],
             ),
             "metrics": BrickMetrics(create_part("depth_metrics"), input_names=["./depth", *labelled]),
-            "picture": BrickPerImageVisualization(
+            "visualization": BrickPerImageVisualization(
                 create_part("draw_depth"),
                 input_names={"image": "image", "depth": "./depth"},
-                output_names=["./picture"],
+                output_names=["./visualization"],
             ),
         }
         bricks["head"].metadata = {"labels": list(head.labels or [self.name])}
@@ -79,7 +79,7 @@ class Depth(Task):
         nearest, median, farthest = (float(value) for value in np.percentile(values["depth"], (0, 50, 100)))
         return [{"label": labels[0], "nearest": nearest, "median": median, "farthest": farthest}]
 
-    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values with the `depth` of a picture of another size, (H, W, 1)."""
         return {**values, "depth": stretched(values["depth"][0], *shown)[..., None]}
 

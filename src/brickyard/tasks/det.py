@@ -69,7 +69,7 @@ class Detection(Task):
     Optional: `labelled/det` (B,) bool. Writes
     `det/boxes` (B, N, 4) xyxy pixels, `det/scores` (B, N) and `det/labels` (B, N) int64: best first, N = 100, padded
     with score 0 and label -1; what the head regresses, by variant; `det/loss` with its parts `det/loss_cls`,
-    `det/loss_box`, ...; and a list of pictures, `det/picture`.
+    `det/loss_box`, ...; and a list of pictures, `det/visualization`.
 
     Variants: `fcos` has one point a cell; `retinanet` nine anchors a cell; `ssdlite` six, with depthwise convolutions
     and no pyramid, for small devices; `centernet` finds peaks in a heatmap and needs no non-maximum suppression.
@@ -106,7 +106,7 @@ class Detection(Task):
                 calculate_gradients=False,
             ),
             "targets": BrickNotTrainable(
-                create_part("pad_boxes", num_classes=head.num_classes, where=f"{head.name}/targets"),
+                create_part("pad_boxes", num_classes=head.num_classes),
                 input_names=[f"targets/{head.name}", "image"],
                 output_names=["./target_boxes", "./target_labels"],
                 tags={Tag.LOSS, Tag.METRIC_INFERENCE},
@@ -123,10 +123,10 @@ class Detection(Task):
                 input_names=["./boxes", "./scores", "./labels", "./target_boxes", "./target_labels", labelled],
                 tags=Tag.METRIC_INFERENCE,
             ),
-            "picture": BrickPerImageVisualization(
+            "visualization": BrickPerImageVisualization(
                 create_part("draw_boxes", labels=labels, score_threshold=_SHOWN),
                 input_names={"image": "image", "boxes": "./boxes", "scores": "./scores", "labels": "./labels"},
-                output_names=["./picture"],
+                output_names=["./visualization"],
             ),
         }
 
@@ -141,7 +141,7 @@ class Detection(Task):
             if index >= 0 and score >= _SHOWN
         ]
 
-    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values with the `boxes` (N, 4) of a picture of another size."""
         height, width = shown[0] / seen[0], shown[1] / seen[1]
         return {**values, "boxes": values["boxes"] * np.array([width, height, width, height], dtype=np.float32)}

@@ -20,7 +20,7 @@ class Embedding(Task):
 
     Reads `embedding`, `targets/emb` (B,) int64, which thing a picture shows, of any number of things, and optionally
     `labelled/emb` (B,) bool: the rows that have a label. Writes `emb/vector` (B, D) of length 1, `emb/loss` and a list
-    of pictures, `emb/picture`. Its metric, recall at 1 and 5, is over the whole of a validation, not of a training.
+    of images, `emb/visualization`. Its metric, recall at 1 and 5, is over a whole validation, not over training.
 
     Variants:
         linear: One linear layer.
@@ -48,10 +48,10 @@ class Embedding(Task):
             "head": BrickTrainable(part, input_names=["embedding"], output_names=["./vector"]),
             "loss": BrickLoss(create_part("supervised_contrastive"), input_names=scored, output_names=["./loss"]),
             "metrics": BrickMetrics(create_part("embedding_metrics"), input_names=scored, tags=Tag.METRIC_INFERENCE),
-            "picture": BrickPerImageVisualization(
+            "visualization": BrickPerImageVisualization(
                 create_part("draw_embedding"),
                 input_names={"image": "image", "vector": "./vector"},
-                output_names=["./picture"],
+                output_names=["./visualization"],
             ),
         }
 

@@ -43,9 +43,9 @@ list of int; for `embedding`, `in_channels` is its length |
         BrickMismatchError: No such features, or an argument annotated as one number where there are several, or the
             other way round.
     """
-    where = f"Head '{head.name}' ({getattr(factory, '__name__', type(factory).__name__)})"
+    location = f"Head '{head.name}' ({getattr(factory, '__name__', type(factory).__name__)})"
     offered = {
-        **_of_features(backbone, reads, where),
+        **_of_features(backbone, reads, location),
         "num_classes": head.num_classes,
         "labels": head.class_names,
         "image_size": list(backbone.input.size),
@@ -55,14 +55,16 @@ list of int; for `embedding`, `in_channels` is its length |
         if name in own or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if name in offered:
-            _check_annotation(where, parameter, offered[name], reads)
+            _check_annotation(location, parameter, offered[name], reads)
             found[name] = offered[name]
         elif parameter.default is parameter.empty:
-            raise BrickGraphError(f"{where}: nothing provides its argument '{name}'. There are: {', '.join(offered)}.")
+            raise BrickGraphError(
+                f"{location}: nothing provides its argument '{name}'. There are: {', '.join(offered)}."
+            )
     return found
 
 
-def check_reads(backbone: BackboneSpec, reads: Sequence[Reference], where: str) -> None:
+def check_reads(backbone: BackboneSpec, reads: Sequence[Reference], location: str) -> None:
     """Refuse names that pick feature maps which the backbone has not.
 
     Raises:
@@ -70,16 +72,18 @@ def check_reads(backbone: BackboneSpec, reads: Sequence[Reference], where: str) 
     """
     for read in reads:
         if read.name == "features":
-            _picked(backbone.features, read, where)
+            _picked(backbone.features, read, location)
 
 
-def _of_features(backbone: BackboneSpec, reads: str, where: str) -> dict[str, Any]:
-    read = parse_reference(reads, where)
+def _of_features(backbone: BackboneSpec, reads: str, location: str) -> dict[str, Any]:
+    read = parse_reference(reads, location)
     if read.name == "embedding":
         return {"in_channels": backbone.embedding}
     if read.name != "features":
-        raise BrickGraphError(f"{where} cannot read '{reads}': expected 'features' with or without index, 'embedding'.")
-    levels = _picked(backbone.features, read, where)
+        raise BrickGraphError(
+            f"{location} cannot read '{reads}': expected 'features' with or without index, 'embedding'."
+        )
+    levels = _picked(backbone.features, read, location)
     height, width = backbone.input.size
     strides = [backbone.features.strides[level] for level in levels]
     several = {
@@ -91,7 +95,7 @@ def _of_features(backbone: BackboneSpec, reads: str, where: str) -> dict[str, An
     return {name: values[0] if isinstance(read.index, int) else values for name, values in several.items()}
 
 
-def _picked(features: FeatureSpec, read: Reference, where: str) -> list[int]:
+def _picked(features: FeatureSpec, read: Reference, location: str) -> list[int]:
     levels = list(range(len(features.channels)))
     try:
         found = [levels[read.index]] if isinstance(read.index, int) else levels[read.index or slice(None)]
@@ -100,16 +104,16 @@ def _picked(features: FeatureSpec, read: Reference, where: str) -> list[int]:
     if not found:
         there = f"the backbone has {len(levels)} feature maps, of {list(features.channels)} channels"
         index = read.index if isinstance(read.index, int) else f"{read.index}"
-        raise BrickMismatchError(f"{where} cannot read features[{index}]", [there])
+        raise BrickMismatchError(f"{location} cannot read features[{index}]", [there])
     return found
 
 
-def _check_annotation(where: str, parameter: inspect.Parameter, value: Any, reads: str) -> None:
+def _check_annotation(location: str, parameter: inspect.Parameter, value: Any, reads: str) -> None:
     annotation = parameter.annotation
-    origin = get_origin(annotation) or annotation
+    provenance = get_origin(annotation) or annotation
     wants_one = annotation is int
-    is_several = isinstance(origin, type) and issubclass(origin, Sequence)
+    is_several = isinstance(provenance, type) and issubclass(provenance, Sequence)
     if (wants_one and isinstance(value, list)) or (is_several and isinstance(value, int)):
         way = f"read one map, as '{reads.partition('[')[0]}[-1]'" if wants_one else "read several, as 'features'"
         found = f"'{parameter.name}' is annotated {annotation}, but '{reads}' gives {value}: {way}"
-        raise BrickMismatchError(f"{where} cannot read '{reads}'", [found])
+        raise BrickMismatchError(f"{location} cannot read '{reads}'", [found])

@@ -24,7 +24,7 @@ class Keypoints(Task):
     Reads `features`, `image` (for its size) and `targets/kpt` (B, K, 3): x and y in pixels, the middle of the first
     pixel being (0.5, 0.5), and a visibility as COCO has it, 0 where the keypoint is unknown. Optional: `labelled/kpt`
     (B,) bool, the rows that have a label. Writes `kpt/heatmaps` (B, K, h, w), `kpt/keypoints` (B, K, 2) xy pixels,
-    `kpt/scores` (B, K) in [0, 1], `kpt/loss` and a list of pictures, `kpt/picture`.
+    `kpt/scores` (B, K) in [0, 1], `kpt/loss` and a list of pictures, `kpt/visualization`.
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
@@ -53,15 +53,15 @@ class Keypoints(Task):
                 calculate_gradients=False,
             ),
             "loss": BrickLoss(
-                create_part("keypoint_loss", where=f"{head.name}/loss"),
+                create_part("keypoint_loss"),
                 input_names=["./heatmaps", "image", *labelled],
                 output_names=["./loss"],
             ),
             "metrics": BrickMetrics(create_part("keypoint_metrics"), input_names=["./keypoints", *labelled]),
-            "picture": BrickPerImageVisualization(
+            "visualization": BrickPerImageVisualization(
                 create_part("draw_keypoints", labels=labels),
                 input_names={"image": "image", "keypoints": "./keypoints", "scores": "./scores"},
-                output_names=["./picture"],
+                output_names=["./visualization"],
             ),
         }
 
@@ -82,7 +82,7 @@ class Keypoints(Task):
             for index in np.argsort(-scores, kind="stable")
         ]
 
-    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values with the `keypoints` of a picture of another size, (2, K): every x, then every y."""
         scale = np.array([[shown[1] / seen[1]], [shown[0] / seen[0]]], dtype=np.float32)
         return {**values, "keypoints": values["keypoints"].T * scale}

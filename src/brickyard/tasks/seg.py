@@ -27,8 +27,8 @@ class Segmentation(Task):
 
     Reads `features` and `image`, `targets/seg` (B, H, W) int64 with 255 for pixels of unknown class, and optionally
     `labelled/seg` (B,) bool: the rows that have a label. Writes `seg/coarse` (B, K, h, w), `seg/logits` (B, K, H, W) at
-    image size, `seg/class_prediction` (B, H, W) int64, `seg/loss` and a list of pictures, `seg/picture`. Backbones of
-    one stride get a `seg/pyramid`.
+    image size, `seg/class_prediction` (B, H, W) int64, `seg/loss` and a list of images, `seg/visualization`. Backbones
+    of one stride get a `seg/pyramid`.
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
@@ -77,7 +77,7 @@ class Segmentation(Task):
                 output_names=["./class_prediction"],
             ),
             "loss": BrickLoss(
-                create_part("segmentation_loss", dice=1.0, where=f"{head.name}/loss"),
+                create_part("segmentation_loss", dice=1.0),
                 input_names=["./logits", *labelled],
                 output_names=["./loss"],
             ),
@@ -85,10 +85,10 @@ class Segmentation(Task):
                 create_part("segmentation_metrics", labels=labels),
                 input_names=["./class_prediction", *labelled],
             ),
-            "picture": BrickPerImageVisualization(
+            "visualization": BrickPerImageVisualization(
                 create_part("draw_segmentation", labels=labels),
                 input_names={"image": "image", "class_prediction": "./class_prediction"},
-                output_names=["./picture"],
+                output_names=["./visualization"],
             ),
         }
 
@@ -104,7 +104,7 @@ class Segmentation(Task):
             for index in np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)]
         ]
 
-    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values with the `class_prediction` (H, W) of a picture of another size."""
         return {**values, "class_prediction": stretched(values["class_prediction"], *shown)}
 

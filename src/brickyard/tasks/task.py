@@ -109,7 +109,7 @@ class Task(ABC):
         """
         return []
 
-    def on_picture(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
+    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values for a picture of another size; a dense task overrides it.
 
         Args:
@@ -140,18 +140,18 @@ class Task(ABC):
             BrickMismatchError: It supports neither this task nor a subclass of it, or none of the head's modules.
         """
         what = getattr(part, "__name__", type(part).__name__)
-        where = f"Brick '{join(head, what)}'"
+        location = f"Brick '{join(head, what)}'"
         modules = [brick.wrapped for brick in bricks.values()]
-        _check_supported(where, "task", getattr(part, "supported_tasks", None), [self])
-        _check_supported(where, "head", getattr(part, "supported_heads", None), modules)
+        _check_supported(location, "task", getattr(part, "supported_tasks", None), [self])
+        _check_supported(location, "head", getattr(part, "supported_heads", None), modules)
         outputs = {name.rpartition("/")[2]: name for brick in bricks.values() for name in brick.output_names}
-        return input_names(part, where, main_output=self.main_output, outputs=outputs, labels=self.labels(head))
+        return input_names(part, location, main_output=self.main_output, outputs=outputs, labels=self.labels(head))
 
 
-def _check_supported(where: str, kind: str, supported: Sequence[type] | None, there: Sequence[object]) -> None:
+def _check_supported(location: str, kind: str, supported: Sequence[type] | None, there: Sequence[object]) -> None:
     if any(not isinstance(each, type) for each in supported or ()):
-        raise BrickMismatchError(f"{where} cannot be attached", [f"supported_{kind}s are no classes: {supported}"])
+        raise BrickMismatchError(f"{location} cannot be attached", [f"supported_{kind}s are no classes: {supported}"])
     if supported is not None and not any(isinstance(each, tuple(supported)) for each in there):
         expected = ", ".join(sorted(each.__name__ for each in supported))
         found = ", ".join(type(each).__name__ for each in there)
-        raise BrickMismatchError(f"{where} cannot be attached", [f"supported {kind}s: {expected}; found: {found}"])
+        raise BrickMismatchError(f"{location} cannot be attached", [f"supported {kind}s: {expected}; found: {found}"])

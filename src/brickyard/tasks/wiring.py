@@ -61,13 +61,13 @@ _CANVASES = ("prediction_canvas", "target_canvas")
 
 
 def input_names(
-    part: Any, where: str, *, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
+    part: Any, location: str, *, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
 ) -> dict[str, str]:
     """The names that each argument reads, see the table above.
 
     Args:
         part: A module, a metric, or any callable.
-        where: What an error names.
+        location: What an error names.
         main_output: The output that `predictions` is.
         outputs: The head's outputs: the name that each has among the collection's values.
         labels: The head's labels.
@@ -92,15 +92,15 @@ def input_names(
         **dict.fromkeys(("image", *_CANVASES), "image"),
     }
     found = {}
-    for name, parameter in _parameters(part, where).items():
+    for name, parameter in _parameters(part, location).items():
         optional = parameter.default is None or _may_be_none(parameter.annotation)
         if name in known:
             if name in targets:
-                _check_annotation(where, parameter, targets[name])
+                _check_annotation(location, parameter, targets[name])
             found[name] = f"{known[name]}?" if optional else known[name]
         elif parameter.default is parameter.empty:
             if not optional:
-                raise _nothing(where, name, main_output, outputs, labels)
+                raise _nothing(location, name, main_output, outputs, labels)
             found[name] = f"./{name}?"
     return found
 
@@ -109,7 +109,7 @@ def _labelled(label: Label) -> str:
     return label.value.replace("targets/", "labelled/", 1)
 
 
-def _parameters(part: Any, where: str) -> dict[str, inspect.Parameter]:
+def _parameters(part: Any, location: str) -> dict[str, inspect.Parameter]:
     """The arguments that can be given by name."""
     functions = [_called(part)]
     if isinstance(part, MetricCollection) and type(part).update is MetricCollection.update:
@@ -121,7 +121,7 @@ def _parameters(part: Any, where: str) -> dict[str, inspect.Parameter]:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     if not found:
-        raise BrickGraphError(f"{where} has no arguments with names: give its brick `input_names` of your own.")
+        raise BrickGraphError(f"{location} has no arguments with names: give its brick `input_names` of your own.")
     return found
 
 
@@ -146,7 +146,7 @@ def _may_be_none(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation)
 
 
-def _check_annotation(where: str, parameter: inspect.Parameter, label: Label) -> None:
+def _check_annotation(location: str, parameter: inspect.Parameter, label: Label) -> None:
     """Refuse a tensor for texts, and a list for numbers."""
     if label.kinds is None:
         return
@@ -156,13 +156,13 @@ def _check_annotation(where: str, parameter: inspect.Parameter, label: Label) ->
     if (wants & {Tensor, list}) and (list if label.kinds == ("str",) else Tensor) not in wants:
         kind = " or ".join(label.kinds)
         raise BrickGraphError(
-            f"{where}: its argument '{parameter.name}' is annotated {parameter.annotation}, but the label "
+            f"{location}: its argument '{parameter.name}' is annotated {parameter.annotation}, but the label "
             f"'{label.value}' is {kind}: " + ("a list of texts." if label.kinds == ("str",) else "a tensor of numbers.")
         )
 
 
 def _nothing(
-    where: str, name: str, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
+    location: str, name: str, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
 ) -> BrickGraphError:
     there = [*outputs, *(f"target_{label}" for label in labels), *(["target"] if len(labels) == 1 else []), "image"]
     reason = nearest(name, there)
@@ -171,6 +171,6 @@ def _nothing(
     elif name in _PREDICTIONS:
         reason = f"It is the task's main output, '{main_output}', and the head writes none of that name."
     return BrickGraphError(
-        f"{where}: nothing provides its argument '{name}'. {reason} The head writes {list(outputs)}, its labels are "
+        f"{location}: nothing provides its argument '{name}'. {reason} The head writes {list(outputs)}, its labels are "
         f"{list(labels)}. Rename the argument, or give its brick `input_names` of your own."
     )

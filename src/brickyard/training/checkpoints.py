@@ -46,7 +46,7 @@ def check_checkpoint(file: Path) -> None:
 
 
 @final
-class Keeper(pl.callbacks.Checkpoint):  # type: ignore[misc]
+class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
     """Saves the whole state every so many steps, and the model as bricks after each validation.
 
     Args:

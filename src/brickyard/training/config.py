@@ -14,7 +14,7 @@ Mode = Literal["min", "max"]
 
 @final
 @dataclass(frozen=True)
-class Course:
+class TrainingConfig:
     """The course of a training.
 
     Attributes:
@@ -83,7 +83,7 @@ class Course:
 
 @final
 @dataclass(frozen=True)
-class Machines:
+class TrainerConfig:
     """What a training runs on, by Lightning's names.
 
     Attributes:

@@ -15,19 +15,19 @@ from brickyard.collection import BrickCollection
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.tags import Stage, Tag
 from brickyard.data.batches import checked, evaluation_batches
-from brickyard.data.dataset import LabelledPictures
+from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
 from brickyard.training.matching import check_labels
 
 _TAGS = Stage.TEST.tags - {Tag.LOSS}
 _OF_DATA = ("image", "targets/", "labelled/")
-_MEND = "Measure the model itself, or export it again with these values among its outputs."
+_HINT = "Measure the model itself, or export it again with these values among its outputs."
 
 
 def evaluate(
     model: BrickCollection | str | os.PathLike[str],
-    data: LabelledPictures,
+    data: LabelledDataset,
     *,
     batch_size: int = 32,
     workers: int = 0,
@@ -83,9 +83,9 @@ def _of_file(file: str, device: str | None) -> BrickCollection:
             lacking[path] = f"'{path}' reads {absent}, which the file does not give"
     if len(lacking) == len(metrics):
         problems = list(lacking.values()) or ["it holds no metric; those of your own classes no file can hold"]
-        raise BrickMismatchError(f"{file} cannot be measured", [*problems, _MEND])
+        raise BrickMismatchError(f"{file} cannot be measured", [*problems, _HINT])
     if lacking:
-        warnings.warn(f"{file}: not measured: {'; '.join(lacking.values())}. {_MEND}", stacklevel=3)
+        warnings.warn(f"{file}: not measured: {'; '.join(lacking.values())}. {_HINT}", stacklevel=3)
     return collection
 
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
-from brickyard.data.dataset import LabelledPictures
+from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import (
     BrickInputError,
     BrickIntegrityError,
@@ -27,8 +27,8 @@ from brickyard.errors import (
     MissingExtraError,
 )
 from brickyard.storage.atomic import write_whole
-from brickyard.training.checkpoints import CHECKPOINT, Keeper, check_checkpoint
-from brickyard.training.config import FSDP, Course, Machines
+from brickyard.training.checkpoints import CHECKPOINT, CheckpointCallback, check_checkpoint
+from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import LightningBrickCollection
 from brickyard.training.matching import check_classes
@@ -56,14 +56,14 @@ _EXPECTED_WARNINGS = (
 
 def fit(
     model: BrickCollection,
-    train: LabelledPictures,
-    val: LabelledPictures,
+    train: LabelledDataset,
+    val: LabelledDataset,
     out: Path,
-    course: Course,
-    machines: Machines = Machines(),  # noqa: B008 - it is frozen
+    course: TrainingConfig,
+    machines: TrainerConfig = TrainerConfig(),  # noqa: B008 - it is frozen
     *,
     resume: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     progress: bool = False,
     tell: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
@@ -78,7 +78,7 @@ def fit(
         course: How.
         machines: On what.
         resume: Go on from the last checkpoint in `out`: what comes is what would have come without the interruption.
-        origin: What else must be the same when a run is resumed, JSON values: model, data, ...
+        provenance: What else must be the same when a run is resumed, JSON values: model, data, ...
         progress: Show a bar.
         tell: Called after each validation, on the first process, with the step and the figures.
 
@@ -106,7 +106,9 @@ def fit(
         out.parent, out.name, model, lambda _: _schedule(model, course), pictures=_PICTURES
     )
     average = None if course.ema is None else MovingAverage(model, course.ema)
-    keeper = Keeper(out, model, average, run_log, every=course.save_every, monitor=course.monitor, mode=course.best)
+    keeper = CheckpointCallback(
+        out, model, average, run_log, every=course.save_every, monitor=course.monitor, mode=course.best
+    )
     callbacks = [*([average] if average else []), keeper, *([TQDMProgressBar(refresh_rate=10)] if progress else [])]
     with _quiet():
         trainer = _trainer(
@@ -123,13 +125,13 @@ def fit(
             use_distributed_sampler=False,
             log_every_n_steps=max(1, course.all_steps // _ROWS),
             logger=run_log,
-            callbacks=[*callbacks, *([_Teller(tell)] if tell else [])],
+            callbacks=[*callbacks, *([_ProgressCallback(tell)] if tell else [])],
             enable_progress_bar=progress,
             enable_model_summary=False,
             default_root_dir=out,
         )
         if trainer.is_global_zero:
-            _open(out, {**(origin or {}), **asdict(course)}, resume)
+            _open(out, {**(provenance or {}), **asdict(course)}, resume)
         checkpoint = out / CHECKPOINT
         goes_on = resume and checkpoint.exists()
         if goes_on:
@@ -151,7 +153,7 @@ def _trainer(**options: Any) -> pl.Trainer:
         raise BrickInputError("fit", "machines and a precision that Lightning has here", f"{error}") from None
 
 
-def _note_image_size(model: BrickCollection, data: LabelledPictures) -> None:
+def _note_image_size(model: BrickCollection, data: LabelledDataset) -> None:
     """Let the heads that learn from the data know the size of its images, [H, W]: they may be used far from here."""
     heads = [model[f"{head}/head"] for head in data.labels if f"{head}/head" in model]
     if heads and len(data):
@@ -187,7 +189,7 @@ def _settings(file: Path) -> dict[str, Any]:
     return found
 
 
-def _schedule(model: BrickCollection, course: Course) -> dict[str, Any]:
+def _schedule(model: BrickCollection, course: TrainingConfig) -> dict[str, Any]:
     groups = parameter_groups(model, lr=course.lr, weight_decay=course.weight_decay, layer_decay=course.layer_decay)
     # The fused one takes half the time. With "16-mixed" it scales gradients itself, and Lightning could not clip them.
     optimizer = AdamW(groups, lr=course.lr, fused=course.precision != "16-mixed")
@@ -201,7 +203,7 @@ def _schedule(model: BrickCollection, course: Course) -> dict[str, Any]:
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 
-def _strategy(machines: Machines) -> Strategy | str:
+def _strategy(machines: TrainerConfig) -> Strategy | str:
     if machines.strategy == FSDP:
         devices = machines.devices if isinstance(machines.devices, int) else max(1, torch.accelerator.device_count())
         size = devices * machines.nodes  # by default Lightning shares weights out over machines, not over their devices
@@ -216,7 +218,7 @@ def _strategy(machines: Machines) -> Strategy | str:
 class _Data(pl.LightningDataModule):  # type: ignore[misc]
     """The batches of each process."""
 
-    def __init__(self, train: LabelledPictures, val: LabelledPictures, course: Course, workers: int) -> None:
+    def __init__(self, train: LabelledDataset, val: LabelledDataset, course: TrainingConfig, workers: int) -> None:
         super().__init__()
         self.train, self.val, self.course, self.workers = train, val, course, workers
 
@@ -233,7 +235,7 @@ class _Data(pl.LightningDataModule):  # type: ignore[misc]
 
 
 @final
-class _Teller(pl.Callback):  # type: ignore[misc]
+class _ProgressCallback(pl.Callback):  # type: ignore[misc]
     def __init__(self, tell: Callable[[int, dict[str, float]], None]) -> None:
         self.tell = tell
 

@@ -31,7 +31,7 @@ _GATHERED = "brickyard"  # what a checkpoint has beyond Lightning's: for each pr
 
 
 @runtime_checkable
-class TakesPictures(Protocol):
+class TakesImages(Protocol):
     """A logger that keeps pictures, as `RunLog` and Lightning's `WandbLogger` do."""
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
@@ -111,7 +111,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         named = self._named(batch)
         self._step(named, Stage.VALIDATION)
         if self.pictures and batch_idx == 0:
-            self._log_pictures(named)
+            self._log_images(named)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._step(self._named(batch), Stage.TEST)
@@ -185,7 +185,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             scales, weights = _shares(weights)
             whole = weights.any().float()
             self._check_first(named, weights)
-        with self._metrics.lent(stage), bricks.scaled(scales):
+        with self._metrics.using(stage), bricks.scaled(scales):
             values = self.bricks(named, tags=stage.tags, skip_missing=True)
         losses = [loss.float() for loss in self.bricks.extract_losses(values).values()]
         losses += bricks.absent(values, running)
@@ -209,7 +209,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         self._means[stage].reset()
         if stage is not Stage.TRAIN and means:  # batches lack one loss or another, so the mean of totals says nothing
             means[TOTAL] = torch.stack([means[name] for name in self._loss_bricks.outer if name in means]).sum()
-        with self._metrics.lent(stage):
+        with self._metrics.using(stage):
             found = {**means, **self.bricks.summarize(reset=True)}
         scalars = {name: value for name, value in found.items() if isinstance(value, Tensor) and value.numel() == 1}
         return {f"{stage.value}/{name}": value for name, value in scalars.items()}
@@ -223,8 +223,8 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         for logger in self.loggers if row else ():
             logger.log_metrics(row, step=self.global_step)
 
-    def _log_pictures(self, named: Mapping[str, Any]) -> None:
-        loggers = [logger for logger in self.loggers if isinstance(logger, TakesPictures)]
+    def _log_images(self, named: Mapping[str, Any]) -> None:
+        loggers = [logger for logger in self.loggers if isinstance(logger, TakesImages)]
         painters = [brick for brick in self.bricks.bricks().values() if Tag.VISUALIZATION in brick.tags]
         if not loggers or not painters or self.trainer.sanity_checking:
             return

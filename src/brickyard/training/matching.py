@@ -10,16 +10,16 @@ from torch import Tensor
 
 from brickyard.catalog import model_info
 from brickyard.collection import BrickCollection
-from brickyard.core.names import place_of
+from brickyard.core.names import prefix_of
 from brickyard.create import create_model
-from brickyard.data.dataset import LabelledPictures
+from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickMismatchError
 
 _WHAT = "The data does not fit the model"
 
 
 def create_model_for(
-    data: LabelledPictures,
+    data: LabelledDataset,
     name: str,
     *,
     pretrained: bool = False,
@@ -48,7 +48,7 @@ def create_model_for(
     return model
 
 
-def check_labels(model: BrickCollection, data: LabelledPictures) -> None:
+def check_labels(model: BrickCollection, data: LabelledDataset) -> None:
     """See whether data has the labels that a model's heads are for.
 
     Raises:
@@ -64,7 +64,7 @@ def check_labels(model: BrickCollection, data: LabelledPictures) -> None:
         raise BrickMismatchError(_WHAT, problems)
 
 
-def check_classes(model: BrickCollection, data: LabelledPictures, what: str) -> None:
+def check_classes(model: BrickCollection, data: LabelledDataset, what: str) -> None:
     """See whether data has the classes that a model's heads are for; no picture is read.
 
     Raises:
@@ -75,11 +75,11 @@ def check_classes(model: BrickCollection, data: LabelledPictures, what: str) -> 
 
 
 def _compared(
-    model: BrickCollection, data: LabelledPictures
+    model: BrickCollection, data: LabelledDataset
 ) -> tuple[dict[str, Mapping[str, Any]], list[str], list[str]]:
     """What is known of each head, the heads that the data has labels for, and how their classes differ."""
     heads: dict[str, Mapping[str, Any]] = {
-        place_of(path): brick.metadata for path, brick in model.bricks().items() if "task" in brick.metadata
+        prefix_of(path): brick.metadata for path, brick in model.bricks().items() if "task" in brick.metadata
     }
     shared = [head for head in heads if head in data.labels]
     if not shared:

@@ -45,13 +45,13 @@ class StageMetrics:
         return self._metrics[stage]
 
     @contextmanager
-    def lent(self, stage: Stage) -> Iterator[None]:
+    def using(self, stage: Stage) -> Iterator[None]:
         """Within it, the collection's bricks gather in the metrics of a stage."""
         own = self._metrics[Stage.TRAIN]
         try:
             for path, brick in self.bricks.items():
                 metrics = self._metrics[stage][path]
-                brick.metrics = metrics if stage is Stage.TRAIN else _beside(metrics, own[path])
+                brick.metrics = metrics if stage is Stage.TRAIN else _sibling(metrics, own[path])
             yield
         finally:
             for path, brick in self.bricks.items():
@@ -79,7 +79,7 @@ class StageMetrics:
                 metric._update_count = found["updates"]
 
 
-def _beside(metrics: MetricCollection, own: MetricCollection) -> MetricCollection:
+def _sibling(metrics: MetricCollection, own: MetricCollection) -> MetricCollection:
     """Metrics that are no part of the collection, on the device of those that are."""
     device = next(iter(own.values())).device
     if next(iter(metrics.values())).device != device:

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from brickyard import create_part
-from brickyard.parts.drawing.classification import DrawClassification, to_picture
+from brickyard.parts.drawing.classification import DrawClassification, to_image
 
 LABELS = ["cat", "dog", "espresso", "a name that is so long that it can never stand on one line of a picture " * 3]
 
@@ -77,7 +77,7 @@ def test_a_label_in_any_script_is_drawn():
 
 def test_to_picture_takes_bytes_floats_and_grey():
     bytes_ = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
-    assert np.array_equal(np.asarray(to_picture(bytes_)), bytes_)
-    assert np.array_equal(np.asarray(to_picture(bytes_ / 255)), bytes_)
-    assert np.array_equal(np.asarray(to_picture(bytes_[..., :1])), np.repeat(bytes_[..., :1], 3, axis=-1))
-    assert np.asarray(to_picture(np.full((2, 2, 3), 1.5))).max() == 255
+    assert np.array_equal(np.asarray(to_image(bytes_)), bytes_)
+    assert np.array_equal(np.asarray(to_image(bytes_ / 255)), bytes_)
+    assert np.array_equal(np.asarray(to_image(bytes_[..., :1])), np.repeat(bytes_[..., :1], 3, axis=-1))
+    assert np.asarray(to_image(np.full((2, 2, 3), 1.5))).max() == 255

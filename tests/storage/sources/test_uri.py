@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfUriError
 from brickyard import BrickInputError, BrickNotFoundError, UnknownNameError, UnsafeBrickError, create_model
 from brickyard.storage.sources.files import FolderFiles, LockFiles
 from brickyard.storage.sources.hub import HubFiles
-from brickyard.storage.sources.uri import is_place, located, open_source
+from brickyard.storage.sources.uri import is_source, locate, open_source
 
 
 @pytest.fixture
@@ -49,15 +49,15 @@ def test_a_place_on_this_machine(text, inside, folder):
         ("hf://a/b@x%2Fy/seg", "hf://a/b@x/y", "seg"),
     ],
 )
-def test_a_place_on_the_hub_is_found_without_asking_it(text, where, inside):
+def test_a_place_on_the_hub_is_found_without_asking_it(text, location, inside):
     files, path = open_source(text)
     assert isinstance(files, HubFiles)
-    assert (files.where, path) == (where, inside)
+    assert (files.location, path) == (location, inside)
 
 
 def test_a_revision_may_stand_beside_the_place(folder):
-    assert open_source("a/b", revision="v2")[0].where == "hf://a/b@v2"
-    assert open_source("a/b@v2", revision="v2")[0].where == "hf://a/b@v2"
+    assert open_source("a/b", revision="v2")[0].location == "hf://a/b@v2"
+    assert open_source("a/b@v2", revision="v2")[0].location == "hf://a/b@v2"
     with pytest.raises(BrickInputError, match="which stands in it"):
         open_source("a/b@v1", revision="v2")
 
@@ -87,21 +87,21 @@ def test_what_is_no_place_is_refused(text, error, folder):
 
 
 def test_a_name_is_told_from_a_place():
-    assert [is_place(text) for text in ("hf://a/b", "hf-hub:a/b", "local-dir:x", "zoo://x")] == [True] * 4
-    assert not is_place("resnet18_cls.in1k")
+    assert [is_source(text) for text in ("hf://a/b", "hf-hub:a/b", "local-dir:x", "zoo://x")] == [True] * 4
+    assert not is_source("resnet18_cls.in1k")
 
 
 def test_what_is_stored_here_is_located_by_its_full_path(folder, monkeypatch):
     lock = folder.parent / "x.lock.json"
-    found = [located(text) for text in ("user/repo", "local-dir:user/repo", Path("user/repo"), "user/x.lock.json")]
+    found = [locate(text) for text in ("user/repo", "local-dir:user/repo", Path("user/repo"), "user/x.lock.json")]
     assert found == [f"local-dir:{folder}"] * 3 + [str(lock)]
-    assert located("model.onnx") == str(folder.parents[1] / "model.onnx")
+    assert locate("model.onnx") == str(folder.parents[1] / "model.onnx")
 
 
 def test_a_folder_without_a_model_is_no_place(folder):
     (folder.parents[1] / "test_resnet_cls").mkdir()
-    assert located("test_resnet_cls") == "test_resnet_cls"
-    assert located("zoo://repo/cls") == "zoo://repo/cls"
+    assert locate("test_resnet_cls") == "test_resnet_cls"
+    assert locate("zoo://repo/cls") == "zoo://repo/cls"
     (folder.parents[1] / "repo").mkdir()
     assert open_source("repo")[0].folder.resolve() == folder  # the zoo's
 

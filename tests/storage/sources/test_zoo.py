@@ -154,7 +154,7 @@ def test_the_filter_takes_wildcards_as_timm_does():
 
 def test_pretrained_lists_what_lies_here(own_zoo):
     assert set(list_models(pretrained=True)) >= {NAME, "test_resnet_cls.mine"}
-    shipped = ["test_resnet_cls_seg_det.digits_v1"]
+    shipped = ["test_resnet_cls-multilabel_seg-tower_det.digits_v1"]
     assert list_models("test_*", pretrained=True) == [*shipped, "test_resnet_cls.mine"]
     assert list_models("test_*", pretrained=True, tasks=["det"]) == shipped
 

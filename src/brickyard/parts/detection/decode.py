@@ -64,9 +64,9 @@ def detections(
         boxes (B, N, 4), scores (B, N) and labels (B, N) int64, best first, padded with boxes of 0, score 0 and label
         -1. Floats are float32, whatever came in.
     """
-    batch, places, classes = scores.shape
+    batch, prefixes, classes = scores.shape
     height, width = image_size
-    best, index = scores.float().flatten(1).topk(min(candidates, places * classes), dim=1)
+    best, index = scores.float().flatten(1).topk(min(candidates, prefixes * classes), dim=1)
     labels = index % classes
     place = torch.div(index, classes, rounding_mode="floor")
     chosen = clip(boxes.float().gather(1, place[..., None].expand(-1, -1, 4)), image_size)

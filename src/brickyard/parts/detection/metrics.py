@@ -63,8 +63,8 @@ class PaddedMeanAveragePrecision(Metric):
 
     def compute(self) -> dict[str, Any]:
         """Precision `map`, `map_50`, `map_75`, `map_small` ... and recall `mar_1`, `mar_10`, `mar_100`; -1 for none."""
-        found = _by_picture(self.found, self.found_counts)
-        labelled = _by_picture(self.labelled_boxes, self.labelled_counts)
+        found = _by_image(self.found, self.found_counts)
+        labelled = _by_image(self.labelled_boxes, self.labelled_counts)
         metric = MeanAveragePrecision(backend="faster_coco_eval")  # pycocotools takes six times as long
         metric.update(
             [{"boxes": rows[:, :4], "scores": rows[:, 4], "labels": rows[:, 5].long()} for rows in found],
@@ -79,7 +79,7 @@ def detection_metrics() -> MetricCollection:
     return MetricCollection({"MeanAveragePrecision": PaddedMeanAveragePrecision()})
 
 
-def _by_picture(rows: list[Tensor] | Tensor, counts: list[Tensor] | Tensor) -> tuple[Tensor, ...]:
+def _by_image(rows: list[Tensor] | Tensor, counts: list[Tensor] | Tensor) -> tuple[Tensor, ...]:
     return torch.split(_joined(rows), _joined(counts).tolist())
 
 

@@ -24,13 +24,11 @@ class PadBoxes(nn.Module):
 
     Args:
         num_classes: K.
-        where: What errors name.
     """
 
-    def __init__(self, num_classes: int, where: str = "targets") -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.where = where
 
     def forward(
         self, targets: Sequence[Mapping[str, Tensor]] | Mapping[str, Tensor], image: Tensor
@@ -56,7 +54,7 @@ class PadBoxes(nn.Module):
     @not_compiled("lists of boxes differ in length: pad them with `PadBoxes` for fullgraph=True")
     def _pad(self, targets: Sequence[Mapping[str, Tensor]], image: Tensor) -> tuple[Tensor, Tensor]:
         if len(targets) != len(image):
-            raise BrickInputError(self.where, f"targets of {len(image)} pictures", f"{len(targets)}")
+            raise BrickInputError(type(self).__name__, f"targets of {len(image)} pictures", f"{len(targets)}")
         for index, target in enumerate(targets):
             self._check_shapes(index, target)
         self._check_values(targets, image)
@@ -73,17 +71,17 @@ class PadBoxes(nn.Module):
         return boxes, labels
 
     def _check_shapes(self, index: int, target: Mapping[str, Any]) -> None:
-        where = f"{self.where}, picture {index}"
+        location = f"{type(self).__name__}, picture {index}"
         missing = {"boxes", "labels"} - set(target)
         if missing:
-            raise BrickInputError(where, 'a dictionary with "boxes" and "labels"', f"no {sorted(missing)}")
+            raise BrickInputError(location, 'a dictionary with "boxes" and "labels"', f"no {sorted(missing)}")
         boxes, labels = target["boxes"], target["labels"]
         if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise BrickInputError(where, "boxes (M, 4), (x1, y1, x2, y2) in pixels", f"shape {tuple(boxes.shape)}")
+            raise BrickInputError(location, "boxes (M, 4), (x1, y1, x2, y2) in pixels", f"shape {tuple(boxes.shape)}")
         if labels.shape != boxes.shape[:1]:
-            raise BrickInputError(where, f"labels ({len(boxes)},) for its boxes", f"shape {tuple(labels.shape)}")
+            raise BrickInputError(location, f"labels ({len(boxes)},) for its boxes", f"shape {tuple(labels.shape)}")
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise BrickInputError(where, "labels of an integer type", f"{labels.dtype}")
+            raise BrickInputError(location, "labels of an integer type", f"{labels.dtype}")
 
     def _check_values(self, targets: Sequence[Mapping[str, Tensor]], image: Tensor) -> None:
         """Look at all boxes at once: a look at each would wait for the GPU each time."""
@@ -115,7 +113,9 @@ class PadBoxes(nn.Module):
         ][kind]
         found = labels if kind == 3 else boxes
         offset = sum(len(target["labels"]) for target in targets[:index]) + row
-        raise BrickInputError(f"{self.where}, picture {index}, box {row}", expected, f"{found[offset].tolist()}")
+        raise BrickInputError(
+            f"{type(self).__name__}, picture {index}, box {row}", expected, f"{found[offset].tolist()}"
+        )
 
 
 def matched(boxes: Tensor, labels: Tensor, match: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from brickyard.parts.drawing.classification import to_picture
+from brickyard.parts.drawing.classification import to_image
 
 _TURN = 0.618034  # the golden ratio: hues of neighbouring classes lie far apart, however many there are
 
@@ -46,7 +46,7 @@ class DrawBoxes:
         Returns:
             A picture of the image's size.
         """
-        picture = to_picture(image)
+        picture = to_image(image)
         draw = ImageDraw.Draw(picture)
         scale = max(picture.width, picture.height)
         line = max(1, round(scale / 250))

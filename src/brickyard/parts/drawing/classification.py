@@ -38,7 +38,7 @@ class DrawClassification:
         Returns:
             A picture of the image's width, or 320 pixels if it is narrower, and higher by the bars.
         """
-        picture = to_picture(image)
+        picture = to_image(image)
         if picture.width < MIN_WIDTH:
             height = round(picture.height * MIN_WIDTH / picture.width)
             picture = picture.resize((MIN_WIDTH, max(height, 1)), Image.Resampling.NEAREST)
@@ -58,7 +58,7 @@ class DrawClassification:
         return canvas
 
 
-def to_picture(image: npt.NDArray[Any]) -> Image.Image:
+def to_image(image: npt.NDArray[Any]) -> Image.Image:
     """(H, W, 3) or (H, W, 1), uint8 or float in [0, 1] -> a picture in RGB."""
     pixels = float2uint8(image)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]).convert("RGB")

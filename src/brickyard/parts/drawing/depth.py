@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, TEXT, to_picture
+from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, TEXT, to_image
 
 # Of matplotlib's "magma", five colours: near is bright, far is dark, and so in print.
 _COLOURS = np.array([[252, 253, 191], [252, 137, 97], [183, 55, 121], [81, 18, 124], [0, 0, 4]], dtype=np.float64)
@@ -29,7 +29,7 @@ class DrawDepth:
         Returns:
             The picture with the scale under it, at least 320 pixels wide; the image stays where it is and as large.
         """
-        picture = to_picture(image)
+        picture = to_image(image)
         height, width = depth.shape[:2]
         near, far = (float(value) for value in np.percentile(depth, (2, 98)))
         below = np.asarray(picture.crop((0, 0, width, height)))
@@ -40,8 +40,8 @@ class DrawDepth:
 
 def _coloured(shares: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Colours (..., 3) for what lies between near, 0, and far, 1."""
-    places = np.linspace(0, 1, len(_COLOURS))
-    return np.stack([np.interp(shares, places, channel) for channel in _COLOURS.T], axis=-1)
+    prefixes = np.linspace(0, 1, len(_COLOURS))
+    return np.stack([np.interp(shares, prefixes, channel) for channel in _COLOURS.T], axis=-1)
 
 
 def _with_scale(picture: Image.Image, near: float, far: float) -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, to_picture
+from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, to_image
 
 _POSITIVE, _NEGATIVE, _ZERO = np.array([236, 128, 61]), np.array([62, 116, 180]), np.array(BACKGROUND)
 
@@ -30,7 +30,7 @@ class DrawEmbedding:
         Returns:
             The picture, at least 320 pixels wide, and higher by the strip.
         """
-        picture = to_picture(image)
+        picture = to_image(image)
         width, row = max(picture.width, MIN_WIDTH), max(24, picture.width // 16)
         canvas = Image.new("RGB", (width, picture.height + row), BACKGROUND)
         canvas.paste(picture)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from brickyard.parts.drawing.boxes import color_of
-from brickyard.parts.drawing.classification import to_picture
+from brickyard.parts.drawing.classification import to_image
 
 _INK, _EDGE = (255, 255, 255), (0, 0, 0)
 
@@ -40,7 +40,7 @@ class DrawKeypoints:
         Returns:
             A picture of the image's size.
         """
-        picture = to_picture(image)
+        picture = to_image(image)
         draw = ImageDraw.Draw(picture)
         radius = max(2.0, max(picture.size) / 120)
         font = ImageFont.load_default(size=max(9, round(max(picture.size) / 45)))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from brickyard.errors import BrickInputError
-from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, TEXT, to_picture
+from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, TEXT, to_image
 
 _ENTRY_WIDTH = 150  # pixels that an entry of the legend takes at least
 _OPACITY = 0.5  # of a class's colour; its border has the full colour
@@ -47,7 +47,7 @@ class DrawSegmentation:
         Raises:
             BrickInputError: The classes are of more pixels than the image has.
         """
-        picture = to_picture(image)
+        picture = to_image(image)
         height, width = class_prediction.shape
         if height > picture.height or width > picture.width:
             expected = f"class_prediction (H, W) within {(picture.height, picture.width)}"

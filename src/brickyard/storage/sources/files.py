@@ -38,7 +38,7 @@ class Access:
     local_files_only: bool = False
 
 
-ANYBODY = Access()  # with the token that huggingface_hub knows
+DEFAULT_ACCESS = Access()  # with the token that huggingface_hub knows
 
 
 class Files(ABC):
@@ -53,7 +53,7 @@ class Files(ABC):
 
     @property
     @abstractmethod
-    def where(self) -> str:
+    def location(self) -> str:
         """What they are called in errors."""
 
     @abstractmethod
@@ -80,11 +80,11 @@ class Files(ABC):
         """Where the brick at `path` is published, None if it is only here."""
         return None
 
-    def strays(self, known: Sequence[str]) -> list[str]:
+    def unlisted(self, known: Sequence[str]) -> list[str]:
         """Bricks that are here and not among the known, as they were copied in by hand."""
         return []
 
-    def completed(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    def with_hashes(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """A brick's JSON with every hash in it; only what another library stored lacks some, until it is fetched."""
         return config
 
@@ -134,7 +134,7 @@ class FolderFiles(Files):
         self._model = model
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         return str(self.folder)
 
     def peek(self, name: str) -> bytes:
@@ -152,7 +152,7 @@ class FolderFiles(Files):
     def uri(self, path: str) -> str | None:
         return f"zoo://{self._model}/{path}" if self._model else None
 
-    def strays(self, known: Sequence[str]) -> list[str]:
+    def unlisted(self, known: Sequence[str]) -> list[str]:
         if self._model:
             return []
         gone = removed(self.folder)
@@ -180,26 +180,26 @@ class LockFiles(Files):
 
     Args:
         lock: The manifest's JSON.
-        where: What it is called in errors.
+        location: What it is called in errors.
         access: See `Files`.
     """
 
-    def __init__(self, lock: bytes, where: str, access: Access) -> None:
+    def __init__(self, lock: bytes, location: str, access: Access) -> None:
         super().__init__(access)
         self._lock = lock
-        self._where = where
+        self._where = location
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         return self._where
 
     def peek(self, name: str) -> bytes:
         if name == MANIFEST:
             return self._lock
-        raise BrickNotFoundError(f"No file '{name}' in {self.where}: a lock has only references.")
+        raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock has only references.")
 
     def file(self, name: str) -> Path:
-        raise BrickNotFoundError(f"No file '{name}' in {self.where}: a lock has only references.")
+        raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock has only references.")
 
 
 def aligned_weights(file: Path) -> dict[str, Tensor]:

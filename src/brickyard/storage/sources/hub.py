@@ -42,7 +42,7 @@ class HubFiles(Files):
         self._pinned: str | None = self._revision if _COMMIT.fullmatch(self._revision) else None
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         return f"hf://{self.repo}@{self._pinned or self._revision}"
 
     @property
@@ -69,7 +69,7 @@ class HubFiles(Files):
                 self.api.hf_hub_download(self.repo, name, revision=self.commit, local_files_only=self._only_cached)
             )
         except RemoteEntryNotFoundError:
-            raise BrickNotFoundError(f"No file '{name}' in {self.where}.") from None
+            raise BrickNotFoundError(f"No file '{name}' in {self.location}.") from None
         self._check(name, file)
         return file
 
@@ -104,7 +104,7 @@ class HubFiles(Files):
             if _SHA256.fullmatch(blob.name):
                 check_file(blob, blob.name, blob.stat().st_size)
             elif name in self._read and self._read[name] != blob.read_bytes():
-                raise BrickIntegrityError(f"{file} is not what {self.where} has as '{name}'. Fetch it again.")
+                raise BrickIntegrityError(f"{file} is not what {self.location} has as '{name}'. Fetch it again.")
 
     def _get(self, name: str) -> bytes | None:
         """A small file in one request, which also tells the commit; None where the client is to try again, and wait."""
@@ -120,9 +120,9 @@ class HubFiles(Files):
                 for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > MOST:
-                        raise UnsafeBrickError(f"'{name}' in {self.where} is too large for a brick's JSON.")
+                        raise UnsafeBrickError(f"'{name}' in {self.location} is too large for a brick's JSON.")
         except RemoteEntryNotFoundError:
-            raise BrickNotFoundError(f"No file '{name}' in {self.where}.") from None
+            raise BrickNotFoundError(f"No file '{name}' in {self.location}.") from None
         except httpx.RequestError:
             return None
         return content

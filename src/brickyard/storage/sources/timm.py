@@ -40,21 +40,21 @@ class TimmFiles(Files):
     def __init__(self, files: Files) -> None:
         super().__init__(files.access)
         self._files = files
-        where = f"{files.where}/{CONFIG}"
-        with well_formed(where):
+        location = f"{files.location}/{CONFIG}"
+        with well_formed(location):
             config = json.loads(files.peek(CONFIG))
             if not isinstance(config, dict) or "architecture" not in config:
-                raise UnsafeBrickError(f"{where} is not timm's: expected an architecture in it.")
-            check_bounded(config, where)
+                raise UnsafeBrickError(f"{location} is not timm's: expected an architecture in it.")
+            check_bounded(config, location)
             self._trained = dict(config.get("pretrained_cfg") or {})
-            with of_few_modules(where):
+            with of_few_modules(location):
                 self._model = _on_meta(config, self._trained)
             named = self._trained.get("classifier") or "fc"
             self._classifiers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
 
     @property
-    def where(self) -> str:
-        return self._files.where
+    def location(self) -> str:
+        return self._files.location
 
     def peek(self, name: str) -> bytes:
         if name == MANIFEST:
@@ -63,7 +63,7 @@ class TimmFiles(Files):
             return dump(Manifest(None, entries).to_json()).encode()
         brick = self._model.bricks().get(name.removesuffix(".json"))
         if brick is None:
-            raise BrickNotFoundError(f"No brick '{name.removesuffix('.json')}' in {self.where}, which timm wrote.")
+            raise BrickNotFoundError(f"No brick '{name.removesuffix('.json')}' in {self.location}, which timm wrote.")
         config = describe(brick)
         if brick.path == _HEAD:
             config |= Backbone(self._model[BACKBONE].metadata["provides"], None).as_needs()
@@ -81,7 +81,7 @@ class TimmFiles(Files):
     def uri(self, path: str) -> str | None:
         return self._files.uri(path)
 
-    def completed(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    def with_hashes(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
         if path not in (BACKBONE, _HEAD):
             return config
         filled = {**config, "weights": self._facts(path)}

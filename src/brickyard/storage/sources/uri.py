@@ -16,11 +16,11 @@ from pathlib import Path
 
 from huggingface_hub import parse_hf_uri
 
-from brickyard.core.names import places
+from brickyard.core.names import prefixes
 from brickyard.errors import BrickInputError, BrickNotFoundError, UnknownNameError, UnsafeBrickError
 from brickyard.storage.atomic import current
 from brickyard.storage.manifest import MANIFEST
-from brickyard.storage.sources.files import ANYBODY, Access, Files, FolderFiles, LockFiles, read_small
+from brickyard.storage.sources.files import DEFAULT_ACCESS, Access, Files, FolderFiles, LockFiles, read_small
 from brickyard.storage.sources.hub import HubFiles
 from brickyard.storage.sources.zoo import zoo_folders
 
@@ -32,26 +32,26 @@ _SCHEMES = ("local-dir:", "zoo://", "hf-hub:", "hf://")
 _LOCK = ".json"
 
 
-def is_place(text: str) -> bool:
+def is_source(text: str) -> bool:
     """Whether a text says by its form that it is a place, and no model's name."""
     return text.startswith(_SCHEMES) or text.endswith(_LOCK)
 
 
-def located(source: str | os.PathLike[str]) -> str:
+def locate(source: str | os.PathLike[str]) -> str:
     """The same source for `create_model`, wherever it is called: what is stored on this machine by its full path.
 
     A folder wins over a model's name only if it holds a model; what is given as a path is never a name.
     """
     text = os.fspath(source)
     place = text.removeprefix("local-dir:")
-    if text.endswith((_LOCK, ".onnx")) and not is_place(text.removesuffix(_LOCK)):
+    if text.endswith((_LOCK, ".onnx")) and not is_source(text.removesuffix(_LOCK)):
         return os.path.abspath(text)
     is_folder = place != text or not isinstance(source, str) or current(Path(text), MANIFEST).is_file()
     return f"local-dir:{os.path.abspath(place)}" if is_folder else text
 
 
 def open_source(
-    source: str | os.PathLike[str], *, revision: str | None = None, access: Access = ANYBODY
+    source: str | os.PathLike[str], *, revision: str | None = None, access: Access = DEFAULT_ACCESS
 ) -> tuple[Files, str]:
     """Find the files that a source names; nothing is read yet.
 
@@ -114,7 +114,7 @@ def _repo(text: str, revision: str | None, access: Access) -> tuple[Files, str]:
 
 def _root(path: Path) -> Path | None:
     """The model's folder that a path is, or leads into."""
-    around = (path, *path.parents[: len(places(path.as_posix()))])
+    around = (path, *path.parents[: len(prefixes(path.as_posix()))])
     return next((folder for folder in around if current(folder, MANIFEST).is_file()), None)
 
 
