@@ -23,7 +23,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from brickyard.recipe.build import build
-from brickyard.recipe.names import HeadRecipe, Recipe
+from brickyard.recipe.recipe import HeadRecipe, Recipe
 
 ZOO = Path(__file__).parents[1] / "zoo"
 

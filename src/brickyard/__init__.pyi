@@ -1,24 +1,23 @@
-from brickyard.core.backbone import (
+from .core.backbone import (
     BrickBackbone as BrickBackbone,
-    resnet_to_brick as resnet_to_brick,
 )
-from brickyard.core.brick import (
+from .core.brick import (
     Brick as Brick,
     BrickInterface as BrickInterface,
 )
-from brickyard.collection import (
+from .collection import (
     BrickCollection as BrickCollection,
 )
-from brickyard.storage.fit import BrickInfo as BrickInfo, fits as fits
-from brickyard.training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
-from brickyard.data.readers import open_data as open_data
-from brickyard.training.evaluation import evaluate as evaluate
-from brickyard.training.fit import fit as fit
-from brickyard.inference.jobs import predict_rows as predict_rows
-from brickyard.create import (
+from .storage.fit import BrickInfo as BrickInfo, fits as fits
+from .training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
+from .data.readers import open_data as open_data
+from .training.evaluation import evaluate as evaluate
+from .training.fit import fit as fit
+from .inference.jobs import predict_rows as predict_rows
+from .create import (
     create_model as create_model,
 )
-from brickyard.errors import (
+from .errors import (
     BrickError as BrickError,
     BrickGraphError as BrickGraphError,
     BrickInputError as BrickInputError,
@@ -31,35 +30,31 @@ from brickyard.errors import (
     UnknownNameError as UnknownNameError,
     UnsafeBrickError as UnsafeBrickError,
 )
-from brickyard.export.onnx_file import export_bricks_as_onnx as export_bricks_as_onnx, export_onnx as export_onnx
-from brickyard.catalog import (
+from .export.onnx_file import export_bricks_as_onnx as export_bricks_as_onnx, export_onnx as export_onnx
+from .catalog import (
     ModelInfo as ModelInfo,
     model_info as model_info,
 )
-from brickyard.catalog import list_models as list_models
-from brickyard.training.matching import create_model_for as create_model_for
-from brickyard.core.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
-from brickyard.core.metrics import (
+from .catalog import list_models as list_models
+from .training.matching import create_model_for as create_model_for
+from .core.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
+from .core.metrics import (
     BrickMetricSingle as BrickMetricSingle,
     BrickMetrics as BrickMetrics,
 )
-from brickyard.core.modules import (
+from .core.modules import (
     BrickLoss as BrickLoss,
     BrickModule as BrickModule,
     BrickNotTrainable as BrickNotTrainable,
     BrickTrainable as BrickTrainable,
 )
-from brickyard.training.optim import (
+from .training.optim import (
     parameter_groups as parameter_groups,
 )
-from brickyard.parts.backbones import (
-    BackboneResnet as BackboneResnet,
-    BackboneSpec as BackboneSpec,
-    FeatureSpec as FeatureSpec,
-    InputSpec as InputSpec,
-)
-from brickyard.parts.classification import ImageClassifier as ImageClassifier
-from brickyard.core.conversions import (
+from .core.specs import BackboneSpec as BackboneSpec, FeatureSpec as FeatureSpec, InputSpec as InputSpec
+from .parts.backbones import BackboneResnet as BackboneResnet
+from .parts.classification import ImageClassifier as ImageClassifier
+from .core.conversions import (
     batched_tensor_to_channel_last as batched_tensor_to_channel_last,
     float2uint8 as float2uint8,
     function_composer as function_composer,
@@ -69,49 +64,51 @@ from brickyard.core.conversions import (
     unpack_batched_tensor_to_pillow_images as unpack_batched_tensor_to_pillow_images,
     unpack_batched_tensor_to_torchvision_format as unpack_batched_tensor_to_torchvision_format,
 )
-from brickyard.parts.detection.targets import (
+from .parts.detection.targets import (
     PadBoxes as PadBoxes,
 )
-from brickyard.parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
-from brickyard.parts.preprocess import Preprocessor as Preprocessor
-from brickyard.parts.registry import (
+from .parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
+from .parts.preprocess import Preprocessor as Preprocessor
+from .parts.registry import (
     create_part as create_part,
     register_part as register_part,
 )
-from brickyard.inference.predictor import (
+from .inference.predictor import (
     Prediction as Prediction,
     Predictor as Predictor,
 )
-from brickyard.export.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
-from brickyard.export.quantize import quantize_onnx as quantize_onnx
-from brickyard.recipe.names import (
+from .export.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
+from .export.quantize import quantize_onnx as quantize_onnx
+from .recipe.recipe import (
     HeadRecipe as HeadRecipe,
     Recipe as Recipe,
 )
-from brickyard.storage.read import inspect_brick as inspect_brick, load_brick as load_brick
-from brickyard.core.tags import (
+from .storage.read import inspect_brick as inspect_brick, load_brick as load_brick
+from .core.tags import (
     Stage as Stage,
     Tag as Tag,
 )
-from brickyard.tasks.attach import (
+from .tasks.attach import (
     attach_loss as attach_loss,
     attach_metric as attach_metric,
     attach_visualizer as attach_visualizer,
 )
-from brickyard.tasks.head_arguments import head_arguments as head_arguments
-from brickyard.tasks.metadata import Metadata as Metadata
-from brickyard.tasks.registry import register_task as register_task
-from brickyard.tasks.task import (
+from .tasks.head_arguments import head_arguments as head_arguments
+from .tasks.metadata import Metadata as Metadata
+from .tasks.registry import register_task as register_task
+from .tasks.task import (
     HeadSpec as HeadSpec,
     Task as Task,
 )
-from brickyard.training.lightning import LightningBrickCollection as LightningBrickCollection
-from brickyard.storage.verify import verify as verify
-from brickyard.core.visualization import (
+from .training.lightning import LightningBrickCollection as LightningBrickCollection
+from .storage.verify import verify as verify
+from .core.visualization import (
     BrickPerImageVisualization as BrickPerImageVisualization,
     UNPACK_NO_CONVERSION as UNPACK_NO_CONVERSION,
     UNPACK_TENSORS_TO_NDARRAYS as UNPACK_TENSORS_TO_NDARRAYS,
 )
-from brickyard.training.stage_metrics import per_stage_brick_collections as per_stage_brick_collections
+from .training.stage_metrics import per_stage_brick_collections as per_stage_brick_collections
+
+from .recipe.torchvision_resnet import resnet_to_brick as resnet_to_brick
 
 __version__: str

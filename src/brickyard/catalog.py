@@ -1,4 +1,4 @@
-"""What there is to know about a model, without its weights."""
+"""List the models that `create_model` takes, and describe one without loading weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import final
 
 import torch
 
+from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, UnknownNameError
-from brickyard.parts.backbones import BackboneSpec, TimmNames, timm_tags
-from brickyard.recipe.build import build, images_of, recipe_of
+from brickyard.parts.backbones import TimmNames, timm_tags
+from brickyard.recipe.build import build
+from brickyard.recipe.inspection import head_metadata, heads_of, images_of, provided_by, recipe_of
 from brickyard.recipe.names import parse_name
 from brickyard.storage.read import build_on_meta, read_bricks
-from brickyard.storage.sources.files import DEFAULT_ACCESS, Files, FolderFiles
+from brickyard.storage.sources.files import Files
 from brickyard.storage.sources.uri import is_source, locate, open_source
 from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders
 from brickyard.tasks.registry import TASKS, task_variants
@@ -25,20 +27,20 @@ from brickyard.tasks.registry import TASKS, task_variants
 @final
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a model.
+    """The description of a model.
 
     Attributes:
-        name: Its full name.
+        name: The full name.
         backbone: timm's name of the backbone.
         tasks: The task of each head.
-        num_classes: The classes of each head.
-        labels: The class names of each head that knows them.
+        num_classes: The number of classes of each head.
+        labels: The class names of each head, if known.
         parameters: The number of parameters of each brick that has any.
-        spec: The images that it takes, and what the backbone gives to heads.
-        licence: Of each brick with weights, where known.
-        metrics: Measured figures, where known.
-        weights: Where trained weights for the whole are, or None.
-        backbone_weights: The tags of timm's own weights for the backbone, the default first.
+        spec: The images that the model takes, and what the backbone provides to heads.
+        licence: The licence of each brick with weights, if known.
+        metrics: The measured metrics, by head and name, if known.
+        weights: The source of trained weights for the whole model, None without.
+        backbone_weights: The tags of timm's weights for the backbone, the default first.
     """
 
     name: str
@@ -55,71 +57,75 @@ class ModelInfo:
 
 
 def model_info(name: str) -> ModelInfo:
-    """Facts about a model; no weights are made or read.
+    """Describe a model; no weights are created or read.
 
     Args:
-        name: A model's name, or where a model is stored, see `sources.py`.
+        name: The name of a model, or the source of a stored one, see `storage.sources.uri`.
 
     Raises:
-        UnknownNameError: No such model; the nearest names are shown.
-        Else as for `inspect_brick`, for a stored model.
+        UnknownNameError: No such model; the message has the nearest names.
+        BrickInputError: The model has no timm backbone.
+        Other errors as for `inspect_brick`, for a stored model.
+
+    Example:
+        >>> import brickyard
+        >>> brickyard.model_info("test_resnet_cls").tasks
+        {'cls': 'cls'}
     """
-    files, known_as = _stored(name)
+    files, full_name = _find(name)
     if files is None:
         with torch.device("meta"):
-            model = build(parse_name(name, TimmNames(), task_variants()))
+            bricks = build(parse_name(name, TimmNames(), task_variants()))
     else:
-        model = build_on_meta(read_bricks(files)[1])
-    recipe = recipe_of(model)
-    if recipe is None:
+        bricks = build_on_meta({path: stored.info for path, stored in read_bricks(files)[1].items()})
+    recipe, spec, images = recipe_of(bricks), provided_by(bricks), images_of(bricks)
+    if recipe is None or spec is None or images is None:
         raise BrickInputError(name, "a model with a timm backbone", "one without")
-    bricks = model.bricks()
-    spec = BackboneSpec.from_json(bricks["backbone"].metadata["provides"])
-    heads = {head.name: bricks[f"{head.name}/head"].metadata for head in recipe.heads}
+    heads = heads_of(bricks)
     return ModelInfo(
-        name=known_as or recipe.name,
+        name=full_name or recipe.name,
         backbone=recipe.backbone,
-        tasks={head.name: head.task for head in recipe.heads},
-        num_classes={head: len(facts["labels"]) for head, facts in heads.items()},
-        labels={head: list(facts["labels"]) for head, facts in heads.items() if files is not None},
+        tasks={name: head.task for name, head in heads.items()},
+        num_classes={name: len(head.labels) for name, head in heads.items()},
+        labels={name: list(head.labels) for name, head in heads.items() if files is not None},
         parameters={
             path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))
         },
-        spec=replace(spec, input=images_of(model) or spec.input),
+        spec=replace(spec, input=images),
         licence={path: brick.metadata["licence"] for path, brick in bricks.items() if "licence" in brick.metadata},
         metrics={
             f"{head}/{metric}": value
-            for head, facts in heads.items()
-            for metric, value in facts.get("metrics", {}).items()
+            for head, metadata in head_metadata(bricks).items()
+            for metric, value in metadata.get("metrics", {}).items()
         },
         weights=None if files is None else files.location,
         backbone_weights=timm_tags(recipe.backbone),
     )
 
 
-def _stored(name: str) -> tuple[Files | None, str | None]:
-    """Where the model is stored, None if nowhere; and its full name, None if its place has none."""
-    place = locate(name)
-    if is_source(place) or "/" in place:
-        files, _ = open_source(place)
+def _find(name: str) -> tuple[Files | None, str | None]:
+    """Return the files of a stored model, None if it is not stored; and its full name, None if it has none."""
+    source = locate(name)
+    if is_source(source) or "/" in source:
+        files, _ = open_source(source)
         return files, None
     recipe = parse_name(name, TimmNames(), task_variants())
-    folder = find_in_zoo(recipe.stem, recipe.weights)
-    if folder is None:
+    zoo = find_in_zoo(recipe.stem, recipe.weights)
+    if zoo is None:
         check_tag(recipe)
         return None, recipe.name
-    return FolderFiles(folder, DEFAULT_ACCESS, folder.name), folder.name
+    return zoo, zoo.folder.name
 
 
 def list_models(
     filter: str | Sequence[str] = "*", *, pretrained: bool = False, tasks: Sequence[str] | None = None
 ) -> list[str]:
-    """Names that `create_model` takes.
+    """List the names that `create_model` takes.
 
     Args:
-        filter: Wildcards as in timm, e.g. "resnet*_cls"; of several, a name must match one.
-        pretrained: Only whole models with trained weights on this machine, with their weights tags.
-        tasks: Only models that have all these tasks.
+        filter: A pattern with wildcards as in timm, such as "resnet*_cls", or several, of which one must match.
+        pretrained: Only models with trained weights for all bricks on this machine, with their weights tags.
+        tasks: Only models with all of these tasks.
 
     Raises:
         UnknownNameError: A task that is not registered.
@@ -139,7 +145,7 @@ def list_models(
 
 
 def _all_names() -> Iterator[str]:
-    """Every backbone with every combination of tasks, but for names that can be read in two ways."""
+    """Yield every backbone with every combination of tasks, without ambiguous names."""
     counts = range(1, len(TASKS) + 1)
     suffixes = ["_".join(tasks) for count in counts for tasks in itertools.combinations(TASKS, count)]
     names = Counter(f"{backbone}_{suffix}" for backbone in TimmNames() for suffix in suffixes)

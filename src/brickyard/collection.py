@@ -1,63 +1,76 @@
-"""A nested dictionary of bricks that runs as one module."""
+"""`BrickCollection`: a nested dictionary of bricks that runs as one module."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, final
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, final
 
 import torch
+from huggingface_hub import CommitInfo
 from torch import nn
 
 from brickyard.core.brick import Brick, Tags, as_tags
 from brickyard.core.compiling import constant_result, not_compiled
-from brickyard.core.graph import BrickGraph
+from brickyard.core.graph import BrickGraph, BrickTree, flatten, set_paths
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
 from brickyard.core.plan import Plan, Step, make_plan, owners
 from brickyard.errors import BrickError, MissingInputError, nearest
-from brickyard.pretrained import Pretrained
+from brickyard.storage.fit import Check
+from brickyard.storage.lock import lock_model
+from brickyard.storage.push import push_model
+from brickyard.storage.read import load_source
+from brickyard.storage.replace import Source, replacements
+from brickyard.storage.sources.files import Access
 from brickyard.storage.weights import load_bricks, save_bricks
-
-BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
+from brickyard.storage.write import Refer, save_model
 
 _Names = tuple[str, ...]
-_MOST_PLANS = 256  # kept for a collection; a caller that asks for ever new outputs must not fill the memory
+_MAX_PLANS = 256  # per collection: a caller that selects ever new outputs must not fill the memory
 
 
 @final
-class BrickCollection(Pretrained, nn.ModuleDict):
-    """A dictionary of named bricks that is also a graph: every brick names what it reads and writes.
+class BrickCollection(nn.ModuleDict):
+    """A dictionary of named bricks that is also a graph: each brick names its inputs and outputs.
+
+    It is an `nn.ModuleDict`: `collection["seg"]["head"]` and `collection["seg/head"]` are the same brick. Bricks can be
+    set, updated, popped and deleted at any time; a change that makes the graph invalid raises and changes nothing.
 
     Args:
-        bricks: A nested dictionary of bricks or collections. It and its bricks stay as they are: the collection holds
-            copies with absolute names that share the modules, and metrics of its own.
-
-    It is an `nn.ModuleDict`: `collection["seg"]["head"]` or `collection["seg/head"]` is a brick, and bricks can be set,
-    updated, popped and deleted at any time; each change is resolved and checked like the first dictionary, and leaves
-    the collection as it was if it is refused.
+        bricks: A nested dictionary of bricks or collections. It is left untouched: the collection holds copies of the
+            bricks with absolute names, which share the modules; metrics are cloned.
 
     Raises:
-        BrickGraphError: A cycle, two producers of one name, a name that does not resolve, a bad brick name.
-        TypeError: A value that is neither brick, collection nor dictionary.
+        BrickGraphError: A cycle, two producers of one name, a name that cannot be resolved, an invalid brick name.
+        TypeError: A value that is neither a brick, a collection nor a dictionary.
+
+    Example:
+        >>> from torch import nn
+        >>> from brickyard import BrickCollection, BrickTrainable
+        >>> collection = BrickCollection({"head": BrickTrainable(nn.Linear(4, 2), ["features"], ["logits"])})
+        >>> collection.required_inputs()
+        ['features']
     """
 
     def __init__(self, bricks: BrickTree) -> None:
         super().__init__()
-        self._place = ""
-        self._adopt(BrickGraph({path: brick.at_path(path) for path, brick in _flat(bricks)}))
+        self._prefix = ""
+        self._adopt(BrickGraph({path: brick.at_path(path) for path, brick in flatten(bricks).items()}))
 
     @classmethod
     def of_new(cls, bricks: Mapping[str, Brick]) -> BrickCollection:
-        """A collection of bricks by their paths that nobody else holds: it takes them over, without copies."""
-        for path, brick in bricks.items():
-            brick.place(path)
-        return cls._sharing(bricks)
+        """Create a collection from bricks that no other collection holds, without copying them.
+
+        Args:
+            bricks: The bricks by path.
+        """
+        return cls._sharing(set_paths(dict(bricks)))
 
     @classmethod
-    def _sharing(cls, bricks: Mapping[str, Brick], place: str = "") -> BrickCollection:
+    def _sharing(cls, bricks: Mapping[str, Brick], prefix: str = "") -> BrickCollection:
         collection = cls({})
-        collection._place = place
+        collection._prefix = prefix
         collection._adopt(BrickGraph(dict(bricks)))
         return collection
 
@@ -74,20 +87,24 @@ class BrickCollection(Pretrained, nn.ModuleDict):
         """Run the bricks and return the values by name.
 
         Args:
-            named_inputs: What the bricks read and nobody makes; it is not changed.
+            named_inputs: The values that bricks read and no brick writes, by name; the dictionary is not modified.
             tags: Run only the bricks with one of these tags.
-            return_inputs: Return the inputs too, before what was made.
-            outputs: Run only what these values need, return only them, and drop every other value after its last
-                reader.
-            skip_missing: Leave out bricks whose inputs are absent and whatever depends on them, as for a batch that
-                has labels for some tasks only.
+            return_inputs: Return the inputs as well, before the outputs.
+            outputs: Run only the bricks that these values depend on and return only these values; any other value is
+                dropped after its last reader.
+            skip_missing: Skip bricks whose inputs are absent, and the bricks that depend on them, as for a batch that
+                is labelled for some tasks only.
             groups: `tags` in the spelling of TorchBricks 0.3.
 
+        `torch.compile(fullgraph=True)` takes every selection without metrics and visualization, whose bricks break the
+        graph.
+
         Raises:
-            BrickInputError: The inputs are no dictionary.
-            MissingInputError: An input is absent; nothing has run.
-            UnknownNameError: A tag that is neither one of `Tag`'s nor carried by a brick.
-            BrickGraphError: An output that nobody makes, or nothing to run.
+            BrickInputError: The inputs are not a dictionary.
+            MissingInputError: An input is absent; no brick has run.
+            UnknownNameError: A tag that is neither one of `Tag` nor that of a brick.
+            BrickGraphError: An output that no brick writes, or no brick to run.
+            Exception: Any exception of a brick, with a note that names the brick and the shapes of its inputs.
         """
         values = by_name(named_inputs)
         plan = self.plan(tags if groups is None else groups, outputs, named_inputs if skip_missing else None)
@@ -114,7 +131,7 @@ class BrickCollection(Pretrained, nn.ModuleDict):
     def plan(
         self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None, given: Iterable[str] | None = None
     ) -> Plan:
-        """The steps that a call with this selection takes; the arguments and errors are those of `make_plan`."""
+        """Return the steps of a call with this selection; arguments and errors are those of `make_plan`."""
         selection = (
             None if tags is None else tuple(sorted(as_tags(tags))),
             None if outputs is None else ((outputs,) if isinstance(outputs, str) else tuple(outputs)),
@@ -130,9 +147,9 @@ class BrickCollection(Pretrained, nn.ModuleDict):
     def _known_plan(
         self, wiring: str, tags: _Names | None, outputs: _Names | None, given: _Names | None
     ) -> Plan | None:
-        plans, key = self._graph.plans, (self._place, tags, outputs, given)
+        plans, key = self._graph.plans, (self._prefix, tags, outputs, given)
         if key not in plans:
-            if len(plans) >= _MOST_PLANS:
+            if len(plans) >= _MAX_PLANS:
                 plans.clear()
             try:
                 plans[key] = make_plan(self.bricks(), tags, outputs, given)
@@ -145,67 +162,236 @@ class BrickCollection(Pretrained, nn.ModuleDict):
         return make_plan(self.bricks(), tags, outputs, given)
 
     def bricks(self) -> dict[str, Brick]:
-        """Every brick by its path, those of nested collections included, in declared order."""
-        inside = join(self._place, "")
+        """Return every brick by its path, including those of nested collections, in declared order."""
+        inside = join(self._prefix, "")
         return {path: brick for path, brick in self._graph.bricks.items() if path.startswith(inside)}
 
     def required_inputs(self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None) -> list[str]:
-        """The names that a call with this selection must be given, sorted."""
+        """Return the names of the inputs that a call with this selection needs, sorted."""
         return list(self.plan(tags, outputs).required)
 
     def extract_losses(self, named_outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The losses among the outputs, by name: what to sum for training.
+        """Return the losses among the outputs by name, to be summed for training.
 
-        Sub-losses are left out, and so are losses that went into one of another brick, a weighted sum.
+        Sub-losses are left out, and so are losses that another loss brick reads, such as a weighted sum.
         """
-        made = [brick for brick in self.bricks().values() if any(name in named_outputs for name in brick.loss_names)]
-        summed = {read.name for brick in made for read in brick.reads}
-        names = [name for brick in made for name in brick.loss_names if name not in summed]
+        losses = [brick for brick in self.bricks().values() if any(name in named_outputs for name in brick.loss_names)]
+        summed = {read.name for brick in losses for read in brick.reads}
+        names = [name for brick in losses for name in brick.loss_names if name not in summed]
         return {name: named_outputs[name] for name in names if name in named_outputs}
 
     def summarize(self, reset: bool) -> dict[str, Any]:
-        """Every metric over the calls since the last reset, under its place; metrics that did not run are left out.
+        """Compute every metric over the calls since the last reset, by path; metrics that did not run are left out.
 
         Args:
-            reset: Start anew afterwards.
+            reset: Reset the metrics afterwards.
         """
         return {name: value for brick in self.bricks().values() for name, value in brick.summarize(reset=reset).items()}
 
     def freeze(self, path: str) -> None:
-        """Make the brick at `path`, or all below it, stand still: parameters and BatchNorm statistics, in any mode."""
+        """Freeze the brick at `path`, or all below it: parameters and BatchNorm statistics, in any mode."""
         for brick in self._modules_at(path):
             brick.freeze()
 
     def unfreeze(self, path: str) -> None:
-        """Train the brick at `path`, or all below it, again."""
+        """Make the brick at `path`, or all below it, trainable."""
         for brick in self._modules_at(path):
             brick.unfreeze()
 
     def sub_collection(self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None) -> BrickCollection:
-        """A collection of only the bricks that this selection runs; it shares them with this one."""
+        """Return a collection of the bricks that this selection runs; it shares them with this one."""
         selected = {step.path for step in self.plan(tags, outputs).steps}
         bricks = {path: brick for path, brick in self.bricks().items() if path in selected}
-        return BrickCollection._sharing(bricks, self._place)
+        return BrickCollection._sharing(bricks, self._prefix)
 
     def to_dict(self) -> dict[str, Any]:
-        """The bricks as a nested dictionary."""
+        """Return the bricks as a nested dictionary."""
         return {key: child.to_dict() if isinstance(child, BrickCollection) else child for key, child in self.items()}
 
     def save_bricks(self, path_model_folder: str | os.PathLike[str], exist_ok: bool = False) -> None:
-        """Write one safetensors file for each brick that has weights; see `weights.save_bricks`."""
+        """Write one safetensors file for each brick with weights.
+
+        Args:
+            path_model_folder: The folder, which is created if needed.
+            exist_ok: Allow a folder that contains files; files of other names are kept.
+
+        Raises:
+            FileExistsError: The folder contains files and `exist_ok` is False.
+        """
         save_bricks(self._stored(), path_model_folder, exist_ok)
 
     def load_bricks(self, path_model_folder: str | os.PathLike[str]) -> None:
-        """Load what `save_bricks` wrote; see `weights.load_bricks`."""
+        """Load the weights that `save_bricks` wrote, after every file has been checked.
+
+        A brick without a file keeps its weights, and a file without a brick is ignored, both with a warning.
+
+        Raises:
+            FileNotFoundError, NotADirectoryError: There is no such folder.
+            UnsafeBrickError: A brick has only a pickled file.
+            BrickIntegrityError: A file is truncated or not a safetensors file.
+            BrickMismatchError: Keys or shapes differ from those of the modules; nothing was loaded.
+        """
         load_bricks(self._stored(), path_model_folder)
 
-    # As a dictionary
+    # Stored models: thin methods over `brickyard.storage`
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any],
+        *,
+        revision: str | None = None,
+        bricks: str | Iterable[str] | None = None,
+        check: Check = "exact",
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load a model from a folder, the zoo, the Hub or a lock.
+
+        Args:
+            source: A folder, the name of a zoo model, `hf://user/repo`, a lock file, or the JSON values of a lock; see
+                `storage.sources.uri` for all forms.
+            revision: A branch, tag or commit of a repo.
+            bricks: Load only these bricks, by path or prefix; no other weights are downloaded.
+            check: How strictly heads are compared with the backbone, see `fits`. A head that was saved after its
+                backbone had changed gives a warning.
+            local_files_only: Look only into the cache of huggingface_hub.
+            token: A token of the Hub, as for huggingface_hub.
+
+        Raises:
+            UnknownNameError: No such model, or a part that is not registered.
+            BrickNotFoundError: There is no manifest, or no such brick.
+            BrickMismatchError: A brick does not fit the backbone, or weights do not fit their brick.
+            BrickIntegrityError: A file does not have the stated hash.
+            UnsafeBrickError: A pickle, an invalid name, or a newer format.
+            huggingface_hub's own errors for repos, revisions and tokens.
+        """
+        access = Access(token, local_files_only)
+        model: Any = cls._sharing(load_source(source, revision=revision, bricks=bricks, check=check, access=access))
+        return model  # type: ignore[no-any-return]
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = ()) -> None:
+        """Write the model into a folder, from which `from_pretrained` loads it in any process.
+
+        The files of an earlier model in the folder are replaced; other files are kept. If the call fails or is killed,
+        the folder has the old model.
+
+        Args:
+            folder: The folder, which is created if needed. Each brick must wrap a part that `create_part` built.
+            weights: A tag for the weights, the last part of the model's name.
+            refer: Bricks to store as pinned references to where they are published: paths of bricks that were loaded
+                from the Hub or the zoo, or {path: "hf://user/repo/backbone"}.
+
+        Raises:
+            UnsafeBrickError: A brick wraps an object that is not a registered part.
+            BrickMismatchError: A reference is to other weights.
+            BrickInputError: `refer` names a brick that is not published.
+        """
+        save_model(self.bricks(), folder, weights=weights, refer=refer)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        bricks: str | Iterable[str] | None = None,
+        refer: Refer = (),
+        create_pr: bool = False,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        allow_stale: bool = False,
+    ) -> CommitInfo:
+        """Push the model, or some of its bricks, as one commit that contains only what changed.
+
+        Bricks that others pushed to the repo are kept. If the repo changes during the push, the push is repeated on top
+        of the new commit.
+
+        Args:
+            repo_id: `user/repo`, which is created if needed.
+            bricks: Paths or prefixes of bricks, such as "seg"; None for all.
+            refer: Bricks to store as references, see `save_pretrained`.
+            create_pr: Open a pull request instead of committing to the main branch.
+            private: Whether a new repo is private, None for the default of the user or organisation.
+            token: A token of the Hub, as for huggingface_hub.
+            commit_message: By default it names the bricks.
+            allow_stale: Push heads whose backbone has changed since they were trained.
+
+        Returns:
+            huggingface_hub's description of the commit, with `.oid`, `.commit_url` and `.pr_url`.
+
+        Raises:
+            PushConflictError: One of the bricks changed in the repo since this model was loaded or pushed.
+            BrickMismatchError: A head is stale, or a reference is to other weights.
+            BrickNotFoundError: The model has no such brick.
+            UnsafeBrickError: A brick wraps an object that is not a registered part.
+            huggingface_hub's own errors for repos, tokens and the network.
+        """
+        return push_model(
+            self.bricks(),
+            repo_id,
+            only=bricks,
+            refer=refer,
+            create_pr=create_pr,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            allow_stale=allow_stale,
+        )
+
+    def swap(
+        self,
+        name: str,
+        source: Source,
+        *,
+        check: Check = "exact",
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Replace a brick or a head in place; if it is refused, the model is unchanged.
+
+        A head brings its class names. If they differ from those of the present head, its loss, metrics and
+        visualization are built for them. A backbone brings the normalisation of its images.
+
+        Args:
+            name: The path of a brick, "seg/head", or the name of a head, "seg"; a new head is added.
+            source: The source of the other brick or head: `hf://user/repo@rev/seg`, a folder, a zoo model, or a path in
+                one (without a path, `name`). Or a brick, a collection, a dictionary of bricks, or a module, which takes
+                the names of the present brick.
+            check: How strictly it is compared with the model, see `fits`.
+            token: A token of the Hub, as for huggingface_hub.
+            local_files_only: Look only into the cache of huggingface_hub.
+
+        Raises:
+            BrickMismatchError: It does not fit; its weights were not downloaded.
+            BrickNotFoundError: There is no such brick in the source or the model.
+            BrickIntegrityError, UnsafeBrickError: The source is damaged or not as brickyard writes it.
+        """
+        self.update(replacements(self, name, source, check, Access(token, local_files_only)))
+        self[name].train(self.training)
+
+    def lock(self, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+        """Return the manifest of the model with absolute references, from which `from_pretrained` rebuilds it.
+
+        Bricks without weights that are not published, such as a loss that a swap built, are included as a whole.
+
+        Args:
+            file: A file to write it to.
+
+        Returns:
+            JSON values.
+
+        Raises:
+            BrickInputError: A brick with weights is not published, or has changed since.
+        """
+        return lock_model(self.bricks(), file)
+
+    # Dictionary
 
     def __getitem__(self, key: str) -> Any:
         child: Any = self
         for name in key.split("/"):
             if not isinstance(child, BrickCollection) or name not in child._modules:
-                raise KeyError(f"No brick '{key}' here. {nearest(key, self._keys())}")
+                raise KeyError(f"No brick '{key}'. {nearest(key, self._keys())}")
             child = child._modules[name]
         return child
 
@@ -224,90 +410,90 @@ class BrickCollection(Pretrained, nn.ModuleDict):
         self.pop(key)
 
     def update(self, bricks: BrickTree) -> None:
-        """Set several bricks at once: all of them, or none if one is refused. A replaced brick keeps its turn."""
+        """Set several bricks at once: all of them, or none if they are invalid. A replaced brick keeps its position."""
         tree = {key: bricks[key] for key in bricks}
-        at_path = {path: brick.at_path(path) for path, brick in _flat(tree, self._place)}
-        tops = {join(self._place, key): None for key in tree}
+        added = {path: brick.at_path(path) for path, brick in flatten(tree, self._prefix).items()}
+        tops = {join(self._prefix, key): None for key in tree}
         merged: dict[str, Brick] = {}
         for path, brick in self._graph.bricks.items():
             top = next((top for top in tops if is_inside(path, top)), None)
             if top is None:
                 merged[path] = brick
             else:
-                merged |= {path: brick for path, brick in at_path.items() if is_inside(path, top)}
-        self._graph.replace({**merged, **at_path})
+                merged |= {path: brick for path, brick in added.items() if is_inside(path, top)}
+        self._graph.replace({**merged, **added})
         self._sync()
 
     def pop(self, key: str) -> Any:
-        """Take a brick or a nested collection out and return it; a collection then stands alone."""
+        """Remove a brick or a nested collection and return it."""
         popped = self[key]
-        top = join(self._place, key)
-        own = {path: brick for path, brick in self._graph.bricks.items() if is_inside(path, top)}
-        self._graph.replace({path: brick for path, brick in self._graph.bricks.items() if path not in own})
+        top = join(self._prefix, key)
+        removed = {path: brick for path, brick in self._graph.bricks.items() if is_inside(path, top)}
+        self._graph.replace({path: brick for path, brick in self._graph.bricks.items() if path not in removed})
         parent = self[prefix_of(key)] if prefix_of(key) else self
         del parent._modules[key.rpartition("/")[2]]
         if isinstance(popped, BrickCollection):
-            popped._adopt(BrickGraph(own))
+            popped._adopt(BrickGraph(removed))
         return popped
 
     def clear(self) -> None:
-        """Take every brick out."""
+        """Remove every brick."""
         for key in list(self._modules):
             self.pop(key)
 
     def _keys(self) -> set[str]:
-        """Every key that `self[key]` takes: the paths of bricks and of nested collections, from here."""
-        paths = [path.removeprefix(join(self._place, "")) for path in self.bricks()]
+        """Return every key of this collection: the paths of bricks and nested collections, relative to it."""
+        paths = [path.removeprefix(join(self._prefix, "")) for path in self.bricks()]
         return set(self._modules).union(paths, *(prefixes(path) for path in paths))
 
     def _adopt(self, graph: BrickGraph) -> None:
-        """Make `graph` this collection's, and that of every collection nested in it."""
+        """Set the graph of this collection and of every nested one."""
         self._graph = graph
         self._sync()
 
     def _sync(self) -> None:
-        """Bring the modules in line with the graph's bricks; nested collections that stay are the same objects."""
+        """Update the submodules to the graph's bricks; nested collections that remain stay the same objects."""
         children: dict[str, nn.Module] = {}
         for path, brick in self.bricks().items():
-            name, _, rest = path.removeprefix(join(self._place, "")).partition("/")
+            name, _, rest = path.removeprefix(join(self._prefix, "")).partition("/")
             if not rest:
                 children[name] = brick
             elif name not in children:
                 child = self._modules.get(name)
                 if not isinstance(child, BrickCollection):
                     child = BrickCollection({})
-                    child._place = join(self._place, name)
+                    child._prefix = join(self._prefix, name)
                 child._adopt(self._graph)
                 children[name] = child
-        gone = [child for child in self._modules.values() if child not in children.values()]
+        removed = [child for child in self._modules.values() if child not in children.values()]
         self._modules.clear()
         self._modules.update(children)
-        for child in gone:
-            if isinstance(child, BrickCollection):  # whoever still holds it changes it alone
+        for child in removed:
+            if isinstance(child, BrickCollection):  # it becomes a collection of its own
                 child._adopt(BrickGraph({brick.path: brick for brick in child.modules() if isinstance(brick, Brick)}))
 
     def _stored(self) -> dict[str, nn.Module]:
-        """The modules that have weights, by their path from here."""
-        modules = {path.removeprefix(join(self._place, "")): brick.module for path, brick in self.bricks().items()}
+        """Return the modules that have weights, by path relative to this collection."""
+        modules = {path.removeprefix(join(self._prefix, "")): brick.module for path, brick in self.bricks().items()}
         return {path: module for path, module in modules.items() if module is not None and module.state_dict()}
 
     def _modules_at(self, path: str) -> list[BrickModule]:
-        found = self[path]
-        bricks = found.bricks().values() if isinstance(found, BrickCollection) else [found]
+        item = self[path]
+        bricks = item.bricks().values() if isinstance(item, BrickCollection) else [item]
         return [brick for brick in bricks if isinstance(brick, BrickModule)]
 
     def _missing(self, plan: Plan, named_inputs: Mapping[str, Any]) -> MissingInputError:
         missing = []
         hints = []
-        makers = owners({path: brick.writes for path, brick in self.bricks().items()}, "write")
+        producers = owners({path: brick.writes for path, brick in self.bricks().items()}, "write")
         for name in plan.required:
             if name not in named_inputs:
                 readers = (
                     step.path for step in plan.steps if any(r.name == name for r in self._graph.bricks[step.path].reads)
                 )
                 missing.append((name, next(readers)))
-                if name in makers:
-                    hints.append(f"'{name}' is made by brick '{makers[name]}', which these tags leave out.")
+                if name in producers:
+                    hints.append(f"'{name}' is written by brick '{producers[name]}', which these tags leave out.")
         return MissingInputError(missing, list(named_inputs), " ".join(hints))
 
 
@@ -330,15 +516,3 @@ def _shape(value: Any) -> str:
     if isinstance(value, (list, tuple)) and len(value) <= 8:
         return f"[{', '.join(map(_shape, value))}]"
     return type(value).__name__
-
-
-def _flat(tree: BrickTree, place: str = "") -> Iterator[tuple[str, Brick]]:
-    """Every brick of a nested dictionary with its path."""
-    for key in tree:
-        path, value = join(place, key), tree[key]
-        if isinstance(value, Brick):
-            yield path, value
-        elif isinstance(value, (dict, BrickCollection)):
-            yield from _flat(value, path)
-        else:
-            raise TypeError(f"'{path}': expected a brick, a collection or a dictionary, found {type(value).__name__}.")

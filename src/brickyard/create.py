@@ -1,4 +1,4 @@
-"""The factory: from a name or a folder to a model."""
+"""Build a model from a name, a folder or a repo of the Hub."""
 
 from __future__ import annotations
 
@@ -11,15 +11,25 @@ from typing import Any
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionResolutionError
 
 from brickyard.collection import BrickCollection
+from brickyard.core.brick import Brick
 from brickyard.errors import BrickInputError, BrickNotFoundError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
-from brickyard.recipe.build import build, recipe_of
-from brickyard.recipe.names import Recipe, parse_heads, parse_name
-from brickyard.storage.adapt import Changes, Labels, LossWeights, Numbers, adapted, changed, warn_fresh
-from brickyard.storage.fit import BACKBONE
-from brickyard.storage.read import build_on_meta, load_pretrained, read_bricks, read_manifest
-from brickyard.storage.replace import swap
-from brickyard.storage.sources.files import DEFAULT_ACCESS, Files, FolderFiles
+from brickyard.recipe.build import build
+from brickyard.recipe.inspection import BACKBONE
+from brickyard.recipe.names import parse_heads, parse_name
+from brickyard.recipe.recipe import Recipe
+from brickyard.storage.adapt import (
+    Changes,
+    Labels,
+    LossWeights,
+    NumClasses,
+    change_bricks,
+    change_recipe,
+    change_trained,
+    warn_fresh,
+)
+from brickyard.storage.read import build_fresh, load_files, read_bricks, read_manifest
+from brickyard.storage.sources.files import DEFAULT_ACCESS, Files
 from brickyard.storage.sources.hub import HubFiles
 from brickyard.storage.sources.uri import is_source, open_source
 from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders
@@ -34,77 +44,88 @@ def create_model(
     backbone: str | None = None,
     tasks: Mapping[str, str] | None = None,
     pretrained: bool = False,
-    num_classes: Numbers = None,
+    num_classes: NumClasses = None,
     labels: Labels = None,
     in_chans: int | None = None,
     bricks: Mapping[str, str] | None = None,
     loss_weights: LossWeights = None,
     **options: Any,
 ) -> BrickCollection:
-    """Assemble a model.
+    """Build a model.
+
+    The same name always gives the same architecture, with or without weights. A name without a weights tag means the
+    default tag: that of the first such model in the zoo, else that of timm.
 
     Args:
-        name: `<backbone>_<task>[-<head>][_<task>...][.<weights tag>]`, e.g. "resnet18_cls". With the tag of a trained
-            model, its heads. Or where a model is stored, and then always with its weights: "local-dir:<folder>",
-            "hf-hub:user/repo@rev", "hf://user/repo@rev".
-        backbone: Instead of a name, timm's name of the backbone, with
-        tasks: its heads: {"age": "cls", "breed": "cls", "parts": "seg-unet"}, so that several may be of one task.
-        pretrained: Take trained weights: from the zoo that the package carries, else from a folder named in
-            `BRICKYARD_ZOO`, else from the organisation of the Hub that `BRICKYARD_HUB` names ("brickyard" by default),
-            else timm's own for the backbone, with fresh heads (a classifier of timm's comes along unless another number
-            of classes is asked for). The log says which it took.
-        num_classes: For a model of one task a number, otherwise {task: number}; by default that of the weights.
-        labels: The class names, like `num_classes`.
-        in_chans: Channels of the image, by default those of the weights; pretrained weights are adapted as timm does.
-        bricks: Where to take some bricks or heads from: {"seg": "hf://user/repo/seg"}, see `swap`. They must fit; a
-            backbone comes first.
-        loss_weights: Add the heads' losses to one, `loss`: {head: weight}, 1 where a head is not named, or "learned"
-            for uncertainty weighting (Kendall et al. 2018).
-        **options: Further arguments of `timm.create_model`, e.g. `drop_path_rate=0.1`.
+        name: `<backbone>_<task>[-<head>][_<task>...][.<weights tag>]`, such as "resnet18_cls". Or the source of a
+            stored model, which is always loaded with its weights: "local-dir:<folder>", "hf-hub:user/repo@rev",
+            "hf://user/repo@rev".
+        backbone: Instead of a name, timm's name of the backbone, together with `tasks`.
+        tasks: The task of each head by the head's name, such as {"age": "cls", "breed": "cls", "parts": "seg-unet"}, if
+            several heads have one task.
+        pretrained: Load trained weights: from the zoo in the package, else from a folder in `BRICKYARD_ZOO`, else from
+            the Hub organisation in `BRICKYARD_HUB` ("brickyard" by default), else timm's own for the backbone, with
+            fresh heads (and timm's classifier, unless another number of classes is asked for). The source is logged.
+        num_classes: A number for a model of one head, otherwise {head: number}; by default that of the weights.
+        labels: The class names, as for `num_classes`.
+        in_chans: The number of channels of the image, by default that of the weights. Pretrained weights are adapted as
+            timm does.
+        bricks: Sources of single bricks or heads, such as {"seg": "hf://user/repo/seg"}, see `BrickCollection.swap`.
+        loss_weights: Add the heads' losses to one, `loss`: {head: weight}, 1 for heads that are not named, or "learned"
+            for uncertainty weighting (Kendall et al. 2018, https://arxiv.org/abs/1705.07115).
+        **options: Further arguments of `timm.create_model`, such as `drop_path_rate=0.1`.
 
     Returns:
-        The model, in training mode. It reads `image`, (B, C, H, W) float in [0, 1] or uint8.
+        The model in training mode. It reads `image`, (B, C, H, W) float in [0, 1] or uint8.
 
     Raises:
-        UnknownNameError: No such model, task, head or weights; the nearest names are shown.
+        UnknownNameError: No such model, task, head or weights; the message has the nearest names.
         BrickInputError: `num_classes` or `labels` do not fit the heads.
-        BrickNotFoundError, BrickMismatchError, BrickIntegrityError, UnsafeBrickError: A stored model or brick that
-            cannot be loaded, or does not fit.
-        huggingface_hub's own errors for a model of the Hub.
+        BrickNotFoundError, BrickMismatchError, BrickIntegrityError, UnsafeBrickError: A stored model or brick cannot be
+            loaded, or does not fit.
+        huggingface_hub's own errors for a model on the Hub.
+
+    Example:
+        >>> import brickyard
+        >>> model = brickyard.create_model("test_resnet_cls", num_classes=3)
+        >>> sorted(model)
+        ['backbone', 'cls', 'preprocessor']
     """
     changes = Changes(num_classes, labels, in_chans, loss_weights, options)
-    model = _created(name, backbone, tasks, pretrained, changes)
+    model = BrickCollection.of_new(_bricks(name, backbone, tasks, pretrained, changes))
     for path in sorted(bricks or {}, key=lambda path: path != BACKBONE):
-        swap(model, path, (bricks or {})[path])
+        model.swap(path, (bricks or {})[path])
     return model
 
 
-def _created(
+def _bricks(
     name: str | None, backbone: str | None, tasks: Mapping[str, str] | None, pretrained: bool, changes: Changes
-) -> BrickCollection:
+) -> dict[str, Brick]:
     if name is not None and is_source(name) and backbone is None and tasks is None:
-        place, path = open_source(name)
-        return adapted(load_pretrained(place, only=path or None), changes, name)
+        source, path = open_source(name)
+        return change_trained(load_files(source, only=path or None), changes, name)
     recipe = _recipe(name, backbone, tasks)
-    folder = None if name is None else find_in_zoo(recipe.stem, recipe.weights)
-    files = FolderFiles(folder, DEFAULT_ACCESS, folder.name) if folder else None
+    zoo = None if name is None else find_in_zoo(recipe.stem, recipe.weights)
     if not pretrained:
-        if files is None:
+        if zoo is None:
             check_tag(recipe)
-        elif recipe.weights:
-            recipe = recipe_of(build_on_meta(read_bricks(files)[1]), recipe.weights) or recipe
-        return build(changed(recipe, changes))
-    wanted = changed(recipe, changes) if files is None else recipe
-    stored = files or (None if name is None else _on_hub(recipe.name))
-    if stored is None:
+            return build(change_recipe(recipe, changes))
+        infos = {path: stored.info for path, stored in read_bricks(zoo)[1].items()}
+        return change_bricks(build_fresh(infos), changes, recipe.name)
+    if zoo is None:
+        change_recipe(recipe, changes)  # raises for invalid arguments before the network is asked
+    files: Files | None = zoo
+    if files is None and name is not None:
+        files = _on_hub(recipe.name)
+    if files is None:
         check_tag(recipe)
-        return _from_timm(wanted)
-    _log.info("'%s': weights from %s", recipe.name, stored.location)
-    return adapted(load_pretrained(stored), changes, recipe.name)
+        return _from_timm(change_recipe(recipe, changes))
+    _log.info("'%s': weights from %s", recipe.name, files.location)
+    return change_trained(load_files(files), changes, recipe.name)
 
 
 def _on_hub(name: str) -> Files | None:
-    """The model of this name in our organisation of the Hub, None where there is none, or no network."""
+    """Return the model of this name in the Hub organisation; None if there is none, or no network."""
     organisation = os.environ.get("BRICKYARD_HUB", "brickyard")
     try:
         return read_manifest(HubFiles(f"{organisation}/{name}", None, DEFAULT_ACCESS))[1]
@@ -124,14 +145,14 @@ def _recipe(name: str | None, backbone: str | None, tasks: Mapping[str, str] | N
     raise BrickInputError("create_model", "a name, or backbone= and tasks=", f"{name=}, {backbone=}, {tasks=}")
 
 
-def _from_timm(recipe: Recipe) -> BrickCollection:
-    """The backbone with timm's own weights; the classifier too, where the head is one of timm's classes."""
+def _from_timm(recipe: Recipe) -> dict[str, Brick]:
+    """Build a model with timm's weights for the backbone, and for a head that is timm's own classifier."""
     name = f"{recipe.backbone}.{recipe.weights}" if recipe.weights else recipe.backbone
     if not timm_has_weights(name):
         raise UnknownNameError("pretrained model", recipe.name, zoo_folders(), "timm has no weights for it either.")
     _log.info("'%s': the backbone's weights from timm, '%s'", recipe.name, name)
     weights = timm_pretrained(name, recipe.in_chans, **recipe.options)
-    kept = [
+    classifiers = [
         head.name
         for head in recipe.heads
         if weights.classifier
@@ -140,14 +161,19 @@ def _from_timm(recipe: Recipe) -> BrickCollection:
         and head.num_classes in (None, weights.num_classes)
     ]
     heads = [
-        replace(head, labels=head.labels or weights.labels) if head.name in kept else head for head in recipe.heads
+        replace(head, labels=head.labels or weights.labels) if head.name in classifiers else head
+        for head in recipe.heads
     ]
-    model = build(replace(recipe, heads=tuple(heads)))
-    backbone = model["backbone"].model
-    backbone.load_state_dict({key: weights.state[key] for key in backbone.state_dict()})
+    bricks = build(replace(recipe, heads=tuple(heads)))
+    _load(bricks[BACKBONE], weights.state)
     for head in recipe.heads:
-        if head.name in kept:
-            model[f"{head.name}/head"].model.load_state_dict(weights.classifier)
+        if head.name in classifiers:
+            _load(bricks[f"{head.name}/head"], weights.classifier)
         else:
             warn_fresh(head.name)
-    return model
+    return bricks
+
+
+def _load(brick: Brick, state: Mapping[str, Any]) -> None:
+    if brick.module is not None:
+        brick.module.load_state_dict({key: state[key] for key in brick.module.state_dict()})

@@ -7,7 +7,7 @@ import pytest
 
 from brickyard import BrickMismatchError, create_model
 from brickyard.export.metadata import ExportMetadata, metadata_of
-from brickyard.recipe.build import images_of
+from brickyard.recipe.inspection import images_of
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_one_picture_is_of_the_predictions_and_canvases_are_copies():
 
 
 def test_what_a_registered_part_is_wrapped_in_can_be_made_again(monkeypatch):
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     register_part("test_loss")(Loss)
     made = registry.wrapped_part("sub_losses", create_part("test_loss", factor=5.0), names=["a", "b"])
     part = registry.part_of(made)

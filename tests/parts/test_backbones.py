@@ -7,7 +7,8 @@ import torch
 from torchvision.models import resnet18
 
 from brickyard import BackboneResnet, BackboneSpec, BrickError, BrickMismatchError, UnknownNameError
-from brickyard.parts.backbones import TimmNames, timm_backbone, timm_features, timm_spec, timm_tags
+from brickyard.core.backbone import timm_features
+from brickyard.parts.backbones import TimmNames, timm_backbone, timm_spec, timm_tags
 
 
 @pytest.mark.parametrize("name", timm.list_models("test_*"))

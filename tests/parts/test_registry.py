@@ -7,7 +7,7 @@ from brickyard.parts import registry
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
 
 def test_a_registered_class_is_made_by_name_and_remembers_how():

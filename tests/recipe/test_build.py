@@ -17,7 +17,8 @@ from brickyard import (
 from brickyard.core.brick import Brick
 from brickyard.parts.backbones import timm_backbone, timm_spec
 from brickyard.parts.registry import part_of
-from brickyard.recipe.build import build, head_bricks, images_of, recipe_of
+from brickyard.recipe.build import build, head_bricks
+from brickyard.recipe.inspection import images_of, recipe_of
 
 RECIPE = Recipe("test_resnet", (HeadRecipe("cls", "cls", num_classes=4),))
 

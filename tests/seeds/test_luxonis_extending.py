@@ -22,9 +22,10 @@ from brickyard import (
     register_part,
     register_task,
 )
+from brickyard.core.specs import BackboneSpec, FeatureSpec
 from brickyard.export.metadata import ExportMetadata
 from brickyard.parts import registry as parts
-from brickyard.parts.backbones import BackboneSpec, FeatureSpec, timm_backbone, timm_spec
+from brickyard.parts.backbones import timm_backbone, timm_spec
 from brickyard.storage.config import describe
 from brickyard.tasks import registry
 from brickyard.tasks.attach import attach_loss, attach_metric, attach_visualizer
@@ -222,7 +223,7 @@ def test_a_task_that_adds_a_label_to_detection_is_trained_with_it_and_refuses_an
 
 @pytest.fixture
 def _registered(monkeypatch):
-    monkeypatch.setattr(parts, "_FACTORIES", dict(parts._FACTORIES))
+    monkeypatch.setattr(parts, "_registered", dict(parts._registered))
     register_part("custom_segmentation")(CustomSegmentationHead)
     register_part("instance_keypoints_loss")(InstanceKeypointsLoss)
 

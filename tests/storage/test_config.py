@@ -35,7 +35,7 @@ def guard(monkeypatch):
             if value.max() > self.most:
                 raise BrickInputError("guard", f"values up to {self.most}", f"{value.max()}")
 
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     register_part("guard")(Guard)
     return create_part("guard", most=2.0)
 

@@ -5,7 +5,8 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from brickyard import BrickCollection, HeadRecipe, HeadSpec, Stage, Tag, create_model
-from brickyard.parts.backbones import BackboneSpec, timm_backbone, timm_spec
+from brickyard.core.specs import BackboneSpec
+from brickyard.parts.backbones import timm_backbone, timm_spec
 from brickyard.recipe.build import head_bricks
 from brickyard.tasks.cls import Classification
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from brickyard import BrickGraphError, BrickMismatchError, BrickTrainable, HeadRecipe, HeadSpec, Task, create_part
-from brickyard.parts.backbones import BackboneSpec, FeatureSpec, timm_backbone, timm_spec
+from brickyard.core.specs import BackboneSpec, FeatureSpec
+from brickyard.parts.backbones import timm_backbone, timm_spec
 from brickyard.recipe.build import head_bricks
 from brickyard.tasks import registry
 from brickyard.tasks.head_arguments import head_arguments

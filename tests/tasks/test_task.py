@@ -108,7 +108,7 @@ def test_class_names_are_numbers_where_nobody_says():
 def _forgotten(monkeypatch):
     """What is registered in the test is forgotten after it."""
     tasks = dict(registry._TASKS)
-    monkeypatch.setattr(parts, "_FACTORIES", dict(parts._FACTORIES))
+    monkeypatch.setattr(parts, "_registered", dict(parts._registered))
     yield
     for name in registry._TASKS.keys() - tasks:
         del registry._TASKS[name]

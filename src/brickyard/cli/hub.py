@@ -127,11 +127,11 @@ def inspect(source: str, model: str | None, check: Check) -> None:
         )
     if info.weights:
         facts["weights"] = f"{info.weights['size']} bytes, sha256 {info.weights['sha256']}"
-    for what, needs in (("needs", info.requires), ("provides", info.provides)):
+    for what, needs in (("needs", info.requires), ("provides", info.config.get("provides"))):
         for key, value in (needs or {}).items():
             facts[f"{what} {key}"] = value
     facts |= {f"measured {key}": value for key, value in info.config.get("metrics", {}).items()}
-    table.add_row("brick", escape(info.uri or f"{info.files.location}/{info.path}"))
+    table.add_row("brick", escape(info.uri or f"{info.location}/{info.path}"))
     for key, value in facts.items():
         if value is not None:
             table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))

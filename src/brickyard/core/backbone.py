@@ -7,13 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from brickyard.core.brick import InputNames, Tags
-from brickyard.core.modules import BrickModule, BrickTrainable
+from brickyard.core.modules import BrickModule
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickInputError
-from brickyard.parts.backbones import BackboneResnet, timm_features
 
 
 class BrickBackbone(BrickModule):
@@ -72,12 +70,16 @@ class BrickBackbone(BrickModule):
             ) from error
 
 
-def resnet_to_brick(resnet: ResNet, input_name: str, output_name: str) -> BrickTrainable:
-    """A torchvision resnet without its classifier as a brick.
+def timm_features(model: Any, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run a timm model once for both its feature maps and its pooled vector.
 
     Args:
-        resnet: It stays as it is; the brick shares its layers.
-        input_name: The normalised image, (B, 3, H, W).
-        output_name: The last feature map, (B, n_backbone_features, H / 32, W / 32).
+        model: A model of timm, as `timm_backbone` makes it.
+        image: (B, C, H, W), normalised.
+
+    Returns:
+        features, each (B, C_i, H / s_i, W / s_i), fine to coarse; and the embedding (B, E) that timm's own classifier
+        reads.
     """
-    return BrickTrainable(BackboneResnet(resnet), input_names=[input_name], output_names=[output_name])
+    last, features = model.forward_intermediates(image, output_fmt="NCHW")
+    return tuple(features), model.forward_head(last, pre_logits=True)

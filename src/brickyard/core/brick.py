@@ -1,7 +1,7 @@
-"""Bricks: modules that say by name what they read and what they write.
+"""The base class of bricks: modules with named inputs and outputs.
 
-A brick takes the dictionary of all named values and returns a dictionary with what it makes. The kinds stand in
-`modules.py`, `metrics.py` and `visualization.py`.
+A brick takes the dictionary of all named values and returns a dictionary of its outputs. The kinds of bricks are in
+`modules.py`, `backbone.py`, `metrics.py` and `visualization.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import nn
 from torch.nn.modules import module as torch_module
 
 from brickyard.core.names import ALL, parse_reference, resolve
 from brickyard.core.provenance import Provenance
+from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.errors import BrickGraphError, MissingInputError
 
 InputNames = Sequence[str] | Mapping[str, str]
@@ -26,23 +27,25 @@ class Brick(nn.Module, ABC):
     """A node of a collection's graph.
 
     Args:
-        input_names: What it reads: a list goes in by position, a dictionary {argument: name} by keyword. `__all__`
-            reads every value so far as one dictionary; `features[-1]` and `features[1:3]` pick from a list or tuple;
-            `mask?` is None where the value is absent.
-        output_names: What it writes, by position.
-        tags: When it runs: one tag or several, see `Tag`.
+        input_names: The values that the brick reads: a list is passed by position, a dictionary {argument: name} by
+            keyword. `__all__` passes every value so far as one dictionary; `features[-1]` and `features[1:3]` index a
+            list or tuple; `mask?` is None if the value is absent.
+        output_names: The values that the brick writes, by position.
+        tags: One tag or several that select the brick in a call, see `Tag`.
         group: `tags` in the spelling of TorchBricks 0.3.
 
-    Names that start with `./` or `../` are relative to the brick's place; a collection makes them absolute, in a copy
-    of the brick that shares its module. It reads the names when a brick is put in: to change them, put it in again.
+    Names that start with `./` or `../` are relative to the brick's path. A collection makes them absolute, in a copy of
+    the brick that shares its module; to change the names of a brick in a collection, set the brick again.
 
     Attributes:
-        path: Where it stands in its collection, "" while it is in none.
-        reads: The parsed names that it reads.
-        writes: The names that it writes.
-        tags: When it runs.
-        metadata: What else is to be known of it and travels with it (class names, licence, ...); JSON values.
-        provenance: Where its stored form is, None if it never had one.
+        path: The path in the collection, "" outside of a collection.
+        reads: The parsed input names.
+        writes: The output names.
+        tags: The tags.
+        head: What the brick predicts, if it is the head of a task.
+        provides: What the brick provides to heads, if it is a backbone.
+        metadata: Further information that is stored with the brick (licence, metrics, ...); JSON values.
+        provenance: Where the brick was loaded from or last stored, None if it never was.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px"}  # of its box in the mermaid graph
@@ -53,8 +56,10 @@ class Brick(nn.Module, ABC):
         super().__init__()
         if isinstance(input_names, str) or isinstance(output_names, str):
             raise TypeError(f"Expected lists of names, found {input_names!r} and {output_names!r}.")
-        self.path = ""  # in its collection; "" while it is in none
+        self.path = ""
         self.tags = as_tags(tags if group is None else group)
+        self.head: HeadInfo | None = None
+        self.provides: BackboneSpec | None = None
         self.metadata: dict[str, Any] = {}
         self.provenance: Provenance | None = None
         self._tags_spelling = "tags" if group is None else "groups"
@@ -63,7 +68,7 @@ class Brick(nn.Module, ABC):
 
     @property
     def input_names(self) -> list[str] | dict[str, str]:
-        """The names that it reads: a list (by position) or {argument: name}."""
+        """The names of the inputs: a list (by position) or a dictionary {argument: name}."""
         if self._arguments is None:
             return list(self._read_names)
         return dict(zip(self._arguments, self._read_names, strict=True))
@@ -75,7 +80,7 @@ class Brick(nn.Module, ABC):
 
     @property
     def output_names(self) -> list[str]:
-        """The names that it writes, by position."""
+        """The names of the outputs, by position."""
         return list(self.writes)
 
     @output_names.setter
@@ -86,32 +91,32 @@ class Brick(nn.Module, ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, all but what the brick wraps, with the names as they were declared; JSON."""
+        """The constructor's arguments without the wrapped object, with the names as declared; JSON values."""
 
     @property
     @abstractmethod
     def wrapped(self) -> Any:
-        """What the constructor was given to wrap."""
+        """The object that the brick wraps: a module, a metric collection or a function."""
 
     @property
     @abstractmethod
     def module(self) -> nn.Module | None:
-        """The bare module whose tensors are the brick's weights, if it has one."""
+        """The module whose state is the brick's weights, if there is one."""
 
     @property
     @abstractmethod
     def module_name(self) -> str:
-        """What stands for the module where the brick is printed or drawn."""
+        """The name of the wrapped object, for printing and drawing."""
 
     @abstractmethod
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
-        """Read from the named values and return the new ones, by name."""
+        """Read the inputs from the named values and return the outputs by name."""
 
     def __call__(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
-        """Run the brick, with torch's hooks where there are any.
+        """Run the brick, with its hooks if it has any.
 
-        `nn.Module.__call__` costs as much as a small module does, and a collection pays it for each brick; so it is
-        left out where it has nothing to do.
+        `nn.Module.__call__` costs as much as a small module, once per brick and call, so it is skipped for bricks
+        without hooks.
         """
         hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
         if hooked or self._compiled_call_impl is not None or torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
@@ -121,24 +126,24 @@ class Brick(nn.Module, ABC):
 
     @property
     def loss_names(self) -> list[str]:
-        """The outputs that are losses to be summed."""
+        """The outputs that `BrickCollection.extract_losses` returns."""
         return []
 
     def summarize(self, reset: bool) -> dict[str, Any]:
-        """What was gathered over the calls so far, by name; only metrics gather anything."""
+        """Compute the metrics over the calls since the last reset, by name; empty for bricks without metrics."""
         return {}
 
     def at_path(self, path: str) -> Self:
-        """A copy at `path` of a collection: names of its own, the module shared."""
+        """Return a copy for `path` in a collection, which shares the module."""
         twin = copy.copy(self)
-        for key, value in vars(self).items():  # or the registries and hooks of the two would be one
+        for key, value in vars(self).items():  # the copy gets registries, hooks and metadata of its own
             if isinstance(value, dict):
                 vars(twin)[key] = value.copy()
-        twin.place(path)
+        twin.set_path(path)
         return twin
 
-    def place(self, path: str) -> None:
-        """Stand at `path` of a collection from now on: relative names become absolute."""
+    def set_path(self, path: str) -> None:
+        """Set the path in a collection, which makes relative names absolute."""
         self.path = path
         self._wire()
 
@@ -148,7 +153,7 @@ class Brick(nn.Module, ABC):
         return {"input_names": names, "output_names": list(self._declared_outputs), "tags": sorted(self.tags)}
 
     def _wire(self) -> None:
-        """Parse the declared names, for the place the brick has now."""
+        """Parse the declared names, relative to the current path."""
         inputs = self._declared_inputs
         names = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
         self._arguments = tuple(inputs) if isinstance(inputs, Mapping) else None
@@ -164,7 +169,7 @@ class Brick(nn.Module, ABC):
         self._sole_write = self.writes[0] if len(self.writes) == 1 else None
 
     def _call(self, function: Callable[..., Any], named_inputs: Mapping[str, Any]) -> Any:
-        """Call `function` with what the brick reads."""
+        """Call `function` with the brick's inputs."""
         missing = [(name, self.path) for name in self.required if name not in named_inputs]
         if missing:
             raise MissingInputError(missing, named_inputs)
@@ -174,13 +179,15 @@ class Brick(nn.Module, ABC):
         return function(**dict(zip(self._arguments, values, strict=True)))
 
     def _named(self, outputs: Any) -> dict[str, Any]:
-        """Name what the module returned: a tuple or list by position, a dictionary by key, anything else whole.
+        """Return the module's outputs by name: a tuple or list by position, a dictionary by key, else one value.
 
-        With one name, a list or a dictionary without that key is one value.
+        If the brick has one output name, a list, or a dictionary without that key, is that one value.
         """
         names = self.writes
         if isinstance(outputs, dict) and names:
-            keys = {name: name.rpartition("/")[2] for name in names}  # no walrus: torch.compile cannot trace it here
+            keys = {
+                name: name.rpartition("/")[2] for name in names
+            }  # torch.compile cannot trace a walrus in a comprehension
             by_key = {name: outputs[key] for name, key in keys.items() if key in outputs}
             if len(by_key) == len(names):
                 return by_key
@@ -211,9 +218,15 @@ class Brick(nn.Module, ABC):
         )
 
 
-BrickInterface = Brick  # its name in TorchBricks
+class HasBricks(Protocol):
+    """Anything that has bricks by path, such as a `BrickCollection`."""
+
+    def bricks(self) -> dict[str, Brick]: ...
+
+
+BrickInterface = Brick  # the name in TorchBricks
 
 
 def as_tags(tags: Tags) -> frozenset[str]:
-    """One tag or several, as a set."""
+    """Return one tag or several as a set."""
     return frozenset({tags} if isinstance(tags, str) else tags)

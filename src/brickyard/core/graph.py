@@ -1,27 +1,35 @@
-"""What the nested parts of one collection share."""
+"""The bricks of a collection by path, and their plans."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 from torch import nn
 
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics
-from brickyard.core.names import check_brick_names
+from brickyard.core.names import check_brick_names, join
 from brickyard.core.plan import Plan, make_plan, owners
 from brickyard.errors import BrickGraphError
 
-# A brick of such a name could not be found as a submodule, or would break the module that holds it.
-_RESERVED = frozenset(dir(nn.ModuleDict())) | {"bricks", "plan", "_graph", "_place"}
+BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
+
+# Names of attributes of the collection's modules: a brick of such a name could not be registered as a submodule.
+_RESERVED = frozenset(dir(nn.ModuleDict())) | {"bricks", "plan", "_graph", "_prefix"}
 
 
 @final
 class BrickGraph:
-    """Every brick of a collection by its path, and the plans made so far.
+    """The bricks of a collection by path, shared by its nested collections, and the plans made so far.
+
+    Attributes:
+        bricks: The bricks by path.
+        wiring: The names and tags of all bricks as text; equal wirings have equal plans.
+        plans: The plans by selection.
 
     Raises:
-        BrickGraphError: A bad name, a cycle, two producers of one name, two metrics of one name.
+        BrickGraphError: An invalid name, a cycle, two producers of one name, or two metrics of one name.
     """
 
     def __init__(self, bricks: dict[str, Brick]) -> None:
@@ -29,9 +37,7 @@ class BrickGraph:
         for path in bricks:
             reserved = _RESERVED.intersection(path.split("/"))
             if reserved:
-                raise BrickGraphError(
-                    f"'{path}': {sorted(reserved)} cannot name a brick, a module has attributes of that name."
-                )
+                raise BrickGraphError(f"'{path}': a brick cannot be named {sorted(reserved)}, an attribute of modules.")
         make_plan(bricks)  # for its errors
         owners({path: brick.reports for path, brick in bricks.items() if isinstance(brick, BrickMetrics)}, "report")
         self.bricks = bricks
@@ -39,6 +45,37 @@ class BrickGraph:
         self.plans: dict[Any, Plan] = {}
 
     def replace(self, bricks: dict[str, Brick]) -> None:
-        """Take other bricks, if they are valid together."""
+        """Take other bricks; if they are invalid together, nothing changes."""
         valid = BrickGraph(bricks)
         self.bricks, self.wiring, self.plans = valid.bricks, valid.wiring, valid.plans
+
+
+def flatten(tree: BrickTree, prefix: str = "") -> dict[str, Brick]:
+    """Return every brick of a nested dictionary by its path.
+
+    Args:
+        tree: Its values are bricks, collections or further dictionaries.
+        prefix: The path of the tree itself, "" for the root.
+
+    Raises:
+        TypeError: A value of another type.
+    """
+    return dict(_flatten(tree, prefix))
+
+
+def set_paths(bricks: dict[str, Brick]) -> dict[str, Brick]:
+    """Set the path of each brick to its key, and return the dictionary."""
+    for path, brick in bricks.items():
+        brick.set_path(path)
+    return bricks
+
+
+def _flatten(tree: BrickTree, prefix: str) -> Iterator[tuple[str, Brick]]:
+    for key in tree:
+        path, value = join(prefix, key), tree[key]
+        if isinstance(value, Brick):
+            yield path, value
+        elif isinstance(value, (dict, nn.ModuleDict)):
+            yield from _flatten(value, path)
+        else:
+            raise TypeError(f"'{path}': expected a brick, a collection or a dictionary, found {type(value).__name__}.")

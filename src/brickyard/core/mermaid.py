@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from brickyard.collection import BrickCollection
-from brickyard.core.brick import Brick
+from brickyard.core.brick import Brick, HasBricks
 
 _INDENT = "    "
 _STYLES = {
@@ -16,14 +15,18 @@ _STYLES = {
 }
 
 
-def create_mermaid_dag_graph(brick_collection: BrickCollection, add_legends: bool = True) -> str:
-    """The collection as mermaid text: bricks in declared order, an edge for each value, a subgraph for each place.
+def create_mermaid_dag_graph(brick_collection: HasBricks, add_legends: bool = True) -> str:
+    """Draw a collection as mermaid text: bricks in declared order, an edge per value, a subgraph per nested collection.
 
     Args:
-        brick_collection: What to draw.
-        add_legends: Also draw what the colours of inputs and outputs mean.
+        brick_collection: The collection.
+        add_legends: Add a legend for the colours of inputs and outputs.
     """
-    bricks = brick_collection.bricks()
+    return mermaid_graph(brick_collection.bricks(), add_legends)
+
+
+def mermaid_graph(bricks: dict[str, Brick], add_legends: bool = True) -> str:
+    """Draw bricks by path as mermaid text, see `create_mermaid_dag_graph`."""
     sections = [
         _section("Brick definitions", (_box(path, brick) for path, brick in bricks.items())),
         _section("Draw input and outputs", _input_edges(bricks)),
@@ -46,15 +49,15 @@ def _box(path: str, brick: Brick) -> str:
 
 
 def _input_edges(bricks: dict[str, Brick]) -> Iterator[str]:
-    made = {name for brick in bricks.values() for name in brick.writes}
+    written = {name for brick in bricks.values() for name in brick.writes}
     for path, brick in bricks.items():
         for name in _names_read(brick):
-            if name not in made:
+            if name not in written:
                 yield f"{_value(name, bricks)}:::input --> {path}"
 
 
 def _edges(bricks: dict[str, Brick]) -> Iterator[tuple[str, str]]:
-    """Each brick's path with an edge that starts there: first to its readers, then to the outputs nobody reads."""
+    """Yield each brick's path with an edge that starts there: first to its readers, then to outputs without readers."""
     read = {name for brick in bricks.values() for name in _names_read(brick)}
     for path, brick in bricks.items():
         for reader, other in bricks.items():
@@ -67,18 +70,18 @@ def _edges(bricks: dict[str, Brick]) -> Iterator[tuple[str, str]]:
 
 
 def _value(name: str, bricks: dict[str, Brick]) -> str:
-    """The node of a value: its name, or an id of its own where a brick has that name as path."""
+    """Return the node of a value: its name, or another id if a brick has that path."""
     return f"{name}.value({name})" if name in bricks else name
 
 
 def _nested(edges: Iterator[tuple[str, str]]) -> list[str]:
-    """The edges of each place in a subgraph of its own; a subgraph stands where its first edge was declared."""
+    """Group the edges of nested collections into subgraphs, at the position of their first edge."""
     tree: dict[str, Any] = {}
     for path, edge in edges:
         branch: Any = tree
-        *prefixes, name = path.split("/")
-        for place in prefixes:
-            branch = branch.setdefault(place, {})
+        *parents, name = path.split("/")
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
         branch.setdefault(name, []).append(edge)
     return list(_lines(tree))
 

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self, final
 
 from brickyard.collection import BrickCollection
-from brickyard.core.names import prefix_of
+from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickMismatchError, UnsafeBrickError
-from brickyard.parts.backbones import InputSpec
+from brickyard.recipe.inspection import head_metadata, name_of
 from brickyard.storage.config import check_fields, describe, well_formed
-from brickyard.storage.write import hash_in_memory, name_of
+from brickyard.storage.write import hash_in_memory
 
 _PREFIX = "brickyard."
 _SIDE = 16_384  # pixels: no honest model takes larger images
@@ -87,7 +87,7 @@ def _check(image: Mapping[str, Any], known: Mapping[str, Any], location: str) ->
 def metadata_of(model: BrickCollection, images: InputSpec) -> ExportMetadata:
     """The facts of a model, with its bricks as they are now."""
     bricks = model.bricks()
-    heads = {prefix_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
+    heads = head_metadata(bricks)
     stored = {path: hash_in_memory(path, brick) for path, brick in bricks.items()}
     hashes = {path: facts["sha256"] for path, facts in stored.items() if facts is not None}
     beside = {}
@@ -95,4 +95,4 @@ def metadata_of(model: BrickCollection, images: InputSpec) -> ExportMetadata:
         if brick.tags & BESIDE and path not in hashes:
             with suppress(UnsafeBrickError):  # the user's own, which no file can hold
                 beside[path] = describe(brick)
-    return ExportMetadata(name_of(model), images, heads, beside, hashes)
+    return ExportMetadata(name_of(model.bricks()), images, heads, beside, hashes)

@@ -18,14 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Tags
 from brickyard.core.names import prefix_of
+from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickError, BrickGraphError, BrickInputError, MissingExtraError
 from brickyard.export.metadata import metadata_of
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import check_parity
 from brickyard.export.trace import AXES, Trace, trace
-from brickyard.parts.backbones import InputSpec
-from brickyard.recipe.build import images_of
+from brickyard.recipe.inspection import heads_of, images_of
 from brickyard.tasks.registry import get_task
 
 _LEAST_DYNAMIC = 256  # pixels: of a smaller image, the coarsest map is one cell, which would become a constant
@@ -116,7 +116,7 @@ def images_to_export(
     model: BrickCollection, dynamic: Sequence[str], image_size: int | tuple[int, int] | None
 ) -> InputSpec:
     """The images that an exported file takes; arguments and errors are those of `export_onnx`."""
-    images = images_of(model)
+    images = images_of(model.bricks())
     if images is None:
         expected = "a backbone that says which images it takes"
         raise BrickInputError("the model", expected, "none", "Use export_bricks_as_onnx with an example of your own.")
@@ -228,7 +228,7 @@ def _results(model: BrickCollection) -> list[str]:
     steps = model.plan(Stage.EXPORT.tags).steps
     bricks = model.bricks()
     read = {each.name for step in steps for each in bricks[step.path].reads}
-    heads = {prefix_of(p): str(brick.metadata["task"]) for p, brick in bricks.items() if "task" in brick.metadata}
+    heads = {name: head.task for name, head in heads_of(bricks).items()}
     main = {f"{head}/{get_task(task).main_output}" for head, task in heads.items()}
     return [
         name

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from brickyard.core.specs import InputSpec
 from brickyard.errors import BrickMismatchError
 from brickyard.export.trace import AXES, Trace
-from brickyard.parts.backbones import InputSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 _TOLERANCE = 1e-4  # of values, relative to the largest of them where that is over 1

@@ -12,10 +12,10 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from brickyard.core.specs import InputSpec
 from brickyard.data.images import read_image
 from brickyard.errors import BrickInputError
 from brickyard.inference.shards import Picture, Shard
-from brickyard.parts.backbones import InputSpec
 
 
 @final

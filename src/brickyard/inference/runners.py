@@ -21,15 +21,15 @@ from brickyard.core.brick import Brick
 from brickyard.core.conversions import torch_to_numpy
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import join, prefix_of
+from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 from brickyard.export.metadata import BESIDE
 from brickyard.export.onnx_runner import OnnxSession
-from brickyard.parts.backbones import InputSpec
-from brickyard.recipe.build import images_of
+from brickyard.recipe.inspection import head_metadata, images_of
 from brickyard.storage.config import make_brick
 from brickyard.storage.manifest import dump
-from brickyard.storage.write import configs_of, hash_in_memory
+from brickyard.storage.write import describe_all, hash_in_memory
 
 _RESULTS = "file"  # the value with everything that an exported file gives
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -93,7 +93,7 @@ class TorchRunner(Runner):
         compile: bool = False,
     ) -> None:
         self.device = _usable(device)
-        images = images_of(model)
+        images = images_of(model.bricks())
         if images is None:
             raise BrickInputError("the model", "a backbone that says which images it takes", "none")
         self.images = images
@@ -108,7 +108,7 @@ class TorchRunner(Runner):
         made = {name for brick in bricks.values() for name in brick.writes}
         read = {read.name for brick in bricks.values() for read in brick.reads} - made
         self.reads = {name: name in required for name in sorted(read)}
-        self.heads = {prefix_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
+        self.heads = head_metadata(bricks)
         others = {path: brick for path, brick in model.bricks().items() if brick.tags & BESIDE}
         self.beside = copy.deepcopy(
             BrickCollection.of_new({path: brick.at_path(path) for path, brick in others.items()})
@@ -128,7 +128,7 @@ class TorchRunner(Runner):
         return {name: torch_to_numpy(value) for name, value in own.items() if isinstance(value, torch.Tensor)}
 
     def hashes(self) -> dict[str, str]:
-        configs = configs_of(self._model, hash_in_memory)
+        configs = describe_all(self._model.bricks(), hash_in_memory)
         return {path: hashlib.sha256(dump(config).encode()).hexdigest() for path, (config, _) in configs.items()}
 
 

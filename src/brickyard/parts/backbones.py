@@ -1,153 +1,73 @@
-"""Backbones: timm's models as they are, and torchvision's resnets without their classifier."""
+"""Backbones: timm's models as they are, and torchvision's resnets without their classifier.
+
+timm is imported in functions, because that takes about two seconds and most of the package does without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import Any, final
 
-import timm
-from timm.data import ImageNetInfo, infer_imagenet_subset
-from timm.layers import to_2tuple
-from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
+from brickyard.core.specs import BackboneSpec, FeatureSpec, InputSpec
 from brickyard.errors import BrickMismatchError, UnknownNameError, UnsafeBrickError
 
-_FETCHING = ("cache_dir", "checkpoint_path")
-
-
-@final
-@dataclass(frozen=True)
-class FeatureSpec:
-    """The feature maps of a backbone, fine to coarse: map i is (B, channels[i], H / strides[i], W / strides[i])."""
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@final
-@dataclass(frozen=True)
-class InputSpec:
-    """The images that a backbone was trained on.
-
-    Attributes:
-        channels: C.
-        size: (H, W) in pixels.
-        fixed: Whether timm says that it takes no other size; some take others all the same.
-        mean: One number a channel, in [0, 1].
-        std: One number a channel.
-        interpolation: How pictures are resized, "bicubic" or "bilinear".
-        crop_pct: The part of the resized picture that the central crop keeps.
-        crop_mode: timm's name of the crop: "center", "squash" or "border".
-    """
-
-    channels: int
-    size: tuple[int, int]
-    fixed: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str
-
-
-@final
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What heads may count on.
-
-    Attributes:
-        features: Its feature maps.
-        embedding: The length of its pooled vector.
-        input: The images that it takes.
-        num_classes: The classes of timm's own classifier, 0 if it has none.
-    """
-
-    features: FeatureSpec
-    embedding: int
-    input: InputSpec
-    num_classes: int
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The specification that `dataclasses.asdict` wrote."""
-        features, images = values["features"], values["input"]
-        return cls(
-            features=FeatureSpec(tuple(features["channels"]), tuple(features["strides"])),
-            embedding=values["embedding"],
-            input=InputSpec(
-                channels=images["channels"],
-                size=tuple(images["size"]),
-                fixed=images["fixed"],
-                mean=tuple(images["mean"]),
-                std=tuple(images["std"]),
-                interpolation=images["interpolation"],
-                crop_pct=images["crop_pct"],
-                crop_mode=images["crop_mode"],
-            ),
-            num_classes=values["num_classes"],
-        )
+_DOWNLOADING = ("cache_dir", "checkpoint_path")
 
 
 @final
 class TimmNames(Collection[str]):
-    """The names of timm's models; a look-up does not list them."""
+    """The names of timm's models; a lookup does not list them."""
 
     def __contains__(self, name: object) -> bool:
+        import timm  # noqa: PLC0415
+
         return bool(timm.is_model(str(name)))
 
     def __iter__(self) -> Iterator[str]:
+        import timm  # noqa: PLC0415
+
         return iter(timm.list_models())
 
     def __len__(self) -> int:
-        return len(timm.list_models())
+        return sum(1 for _ in self)
 
 
 def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
-    """A timm model without its classifier.
+    """Build a timm model without its classifier, with fresh weights.
 
     Args:
         name: timm's name, with or without a weights tag.
-        in_chans: Channels of the image.
-        **options: Further arguments of `timm.create_model`, e.g. `drop_path_rate`, `img_size`.
+        in_chans: The number of channels of the image.
+        **options: Further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
 
     Raises:
         UnknownNameError: timm has no such model.
         BrickMismatchError: The model cannot return its feature maps.
-        UnsafeBrickError: An option that would fetch weights from elsewhere; options also come from stored files.
+        UnsafeBrickError: An option that would download weights; options may come from stored files.
     """
-    foreign = sorted(option for option in options if option.startswith("pretrained") or option in _FETCHING)
-    if foreign:
-        raise UnsafeBrickError(f"Backbone '{name}': the options {foreign} would fetch weights from elsewhere.")
-    if not timm.is_model(name.partition(".")[0]):
+    import timm  # noqa: PLC0415
+
+    unsafe = sorted(option for option in options if option.startswith("pretrained") or option in _DOWNLOADING)
+    if unsafe:
+        raise UnsafeBrickError(f"Backbone '{name}': the options {unsafe} would download weights.")
+    if name.partition(".")[0] not in TimmNames():
         raise UnknownNameError("backbone", name, TimmNames())
     model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **options)
     if not hasattr(model, "forward_intermediates"):
-        raise BrickMismatchError(f"Backbone '{name}' cannot serve", ["it has no `forward_intermediates` in timm"])
+        raise BrickMismatchError(f"Backbone '{name}' is not supported", ["it has no `forward_intermediates` in timm"])
     return model
 
 
-def timm_features(model: Any, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Run a timm model once for both its feature maps and its pooled vector.
-
-    Args:
-        model: A model of timm, as `timm_backbone` makes it.
-        image: (B, C, H, W), normalised.
-
-    Returns:
-        features, each (B, C_i, H / s_i, W / s_i), fine to coarse; and the embedding (B, E) that timm's own classifier
-        reads.
-    """
-    last, features = model.forward_intermediates(image, output_fmt="NCHW")
-    return tuple(features), model.forward_head(last, pre_logits=True)
-
-
 def timm_spec(model: Any, in_chans: int = 3, **options: Any) -> BackboneSpec:
-    """What timm knows of a model that `timm_backbone` made with these arguments."""
+    """Describe a model that `timm_backbone` built with these arguments."""
     config: dict[str, Any] = model.pretrained_cfg
     levels = [dict(level) for level in model.feature_info]
+    size = options.get("img_size", config["input_size"][1:])
+    height, width = (size, size) if isinstance(size, int) else size
     return BackboneSpec(
         features=FeatureSpec(
             channels=tuple(level["num_chs"] for level in levels), strides=tuple(level["reduction"] for level in levels)
@@ -155,7 +75,7 @@ def timm_spec(model: Any, in_chans: int = 3, **options: Any) -> BackboneSpec:
         embedding=int(model.head_hidden_size),
         input=InputSpec(
             channels=in_chans,
-            size=to_2tuple(options.get("img_size", config["input_size"][1:])),
+            size=(height, width),
             fixed=bool(config["fixed_input_size"]) and not options.get("dynamic_img_size", False),
             mean=_for_channels(config["mean"], in_chans),
             std=_for_channels(config["std"], in_chans),
@@ -170,13 +90,13 @@ def timm_spec(model: Any, in_chans: int = 3, **options: Any) -> BackboneSpec:
 @final
 @dataclass(frozen=True)
 class TimmWeights:
-    """timm's own pretrained weights of a model.
+    """timm's pretrained weights of a model.
 
     Attributes:
-        state: Those of the whole model.
-        classifier: Those of its classifier alone, empty where that is more than one linear layer.
-        num_classes: What the classifier tells apart, 0 where it is empty.
-        labels: The names of its classes, None where timm does not know them.
+        state: The state of the whole model.
+        classifier: The state of its classifier, empty if that is not a single linear layer.
+        num_classes: The number of classes of the classifier, 0 if `classifier` is empty.
+        labels: The class names, None if timm does not have them.
     """
 
     state: dict[str, Tensor]
@@ -186,7 +106,10 @@ class TimmWeights:
 
 
 def timm_pretrained(name: str, in_chans: int = 3, **options: Any) -> TimmWeights:
-    """Fetch timm's weights; the arguments are those of `timm_backbone`, and timm adapts the first convolution."""
+    """Download timm's weights; arguments as for `timm_backbone`. timm adapts the first convolution to `in_chans`."""
+    import timm  # noqa: PLC0415
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # noqa: PLC0415
+
     model = timm.create_model(name, pretrained=True, in_chans=in_chans, **options)
     classifier = model.get_classifier()
     subset = infer_imagenet_subset(model)
@@ -200,18 +123,31 @@ def timm_pretrained(name: str, in_chans: int = 3, **options: Any) -> TimmWeights
 
 
 def timm_tags(name: str) -> list[str]:
-    """The tags of timm's own weights for a backbone, the default first."""
-    return [full.partition(".")[2] for full in get_arch_pretrained_cfgs(name)]
+    """Return the tags of timm's weights for a backbone, the default first."""
+    from timm.models import get_arch_pretrained_cfgs  # noqa: PLC0415
+
+    return [full_name.partition(".")[2] for full_name in get_arch_pretrained_cfgs(name)]
 
 
 def timm_has_weights(name: str) -> bool:
-    """Whether timm has weights for this name, with or without a tag."""
+    """Return whether timm has weights for a name, with or without a tag."""
+    from timm.models import get_pretrained_cfg  # noqa: PLC0415
+
     config = get_pretrained_cfg(name)
     return config is not None and bool(config.has_weights)
 
 
+def adapt_to_channels(model: Any, state: dict[str, Tensor], in_chans: int) -> dict[str, Tensor]:
+    """Return a timm model's state with its first convolutions adapted from 3 channels to `in_chans`, as timm does."""
+    from timm.models import adapt_input_conv  # noqa: PLC0415
+
+    first = model.pretrained_cfg["first_conv"]
+    keys = [f"{convolution}.weight" for convolution in ([first] if isinstance(first, str) else first)]
+    return {**state, **{key: adapt_input_conv(in_chans, state[key]) for key in keys}}
+
+
 def _for_channels(statistics: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One number a channel: repeated, as timm repeats the weights of the first convolution."""
+    """Return one value per channel, repeated as timm repeats the weights of the first convolution."""
     return tuple(statistics[channel % len(statistics)] for channel in range(channels))
 
 
@@ -220,7 +156,7 @@ class BackboneResnet(nn.Module):
     """A torchvision resnet up to its last feature map, (B, 3, H, W) -> (B, n_backbone_features, H / 32, W / 32).
 
     Args:
-        resnet: It stays as it is; its layers are shared, under torchvision's names.
+        resnet: The model, which is left untouched; its layers are shared, under torchvision's names.
     """
 
     def __init__(self, resnet: ResNet) -> None:

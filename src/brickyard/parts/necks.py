@@ -8,7 +8,7 @@ from typing import final
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from brickyard.parts.backbones import FeatureSpec
+from brickyard.core.specs import FeatureSpec
 
 
 def pyramid_spec(features: FeatureSpec) -> FeatureSpec:

@@ -1,133 +1,97 @@
-"""Parts by name: what a stored model says instead of an import path.
+"""Parts by name: what stored models name instead of an import path.
 
-A part is anything that a brick wraps: a module, a metric collection, a function object that draws. A registered part is
-made by `create_part(name, **args)`, which records the name and the arguments on it, so that it can be stored as JSON
-and made again in another process, without running code from anywhere but the registry.
+A part is anything that a brick wraps: a module, a metric collection, a function that draws. `create_part(name, **args)`
+builds a registered part and records the name and the arguments on it, so that it can be stored as JSON and built again
+in another process, without running code from anywhere but the registry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar, final
 
-from torch import nn
-
 from brickyard.errors import UnknownNameError
-from brickyard.parts.adapters import ImagePair, SubLosses
-from brickyard.parts.backbones import timm_backbone
-from brickyard.parts.classification import (
-    AttentionClassifier,
-    ClassPrediction,
-    MultilabelPrediction,
-    SpatialMaxClassifier,
-    classification_metrics,
-    multilabel_metrics,
-)
-from brickyard.parts.depth import DepthFromLog, ScaleInvariantLoss, depth_metrics
-from brickyard.parts.detection.centernet import CenterNet, CenterNetDecode, CenterNetLoss
-from brickyard.parts.detection.fcos import FCOS, FCOSDecode, FCOSLoss
-from brickyard.parts.detection.metrics import detection_metrics
-from brickyard.parts.detection.retinanet import RetinaNet, RetinaNetDecode, RetinaNetLoss
-from brickyard.parts.detection.ssdlite import SSDLite, SSDLiteDecode, SSDLiteLoss
-from brickyard.parts.detection.targets import PadBoxes
-from brickyard.parts.drawing.boxes import DrawBoxes
-from brickyard.parts.drawing.classification import DrawClassification
-from brickyard.parts.drawing.depth import DrawDepth
-from brickyard.parts.drawing.embedding import DrawEmbedding
-from brickyard.parts.drawing.keypoints import DrawKeypoints
-from brickyard.parts.drawing.masks import DrawSegmentation
-from brickyard.parts.embedding import SupervisedContrastive, UnitVector, embedding_metrics
-from brickyard.parts.keypoints import DeconvolutionHeatmaps, KeypointDecode, KeypointLoss, keypoint_metrics
-from brickyard.parts.label_types import CheckLabels
-from brickyard.parts.losses import BinaryCrossEntropy, CrossEntropy, UncertaintyWeighting, WeightedSum
-from brickyard.parts.necks import Pyramid
-from brickyard.parts.preprocess import Preprocessor
-from brickyard.parts.segmentation import ClassMap, ResizeLogits, SegmentationLoss, segmentation_metrics
-from brickyard.parts.segmentation_heads import (
-    LRASPP,
-    DeepLabV3Plus,
-    FPNSegmentation,
-    SegFormerMLP,
-    TowerSegmentation,
-    UNet,
-    segmentation_deeplabv3,
-    segmentation_fcn,
-)
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
-_FACTORIES: dict[str, Callable[..., Any]] = {
-    "attention_classifier": AttentionClassifier,
-    "binary_cross_entropy": BinaryCrossEntropy,
-    "centernet": CenterNet,
-    "centernet_decode": CenterNetDecode,
-    "centernet_loss": CenterNetLoss,
-    "check_labels": CheckLabels,
-    "class_map": ClassMap,
-    "class_prediction": ClassPrediction,
-    "classification_metrics": classification_metrics,
-    "cross_entropy": CrossEntropy,
-    "deconvolution_heatmaps": DeconvolutionHeatmaps,
-    "depth_from_log": DepthFromLog,
-    "depth_metrics": depth_metrics,
-    "detection_metrics": detection_metrics,
-    "draw_boxes": DrawBoxes,
-    "draw_classification": DrawClassification,
-    "draw_depth": DrawDepth,
-    "draw_embedding": DrawEmbedding,
-    "draw_keypoints": DrawKeypoints,
-    "draw_segmentation": DrawSegmentation,
-    "embedding_metrics": embedding_metrics,
-    "fcos": FCOS,
-    "fcos_decode": FCOSDecode,
-    "fcos_loss": FCOSLoss,
-    "keypoint_decode": KeypointDecode,
-    "keypoint_loss": KeypointLoss,
-    "keypoint_metrics": keypoint_metrics,
-    "linear": nn.Linear,
-    "multilabel_metrics": multilabel_metrics,
-    "multilabel_prediction": MultilabelPrediction,
-    "normalize": Preprocessor,
-    "pad_boxes": PadBoxes,
-    "pyramid": Pyramid,
-    "resize_logits": ResizeLogits,
-    "retinanet": RetinaNet,
-    "retinanet_decode": RetinaNetDecode,
-    "retinanet_loss": RetinaNetLoss,
-    "scale_invariant_loss": ScaleInvariantLoss,
-    "segmentation_deeplabv3": segmentation_deeplabv3,
-    "segmentation_deeplabv3plus": DeepLabV3Plus,
-    "segmentation_fcn": segmentation_fcn,
-    "segmentation_fpn": FPNSegmentation,
-    "segmentation_loss": SegmentationLoss,
-    "segmentation_lraspp": LRASPP,
-    "segmentation_metrics": segmentation_metrics,
-    "segmentation_segformer": SegFormerMLP,
-    "segmentation_tower": TowerSegmentation,
-    "segmentation_unet": UNet,
-    "spatial_max_classifier": SpatialMaxClassifier,
-    "ssdlite": SSDLite,
-    "ssdlite_decode": SSDLiteDecode,
-    "ssdlite_loss": SSDLiteLoss,
-    "supervised_contrastive": SupervisedContrastive,
-    "timm": timm_backbone,
-    "uncertainty_weighting": UncertaintyWeighting,
-    "unit_vector": UnitVector,
-    "weighted_sum": WeightedSum,
+# Name: module and factory. A module is imported when one of its parts is first built.
+_BUILT_IN = {
+    "attention_classifier": "brickyard.parts.classification:AttentionClassifier",
+    "binary_cross_entropy": "brickyard.parts.losses:BinaryCrossEntropy",
+    "centernet": "brickyard.parts.detection.centernet:CenterNet",
+    "centernet_decode": "brickyard.parts.detection.centernet:CenterNetDecode",
+    "centernet_loss": "brickyard.parts.detection.centernet:CenterNetLoss",
+    "check_labels": "brickyard.parts.label_types:CheckLabels",
+    "class_map": "brickyard.parts.segmentation:ClassMap",
+    "class_prediction": "brickyard.parts.classification:ClassPrediction",
+    "classification_metrics": "brickyard.parts.classification:classification_metrics",
+    "cross_entropy": "brickyard.parts.losses:CrossEntropy",
+    "deconvolution_heatmaps": "brickyard.parts.keypoints:DeconvolutionHeatmaps",
+    "depth_from_log": "brickyard.parts.depth:DepthFromLog",
+    "depth_metrics": "brickyard.parts.depth:depth_metrics",
+    "detection_metrics": "brickyard.parts.detection.metrics:detection_metrics",
+    "draw_boxes": "brickyard.parts.drawing.boxes:DrawBoxes",
+    "draw_classification": "brickyard.parts.drawing.classification:DrawClassification",
+    "draw_depth": "brickyard.parts.drawing.depth:DrawDepth",
+    "draw_embedding": "brickyard.parts.drawing.embedding:DrawEmbedding",
+    "draw_keypoints": "brickyard.parts.drawing.keypoints:DrawKeypoints",
+    "draw_segmentation": "brickyard.parts.drawing.masks:DrawSegmentation",
+    "embedding_metrics": "brickyard.parts.embedding:embedding_metrics",
+    "fcos": "brickyard.parts.detection.fcos:FCOS",
+    "fcos_decode": "brickyard.parts.detection.fcos:FCOSDecode",
+    "fcos_loss": "brickyard.parts.detection.fcos:FCOSLoss",
+    "keypoint_decode": "brickyard.parts.keypoints:KeypointDecode",
+    "keypoint_loss": "brickyard.parts.keypoints:KeypointLoss",
+    "keypoint_metrics": "brickyard.parts.keypoints:keypoint_metrics",
+    "linear": "torch.nn:Linear",
+    "multilabel_metrics": "brickyard.parts.classification:multilabel_metrics",
+    "multilabel_prediction": "brickyard.parts.classification:MultilabelPrediction",
+    "normalize": "brickyard.parts.preprocess:Preprocessor",
+    "pad_boxes": "brickyard.parts.detection.targets:PadBoxes",
+    "pyramid": "brickyard.parts.necks:Pyramid",
+    "resize_logits": "brickyard.parts.segmentation:ResizeLogits",
+    "retinanet": "brickyard.parts.detection.retinanet:RetinaNet",
+    "retinanet_decode": "brickyard.parts.detection.retinanet:RetinaNetDecode",
+    "retinanet_loss": "brickyard.parts.detection.retinanet:RetinaNetLoss",
+    "scale_invariant_loss": "brickyard.parts.depth:ScaleInvariantLoss",
+    "segmentation_deeplabv3": "brickyard.parts.segmentation_heads:segmentation_deeplabv3",
+    "segmentation_deeplabv3plus": "brickyard.parts.segmentation_heads:DeepLabV3Plus",
+    "segmentation_fcn": "brickyard.parts.segmentation_heads:segmentation_fcn",
+    "segmentation_fpn": "brickyard.parts.segmentation_heads:FPNSegmentation",
+    "segmentation_loss": "brickyard.parts.segmentation:SegmentationLoss",
+    "segmentation_lraspp": "brickyard.parts.segmentation_heads:LRASPP",
+    "segmentation_metrics": "brickyard.parts.segmentation:segmentation_metrics",
+    "segmentation_segformer": "brickyard.parts.segmentation_heads:SegFormerMLP",
+    "segmentation_tower": "brickyard.parts.segmentation_heads:TowerSegmentation",
+    "segmentation_unet": "brickyard.parts.segmentation_heads:UNet",
+    "spatial_max_classifier": "brickyard.parts.classification:SpatialMaxClassifier",
+    "ssdlite": "brickyard.parts.detection.ssdlite:SSDLite",
+    "ssdlite_decode": "brickyard.parts.detection.ssdlite:SSDLiteDecode",
+    "ssdlite_loss": "brickyard.parts.detection.ssdlite:SSDLiteLoss",
+    "supervised_contrastive": "brickyard.parts.embedding:SupervisedContrastive",
+    "timm": "brickyard.parts.backbones:timm_backbone",
+    "uncertainty_weighting": "brickyard.parts.losses:UncertaintyWeighting",
+    "unit_vector": "brickyard.parts.embedding:UnitVector",
+    "weighted_sum": "brickyard.parts.losses:WeightedSum",
 }
-_WRAPPERS: dict[str, Callable[..., Any]] = {"image_pair": ImagePair, "sub_losses": SubLosses}
+_WRAPPERS = {
+    "image_pair": "brickyard.parts.adapters:ImagePair",
+    "sub_losses": "brickyard.parts.adapters:SubLosses",
+}
+_registered: dict[str, Callable[..., Any]] = {}  # by `register_part`
 _RECORD = "_brickyard_part"
 
 
 @final
 @dataclass(frozen=True)
 class Part:
-    """How a part was made.
+    """How a part was built.
 
     Attributes:
-        type: Its registered name.
-        args: The factory's keyword arguments; JSON values.
+        type: The registered name.
+        args: The keyword arguments of the factory; JSON values.
     """
 
     type: str
@@ -135,22 +99,38 @@ class Part:
 
 
 def register_part(name: str) -> Callable[[Factory], Factory]:
-    """Register a class or function that makes a part; its arguments must be JSON values.
+    """Register a class or function that builds a part; its arguments must be JSON values.
+
+    Args:
+        name: The name that stored models have for it.
 
     Raises:
         ValueError: Another factory has this name.
+
+    Example:
+        >>> from torch import nn
+        >>> import brickyard
+        >>> @brickyard.register_part("my_head")
+        ... class MyHead(nn.Linear):
+        ...     pass
+        >>> brickyard.create_part("my_head", in_features=4, out_features=2)
+        MyHead(in_features=4, out_features=2, bias=True)
     """
 
     def register(factory: Factory) -> Factory:
-        if _FACTORIES.setdefault(name, factory) is not factory:
-            raise ValueError(f"A part named '{name}' is registered already: {_FACTORIES[name]}. Choose another name.")
+        if name in _BUILT_IN or name in _WRAPPERS or _registered.setdefault(name, factory) is not factory:
+            raise ValueError(f"A part named '{name}' is registered already. Choose another name.")
         return factory
 
     return register
 
 
 def create_part(name: str, /, **args: Any) -> Any:
-    """Make a registered part and record on it how it was made.
+    """Build a registered part and record on it how it was built.
+
+    Args:
+        name: The registered name.
+        **args: The arguments of the factory; JSON values.
 
     Raises:
         UnknownNameError: No part has this name.
@@ -158,21 +138,28 @@ def create_part(name: str, /, **args: Any) -> Any:
     if name in _WRAPPERS:
         inner = dict(args.pop("wraps"))
         return wrapped_part(name, create_part(inner["type"], **inner["args"]), **args)
-    if name not in _FACTORIES:
-        raise UnknownNameError("part", name, _FACTORIES, "A part of your own is registered with `register_part`.")
-    made = _FACTORIES[name](**args)
-    setattr(made, _RECORD, Part(name, args))
-    return made
+    if name not in _registered and name not in _BUILT_IN:
+        hint = "Parts of your own are registered with `register_part`."
+        raise UnknownNameError("part", name, {**_BUILT_IN, **_registered}, hint)
+    part = (_registered.get(name) or _load(_BUILT_IN[name]))(**args)
+    setattr(part, _RECORD, Part(name, args))
+    return part
 
 
 def wrapped_part(name: str, inner: Any, /, **args: Any) -> Any:
-    """Wrap something in an adapter, and record how, where it is a part itself."""
-    made = _WRAPPERS[name](inner, **args)
+    """Wrap an object in an adapter, and record how, if the object is a part itself."""
+    part = _load(_WRAPPERS[name])(inner, **args)
     if (record := part_of(inner)) is not None:
-        setattr(made, _RECORD, Part(name, {"wraps": {"type": record.type, "args": record.args}, **args}))
-    return made
+        setattr(part, _RECORD, Part(name, {"wraps": {"type": record.type, "args": record.args}, **args}))
+    return part
 
 
-def part_of(made: object) -> Part | None:
-    """How `made` was made, None if not by `create_part`."""
-    return getattr(made, _RECORD, None)
+def part_of(built: object) -> Part | None:
+    """Return how an object was built, None if not by `create_part`."""
+    return getattr(built, _RECORD, None)
+
+
+def _load(entry: str) -> Callable[..., Any]:
+    module, _, factory = entry.partition(":")
+    built_in: Callable[..., Any] = getattr(import_module(module), factory)
+    return built_in

@@ -1,4 +1,4 @@
-"""What a caller wants other than a name or a stored model has it."""
+"""Change a recipe, or a stored model, to what the caller of `create_model` asked for."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
-from timm.models import adapt_input_conv
-
-from brickyard.collection import BrickCollection
 from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
+from brickyard.core.graph import flatten, set_paths
 from brickyard.core.modules import BrickModule
+from brickyard.core.names import is_inside
 from brickyard.errors import BrickInputError
-from brickyard.parts.backbones import BackboneSpec
-from brickyard.recipe.build import build, head_bricks, loss_sum, recipe_of
-from brickyard.recipe.names import HeadRecipe, Recipe
+from brickyard.parts.backbones import adapt_to_channels
+from brickyard.recipe.build import build, head_bricks, loss_sum
+from brickyard.recipe.inspection import provided_by, recipe_of
+from brickyard.recipe.recipe import HeadRecipe, Recipe
 
-Numbers = int | Mapping[str, int] | None
+NumClasses = int | Mapping[str, int] | None
 Labels = Sequence[str] | Mapping[str, Sequence[str]] | None
 LossWeights = Mapping[str, float] | Literal["learned"] | None
 
@@ -26,20 +26,20 @@ LossWeights = Mapping[str, float] | Literal["learned"] | None
 @final
 @dataclass(frozen=True)
 class Changes:
-    """What a caller wants other than it is stored; see `create_model`."""
+    """The arguments of `create_model` that change a named or stored model."""
 
-    num_classes: Numbers = None
+    num_classes: NumClasses = None
     labels: Labels = None
     in_chans: int | None = None
     loss_weights: LossWeights = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def changed(recipe: Recipe, changes: Changes) -> Recipe:
-    """The recipe with what the caller asked for.
+def change_recipe(recipe: Recipe, changes: Changes) -> Recipe:
+    """Return the recipe with the changes.
 
     Raises:
-        BrickInputError: `num_classes`, `labels` or `in_chans` do not fit the heads, or make no sense.
+        BrickInputError: `num_classes`, `labels` or `in_chans` are out of range, or do not fit the heads.
     """
     if changes.in_chans is not None and changes.in_chans < 1:
         raise BrickInputError("in_chans", "1 or more", f"{changes.in_chans}")
@@ -47,27 +47,99 @@ def changed(recipe: Recipe, changes: Changes) -> Recipe:
     names = _by_head(recipe, changes.labels, "labels", Sequence)
     return replace(
         recipe,
-        heads=tuple(_changed_head(head, numbers.get(head.name), names.get(head.name)) for head in recipe.heads),
+        heads=tuple(_change_head(head, numbers.get(head.name), names.get(head.name)) for head in recipe.heads),
         in_chans=recipe.in_chans if changes.in_chans is None else changes.in_chans,
         loss_weights=recipe.loss_weights if changes.loss_weights is None else changes.loss_weights,
         options={**recipe.options, **changes.options},
     )
 
 
-def _changed_head(head: HeadRecipe, number: int | None, names: Sequence[str] | None) -> HeadRecipe:
+def change_bricks(bricks: Mapping[str, Brick], changes: Changes, what: str) -> dict[str, Brick]:
+    """Return the bricks of a model with the changes; bricks that had to be built again have fresh weights.
+
+    Heads that change are built again, and all other bricks stay. Another number of channels, or other options of timm,
+    make another backbone, and so another model, with the further bricks of this one.
+
+    Args:
+        bricks: The bricks by path.
+        changes: The changes.
+        what: The name of the model, for errors.
+
+    Raises:
+        BrickInputError: As for `change_recipe`, or the model has no timm backbone.
+    """
+    recipe = recipe_of(bricks)
+    if recipe is None:
+        if changes == Changes():
+            return dict(bricks)
+        raise BrickInputError(what, "no further arguments, since the model has no timm backbone to build", "some")
+    wanted = change_recipe(recipe, changes)
+    if wanted == recipe:
+        return dict(bricks)
+    if (wanted.in_chans, wanted.options) == (recipe.in_chans, recipe.options):
+        return _replace_heads(bricks, recipe, wanted)
+    built = build(wanted)
+    return {**built, **{path: brick for path, brick in bricks.items() if path not in built}}
+
+
+def change_trained(stored: Mapping[str, Brick], changes: Changes, what: str) -> dict[str, Brick]:
+    """Return the bricks of a trained model with the changes and the weights that fit.
+
+    Arguments and errors are those of `change_bricks`; a brick without trained weights gives a warning.
+
+    Raises:
+        BrickInputError: `in_chans` differs, and the stored weights are not for 3 channels.
+    """
+    recipe = recipe_of(stored)
+    in_chans = None if recipe is None or changes.in_chans == recipe.in_chans else changes.in_chans
+    if recipe is not None and in_chans is not None and recipe.in_chans != 3:
+        expected = f"{recipe.in_chans}, as stored: only weights for 3 channels can be adapted"
+        raise BrickInputError("in_chans", expected, f"{in_chans}")
+    bricks = change_bricks(stored, changes, what)
+    for path, brick in bricks.items():
+        before = stored.get(path)
+        is_new = brick is not before and brick.module is not None and brick.module.state_dict()
+        if is_new and not _copy_weights(brick, before, in_chans):
+            warn_fresh(path)
+    return bricks
+
+
+def warn_fresh(what: str) -> None:
+    """Warn that a head or brick starts with random weights."""
+    warnings.warn(f"'{what}' starts with fresh weights: no trained weights fit it.", stacklevel=5)
+
+
+def _replace_heads(stored: Mapping[str, Brick], recipe: Recipe, wanted: Recipe) -> dict[str, Brick]:
+    """Return the stored bricks with the heads that differ built again, in the order of the stored model."""
+    backbone = provided_by(stored)
+    if backbone is None:
+        raise BrickInputError("backbone", "a stored backbone that declares what it provides", "one that does not")
+    heads = [head for head, now in zip(wanted.heads, recipe.heads, strict=True) if head != now]
+    tree = {head.name: head_bricks(backbone, head) for head in heads}
+    if wanted.loss_weights != recipe.loss_weights:
+        tree |= loss_sum(wanted)
+    new = set_paths(flatten(tree))
+    bricks: dict[str, Brick] = {}
+    for path, brick in stored.items():
+        top = next((top for top in tree if is_inside(path, top)), None)
+        bricks |= {path: brick} if top is None else {p: b for p, b in new.items() if is_inside(p, top)}
+    return {**bricks, **new}
+
+
+def _change_head(head: HeadRecipe, number: int | None, names: Sequence[str] | None) -> HeadRecipe:
     if number is not None and number < 1:
         raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{number}")
     if names is not None:
         if not names or isinstance(names, str):
             raise BrickInputError(f"labels of '{head.name}'", "a list of names", repr(names))
-        head = replace(head, labels=tuple(names), num_classes=len(names) if number is None else number)
-    elif number is not None and number != head.num_classes:
-        head = replace(head, num_classes=number, labels=None)  # the names of other classes go with them
+        return replace(head, labels=tuple(names), num_classes=len(names) if number is None else number)
+    if number is not None and number != head.num_classes:
+        return replace(head, num_classes=number, labels=None)  # the names belong to the other classes
     return head
 
 
 def _by_head(recipe: Recipe, given: Any, argument: str, kind: type) -> Mapping[str, Any]:
-    """What was given for each head: {head: value}, or one value where there is one head."""
+    """Return an argument by head: it is {head: value}, or one value for the only head."""
     names = [head.name for head in recipe.heads]
     if given is None:
         return {}
@@ -78,55 +150,16 @@ def _by_head(recipe: Recipe, given: Any, argument: str, kind: type) -> Mapping[s
     raise BrickInputError(argument, f"a dictionary with some of the heads {names}", repr(given))
 
 
-def adapted(stored: BrickCollection, changes: Changes, what: str) -> BrickCollection:
-    """A stored model, or what the caller asked for with the weights of it that fit; a warning names the others.
+def _copy_weights(brick: Brick, stored: Brick | None, in_chans: int | None) -> bool:
+    """Copy the weights and metadata of a stored brick to a new one if they fit; return whether they do.
 
-    Heads that change are made anew in it, and all else stays. Another backbone is another model, with the bricks that
-    somebody added to this one.
-
-    Raises:
-        BrickInputError: As for `changed`, or the model has no timm backbone.
-    """
-    recipe = recipe_of(stored)
-    if recipe is None:
-        if changes == Changes():
-            return stored
-        raise BrickInputError(what, "no other arguments: it has no timm backbone to build anew", "some")
-    wanted = changed(recipe, changes)
-    if wanted == recipe:
-        return stored
-    before = stored.bricks()
-    if (wanted.in_chans, wanted.options) == (recipe.in_chans, recipe.options):
-        spec = BackboneSpec.from_json(stored["backbone"].metadata["provides"])
-        heads = [head for head, now in zip(wanted.heads, recipe.heads, strict=True) if head != now]
-        stored.update({head.name: head_bricks(spec, head) for head in heads})
-        stored.update(loss_sum(wanted) if wanted.loss_weights != recipe.loss_weights else {})
-        model, in_chans = stored, None
-    else:
-        if wanted.in_chans != recipe.in_chans != 3:
-            expected = f"{recipe.in_chans}, as stored: only weights for 3 channels can be adapted"
-            raise BrickInputError("in_chans", expected, f"{wanted.in_chans}")
-        model, in_chans = build(wanted), None if wanted.in_chans == recipe.in_chans else wanted.in_chans
-        model.update({path: brick for path, brick in before.items() if path not in model})
-    for path, brick in model.bricks().items():
-        is_new = brick.module is not None and brick.module.state_dict() and brick is not before.get(path)
-        if is_new and brick.provenance is None and not _take_over(brick, before.get(path), in_chans):
-            warn_fresh(path)
-    return model
-
-
-def _take_over(brick: Brick, stored: Brick | None, in_chans: int | None) -> bool:
-    """Give a new brick the weights of the stored one, and what is known of them, where they fit; tell whether.
-
-    The first convolution of a backbone is adapted to other `in_chans`, where they are not None.
+    The first convolution of a backbone is adapted to `in_chans` channels, unless that is None.
     """
     if brick.module is None or stored is None or stored.module is None:
         return False
     weights = stored.module.state_dict()
     if isinstance(brick, BrickBackbone) and in_chans is not None:
-        first = brick.module.pretrained_cfg["first_conv"]  # type: ignore[index]
-        for key in [f"{convolution}.weight" for convolution in ([first] if isinstance(first, str) else first)]:
-            weights[key] = adapt_input_conv(in_chans, weights[key])
+        weights = adapt_to_channels(brick.module, weights, in_chans)
     shapes = {key: tensor.shape for key, tensor in brick.module.state_dict().items()}
     if shapes != {key: tensor.shape for key, tensor in weights.items()}:
         return False
@@ -135,8 +168,3 @@ def _take_over(brick: Brick, stored: Brick | None, in_chans: int | None) -> bool
     if isinstance(brick, BrickModule) and isinstance(stored, BrickModule) and not stored.trainable:
         brick.freeze()
     return True
-
-
-def warn_fresh(what: str) -> None:
-    """Tell that nothing trained was found for a head or brick."""
-    warnings.warn(f"'{what}' starts with fresh weights: nothing that was trained fits it.", stacklevel=5)

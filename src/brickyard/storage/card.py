@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from brickyard.core.mermaid import create_mermaid_dag_graph
+from brickyard.core.graph import BrickGraph
+from brickyard.core.mermaid import mermaid_graph
 from brickyard.core.names import prefix_of
 from brickyard.errors import BrickError
 from brickyard.storage.fit import BrickInfo
@@ -102,6 +103,6 @@ def _head_line(path: str, info: BrickInfo) -> str:
 def _graph(bricks: Mapping[str, BrickInfo]) -> str:
     """The mermaid graph; nothing where a part is not known here, or the bricks make no whole."""
     try:
-        return f"```mermaid\n{create_mermaid_dag_graph(build_on_meta(bricks))}\n```"
+        return f"```mermaid\n{mermaid_graph(BrickGraph(build_on_meta(bricks)).bricks)}\n```"
     except BrickError:
         return ""

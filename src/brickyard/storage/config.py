@@ -1,4 +1,4 @@
-"""One brick as JSON, and back: `<name>.json`, which stands alone."""
+"""A brick as JSON and back: the content of `<name>.json`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics, BrickMetricSingle
 from brickyard.core.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
+from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, UnsafeBrickError
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.registry import create_part, part_of
 from brickyard.storage.manifest import FORMAT, check_bounded
 
@@ -33,20 +33,10 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_FIELDS = (
-    "format",
-    "kind",
-    "type",
-    "args",
-    "settings",
-    "inputs",
-    "outputs",
-    "tags",
-    "weights",
-    "requires",
-    "trainable",
-)
-_MODULES = 10_000  # no honest brick has more; one with more layers than that would never be built
+_HEAD_FIELDS = ("task", "variant", "labels", "image_size")
+_BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
+_FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
+_MAX_MODULES = 10_000  # arguments that ask for more would take the memory and time of the machine
 
 
 def _is_text(value: Any) -> bool:
@@ -89,21 +79,22 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
 
 
 def describe(brick: Brick) -> dict[str, Any]:
-    """A brick as JSON values, without what is known of its weights.
+    """Return a brick as JSON values, without the description of its weights.
 
     Raises:
-        UnsafeBrickError: It wraps something that no registered part describes.
+        UnsafeBrickError: The brick wraps an object that is not a registered part.
+        BrickInputError: A key of its metadata is a field of the format.
     """
-    taken = sorted(set(_FIELDS) & set(brick.metadata))
-    if taken:
-        expected = "metadata under other keys than a brick's file has"
-        raise BrickInputError(f"brick '{brick.path}'", expected, f"{taken}")
+    reserved = sorted(_FIELDS & set(brick.metadata))
+    if reserved:
+        expected = f"metadata without the fields of a brick's file, {sorted(_FIELDS)}"
+        raise BrickInputError(f"brick '{brick.path}'", expected, f"{reserved}", "Rename these keys.")
     part = part_of(brick.wrapped)
     kind = type(brick).__name__
     if part is None or _KINDS.get(kind) is not type(brick):
         raise UnsafeBrickError(
-            f"Brick '{brick.path}' ({kind} of {brick.module_name}) cannot be stored: a file holds no code. Register "
-            "what it wraps with `register_part` and make it with `create_part`."
+            f"Brick '{brick.path}' ({kind} of {brick.module_name}) cannot be stored, since files contain no code. "
+            f"Register {brick.module_name} with `register_part` and build it with `create_part`."
         )
     settings = brick.settings
     names = {
@@ -111,25 +102,30 @@ def describe(brick: Brick) -> dict[str, Any]:
         "outputs": settings.pop("output_names", []),
         "tags": settings.pop("tags"),
     }
-    head = {"format": FORMAT, "kind": kind, "type": part.type, "args": part.args, "settings": settings}
+    config = {"format": FORMAT, "kind": kind, "type": part.type, "args": part.args, "settings": settings}
     if isinstance(brick, BrickModule):
-        head["trainable"] = brick.trainable
-    return {**head, **names, **brick.metadata}
+        config["trainable"] = brick.trainable
+    config |= names
+    if brick.head is not None:
+        config |= brick.head.to_json()
+    if brick.provides is not None:
+        config["provides"] = brick.provides.to_json()
+    return {**config, **brick.metadata}
 
 
 def check_fields(config: Mapping[str, Any], location: str) -> None:
-    """Refuse a brick's JSON with a field of another type than brickyard writes; unknown fields may be anything.
+    """Check the types of the known fields of a brick's JSON.
 
     Raises:
-        BrickMismatchError: Such a field.
+        BrickMismatchError: A field is absent or of another type than brickyard writes.
     """
     with well_formed(location):
         _check_types(config, type=str)
         for name, is_right in _IS_RIGHT.items():
             if config.get(name) is not None and not is_right(config[name]):
-                raise TypeError(f"'{name}' is of another type: {str(config[name])[:100]}")
+                raise TypeError(f"unexpected type of '{name}': {str(config[name])[:100]}")
         if "task" in config and (config["labels"] is None or config["variant"] is None):
-            raise TypeError("a head has labels and a variant")
+            raise TypeError("a head must have labels and a variant")
         if (stored := config.get("weights")) is not None:
             _check_types(stored, sha256=str | None, size=int | None)
         if (needs := (config.get("requires") or {}).get("backbone")) is not None:
@@ -145,33 +141,37 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
 def _check_types(values: Mapping[str, Any], **types: Any) -> None:
     for name, kind in types.items():
         if not isinstance(values[name], kind):
-            raise TypeError(f"'{name}' is of another type: {str(values[name])[:100]}")
+            raise TypeError(f"unexpected type of '{name}': {str(values[name])[:100]}")
 
 
 def make_brick(config: Mapping[str, Any], location: str) -> Brick:
-    """The brick that `describe` described, with fresh weights.
+    """Build the brick that `describe` described, with fresh weights.
 
     Args:
         config: JSON values.
-        location: Which file they are from, for errors.
+        location: The file that they are from, for errors.
 
     Raises:
-        UnsafeBrickError: An unknown kind, or arguments of no sense.
-        UnknownNameError: A part that is not registered here.
+        UnsafeBrickError: An unknown kind of brick, or arguments out of bounds.
+        UnknownNameError: The part is not registered.
         BrickMismatchError: A field is absent or of another type.
     """
     with well_formed(location):
         kind = config.get("kind")
         if not isinstance(kind, str) or kind not in _KINDS:
-            raise UnsafeBrickError(f"{location}: the kind is '{kind}', expected one of {sorted(_KINDS)}.")
+            raise UnsafeBrickError(f"{location}: expected a kind of {sorted(_KINDS)}, found '{kind}'.")
         check_bounded(config["args"], location)
         names = {"input_names": config["inputs"], "tags": config["tags"]}
-        if config["outputs"] or not issubclass(_KINDS[kind], BrickMetrics):  # those write what they are made of
+        if config["outputs"] or not issubclass(_KINDS[kind], BrickMetrics):  # metrics name their outputs themselves
             names["output_names"] = config["outputs"]
-        is_timms_own = config["type"] == "timm" and config["args"].keys() <= {"name", "in_chans"}
-        with nullcontext() if is_timms_own else of_few_modules(location):  # to count costs time
+        is_plain_timm = config["type"] == "timm" and config["args"].keys() <= {"name", "in_chans"}
+        with nullcontext() if is_plain_timm else limit_modules(location):  # counting costs time
             part = create_part(config["type"], **config["args"])
         brick = _KINDS[kind](part, **names, **config["settings"])
+        if config.get("task") is not None:
+            brick.head = HeadInfo.from_json(config)
+        if config.get("provides") is not None:
+            brick.provides = BackboneSpec.from_json(config["provides"])
         brick.metadata = {key: value for key, value in config.items() if key not in _FIELDS}
         if isinstance(brick, BrickModule) and config.get("trainable", brick.trainable) != brick.trainable:
             brick.unfreeze() if config["trainable"] else brick.freeze()
@@ -179,15 +179,19 @@ def make_brick(config: Mapping[str, Any], location: str) -> Brick:
 
 
 @contextmanager
-def of_few_modules(location: str) -> Iterator[None]:
-    """Refuse, within it and in this thread, to make modules without end."""
-    made, thread = count(1), threading.get_ident()
+def limit_modules(location: str) -> Iterator[None]:
+    """Raise within the block if this thread creates too many modules.
 
-    def counted(*_: Any) -> None:
-        if next(made) > _MODULES and threading.get_ident() == thread:
-            raise UnsafeBrickError(f"{location}: the arguments ask for more than {_MODULES} modules.")
+    Raises:
+        UnsafeBrickError: More than `_MAX_MODULES` modules.
+    """
+    created, thread = count(1), threading.get_ident()
 
-    handle = register_module_module_registration_hook(counted)
+    def on_registration(*_: Any) -> None:  # the hook is global, and other threads may create modules as well
+        if threading.get_ident() == thread and next(created) > _MAX_MODULES:
+            raise UnsafeBrickError(f"{location}: the arguments ask for more than {_MAX_MODULES} modules.")
+
+    handle = register_module_module_registration_hook(on_registration)
     try:
         yield
     finally:
@@ -196,11 +200,11 @@ def of_few_modules(location: str) -> Iterator[None]:
 
 @contextmanager
 def well_formed(location: str) -> Iterator[None]:
-    """Turn what a field that is absent or of another type leads to into an error that names the file."""
+    """Convert any exception that malformed fields lead to into an error that names the file."""
     try:
         yield
     except BrickError:
         raise
-    except Exception as error:  # the arguments go to factories of every kind
+    except Exception as error:  # stored arguments go to factories that may raise anything
         problem = f"{type(error).__name__}: {error}"
         raise BrickMismatchError(f"{location} is not as this version of brickyard writes it", [problem]) from error

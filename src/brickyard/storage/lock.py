@@ -1,4 +1,4 @@
-"""A model as nothing but references: what to install on another machine, to the byte."""
+"""Describe a model by pinned references only, to rebuild it elsewhere to the byte."""
 
 from __future__ import annotations
 
@@ -9,38 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from brickyard.collection import BrickCollection
+from brickyard.core.brick import Brick
 from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickInputError
+from brickyard.recipe.inspection import name_of
 from brickyard.storage.atomic import write_whole
 from brickyard.storage.manifest import Entry, Manifest, dump
-from brickyard.storage.write import configs_of, hash_in_memory, name_of
+from brickyard.storage.write import describe_all, hash_in_memory
 
-_OF_THE_MOMENT = ("trainable", "requires", "weights")  # what may differ between a brick in use and its published form
+_TEMPORARY = ("trainable", "requires", "weights")  # fields that may differ between a brick in use and its stored form
 
 
-def lock(model: BrickCollection, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """The model's manifest with every reference absolute; `BrickCollection.from_pretrained` builds the model from it.
-
-    A brick without weights that is published nowhere, as a loss that was made anew by a swap, stands in it whole.
-
-    Args:
-        model: Every brick with weights must be published, and unchanged since.
-        file: Write it there as well.
-
-    Returns:
-        JSON values.
-
-    Raises:
-        BrickInputError: A brick with weights is published nowhere, or was changed.
-    """
+def lock_model(bricks: Mapping[str, Brick], file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Return the manifest of a model with absolute references; see `BrickCollection.lock`."""
     entries, unpublished = {}, []
-    bricks = model.bricks()
-    for path, (config, _) in configs_of(model, hash_in_memory).items():
+    for path, (config, _) in describe_all(bricks, hash_in_memory).items():
         provenance = bricks[path].provenance
         if provenance is not None and provenance.uri is not None and _is_unchanged(config, provenance):
-            facts = provenance.config.get("weights") or {"sha256": None, "size": 0}
-            entries[path] = Entry(provenance.uri, provenance.sha256, facts["sha256"], facts["size"])
+            weights = provenance.config.get("weights") or {"sha256": None, "size": 0}
+            entries[path] = Entry(provenance.uri, provenance.sha256, weights["sha256"], weights["size"])
         elif config.get("weights"):
             unpublished.append(path)
         else:
@@ -49,7 +36,7 @@ def lock(model: BrickCollection, file: str | os.PathLike[str] | None = None) -> 
     if unpublished:
         hint = "Push the model first: model.push_to_hub('user/repo')."
         raise BrickInputError("lock", "bricks that are published and unchanged since", f"{unpublished}", hint)
-    values = Manifest(name_of(model), entries).to_json()
+    values = Manifest(name_of(bricks), entries).to_json()
     if file is not None:
         write_whole(Path(file), dump(values))
     return values
@@ -61,5 +48,5 @@ def _is_unchanged(config: dict[str, Any], provenance: Provenance) -> bool:
 
 
 def _lasting(config: Mapping[str, Any]) -> Any:
-    """What makes a brick the one it is, as JSON has it: a tuple is a list there."""
-    return json.loads(dump({key: value for key, value in config.items() if key not in _OF_THE_MOMENT}))
+    """Return the fields that identify a brick as JSON has them, with lists for tuples."""
+    return json.loads(dump({key: value for key, value in config.items() if key not in _TEMPORARY}))

@@ -1,4 +1,4 @@
-"""`bricks.json`: which bricks a model has, in order, and the sha256 of each; and how such files are read."""
+"""The manifest `bricks.json`: the bricks of a model in order, with their hashes; and strict JSON parsing."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Models and bricks at rest: a JSON and a safetensors file for each brick, and a manifest.
+"""Read stored models and bricks: a manifest, and a JSON and a safetensors file for each brick.
 
-    bricks.json                              the manifest: each brick's place, hashes and size, in order
+    bricks.json                              the manifest: path, hashes and size of each brick, in order
     backbone.json   backbone.safetensors
     cls/head.json   cls/head.safetensors
     cls/loss.json                            a brick without tensors has only its JSON
 
-The same files are a saved model, a model of the zoo and a repo of the Hub. Reading goes from JSON to weights: a brick
-that does not fit is refused before its weights are touched.
+A saved model, a model of the zoo and a repo of the Hub have the same files. JSON is read before weights, so that a
+brick that does not fit is refused before its weights are downloaded.
 """
 
 from __future__ import annotations
@@ -15,97 +15,133 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from huggingface_hub.errors import HfUriError, LocalEntryNotFoundError
 
-from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
+from brickyard.core.graph import set_paths
+from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside
 from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
+from brickyard.recipe.inspection import BACKBONE
 from brickyard.storage.config import check_fields, make_brick, well_formed
-from brickyard.storage.fit import BACKBONE, Backbone, BrickInfo, Check, problems, refuse
+from brickyard.storage.fit import Backbone, BrickInfo, Check, problems, refuse
 from brickyard.storage.manifest import MANIFEST, PUBLISHED, Entry, Manifest, dump, parse
 from brickyard.storage.sources.files import Access, Files, LockFiles
 from brickyard.storage.sources.timm import TimmFiles
 from brickyard.storage.sources.uri import open_source
 from brickyard.storage.weights import SUFFIX, assign_weights, uninitialised
 
+OF_WEIGHTS = ("licence", "source", "metrics", "measured")  # metadata that describes the weights
+
+
+@final
+@dataclass(frozen=True)
+class StoredBrick:
+    """A stored brick and the files that it was read from.
+
+    Attributes:
+        info: Its JSON.
+        files: The files of its model.
+    """
+
+    info: BrickInfo
+    files: Files
+
+    def with_hashes(self) -> StoredBrick:
+        """Return the same brick with the hash of its weights; weights that timm stored are downloaded for it."""
+        config = self.files.with_hashes(self.info.path, self.info.config)
+        return self if config is self.info.config else replace(self, info=replace(self.info, config=config))
+
 
 def inspect_brick(uri: str, *, token: str | bool | None = None, local_files_only: bool = False) -> BrickInfo:
-    """What is known of a stored brick, from its JSON alone: about a kilobyte travels, and no weights.
+    """Read the JSON of a stored brick, about a kilobyte; no weights are downloaded.
 
     Args:
-        uri: A brick, or the place of a head: see `sources.py`.
-        token: As huggingface_hub takes it.
-        local_files_only: Look only into huggingface_hub's cache.
+        uri: The source of a brick or a head, such as `hf://user/repo/seg`; see `storage.sources.uri`.
+        token: A token of the Hub, as for huggingface_hub.
+        local_files_only: Look only into the cache of huggingface_hub.
 
     Raises:
         BrickNotFoundError: There is no such brick.
-        UnsafeBrickError, BrickIntegrityError, BrickMismatchError: Its JSON is not as brickyard writes it.
+        UnsafeBrickError, BrickIntegrityError, BrickMismatchError: The JSON is not as brickyard writes it.
         huggingface_hub's own errors for repos, revisions and tokens.
     """
     files, path = open_source(uri, access=Access(token, local_files_only))
-    return find_brick(files, path or BACKBONE)
+    return find_brick(files, path or BACKBONE).info
 
 
-def from_pretrained(
+def load_brick(uri: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Brick:
+    """Load one brick with its weights; arguments and errors as for `inspect_brick`.
+
+    Raises:
+        BrickIntegrityError: The weights do not have the hash that the JSON states.
+    """
+    files, path = open_source(uri, access=Access(token, local_files_only))
+    return restore(find_brick(files, path or BACKBONE))
+
+
+def load_source(
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     revision: str | None = None,
     bricks: str | Iterable[str] | None = None,
     check: Check = "exact",
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> BrickCollection:
-    """Build the model that is stored somewhere.
+    access: Access,
+) -> dict[str, Brick]:
+    """Load the bricks of a stored model by path; see `BrickCollection.from_pretrained`."""
+    if isinstance(source, Mapping):
+        return load_files(LockFiles(dump(source).encode(), "the lock", access), only=bricks, check=check)
+    files, path = open_source(source, revision=revision, access=access)
+    return load_files(files, only=path or None if bricks is None else bricks, check=check)
+
+
+def load_files(files: Files, *, only: Iterable[str] | str | None = None, check: Check = "exact") -> dict[str, Brick]:
+    """Load the bricks of a model by path; weights are memory-mapped.
 
     Args:
-        source: A folder, a zoo model, a repo of the Hub or a lock: see `sources.py`; or the JSON values of a lock.
-        revision: Of a repo: a branch, tag or commit.
-        bricks: Only these, by path or place; of a repo, nothing else is fetched.
-        check: How well heads must fit the backbone, see `fits`. A head that was saved beside a changed backbone is a
-            warning.
-        local_files_only: Look only into huggingface_hub's cache.
-        token: As huggingface_hub takes it.
+        files: The files of the model.
+        only: Paths or prefixes of bricks, None for all.
+        check: How strictly heads are compared with the backbone, see `fits`.
 
     Raises:
-        UnknownNameError: No such model, or a part that is not registered here.
-        BrickNotFoundError: A manifest or brick is absent.
         BrickMismatchError: A brick does not fit the backbone, or weights do not fit their brick.
-        BrickIntegrityError: A file is not what its hash says.
-        UnsafeBrickError: A pickle, a bad name, a format too new.
-        huggingface_hub's own errors for repos, revisions and tokens.
+        BrickNotFoundError, UnsafeBrickError, BrickIntegrityError: As for `read_bricks` and `load_brick`.
     """
-    access = Access(token, local_files_only)
-    if isinstance(source, Mapping):
-        files: Files = LockFiles(dump(source).encode(), "the lock", access)
-        return load_pretrained(files, only=bricks, check=check)
-    files, path = open_source(source, revision=revision, access=access)
-    return load_pretrained(files, only=path or None if bricks is None else bricks, check=check)
+    manifest, stored = read_bricks(files, only)
+    stored = {path: brick.with_hashes() for path, brick in stored.items()}
+    listed = [path for path, brick in stored.items() if _is_listed(brick, manifest.bricks.get(path))]
+    if BACKBONE in stored:
+        info = stored[BACKBONE].info
+        backbone = Backbone(info.provides, (info.weights or {}).get("sha256"))
+        for path, brick in stored.items():
+            _check_fit(path, brick.info, backbone, check, path in listed)
+    _fetch([(brick.files, f"{brick.info.path}{SUFFIX}") for brick in stored.values() if brick.info.weights])
+    restored = {path: restore(brick) for path, brick in stored.items()}
+    unlisted = [path for path in stored if path not in listed]
+    if unlisted:
+        message = f"{files.location}: {unlisted} differ from {MANIFEST}; they fit the model and are used."
+        warnings.warn(message, stacklevel=4)
+    return set_paths(restored)
 
 
-def load_brick(uri: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Brick:
-    """One brick with its weights; the arguments and errors are those of `inspect_brick`.
+def find_brick(files: Files, path: str) -> StoredBrick:
+    """Return the brick at a path, or the head of that name, with one request if its file has the expected name.
 
     Raises:
-        BrickIntegrityError: The weights are not what the JSON says.
+        BrickNotFoundError: There is no such brick. Other errors as for `read_bricks`.
     """
-    return restore(inspect_brick(uri, token=token, local_files_only=local_files_only))
-
-
-def find_brick(files: Files, path: str) -> BrickInfo:
-    """The brick at a path, or the head in a place, with one reading where it is what its name says."""
     names = [f"{path}/head", path] if "/" not in path and path != BACKBONE else [path, f"{path}/head"]
     for name in names:
         try:
-            return _info(name, files, files.peek(f"{name}.json"))
-        except (BrickNotFoundError, LocalEntryNotFoundError):  # without network, it may be the other name
+            return _stored(name, files, files.peek(f"{name}.json"))
+        except (BrickNotFoundError, LocalEntryNotFoundError):  # without network, only the other name may be cached
             continue
-    manifest, files = read_manifest(files)  # it may be a reference, or timm's
+    manifest, files = read_manifest(files)  # it may be a reference, or a model of timm
     for name in names:
         if name in manifest.bricks:
             return read_bricks(files, name)[1][name]
@@ -113,10 +149,13 @@ def find_brick(files: Files, path: str) -> BrickInfo:
 
 
 def read_manifest(files: Files) -> tuple[Manifest, Files]:
-    """A model's manifest, and the files that it is about: those of timm are read as bricks.
+    """Read the manifest of a model; a model that timm stored is presented as bricks.
+
+    Returns:
+        The manifest, and the files that its names refer to.
 
     Raises:
-        BrickNotFoundError: Neither a manifest nor timm's configuration.
+        BrickNotFoundError: There is neither a manifest nor a configuration of timm.
         UnsafeBrickError, BrickIntegrityError, BrickMismatchError: It is not as brickyard writes it.
     """
     try:
@@ -132,15 +171,15 @@ def read_manifest(files: Files) -> tuple[Manifest, Files]:
         return Manifest.from_json(parse(content, location), location), files
 
 
-def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[Manifest, dict[str, BrickInfo]]:
-    """A model's manifest, and what each of its bricks says, without weights; references are followed.
+def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[Manifest, dict[str, StoredBrick]]:
+    """Read the manifest of a model and the JSON of its bricks, without weights; references are followed.
 
     Args:
-        files: The model's.
-        only: Bricks or places; None for all.
+        files: The files of the model.
+        only: Paths or prefixes of bricks, None for all.
 
     Raises:
-        BrickNotFoundError: One of `only` is not there. Else as for `read_manifest`.
+        BrickNotFoundError: One of `only` does not exist. Other errors as for `read_manifest`.
     """
     manifest, files = read_manifest(files)
     paths = [*manifest.bricks, *files.unlisted([entry.at for entry in manifest.bricks.values()])]
@@ -149,112 +188,97 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
         if not any(is_inside(path, name) for path in paths):
             raise BrickNotFoundError(f"No brick '{name}' in {files.location}. There are: {', '.join(paths)}.")
     chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
-    prefixes = _places({path: manifest.bricks.get(path) for path in chosen}, files)
-    _fetch([(files, MANIFEST), *((at_files, f"{at}.json") for at_files, at in prefixes.values())])
-    found = {}
-    for path, (at_files, at) in prefixes.items():
+    located = _locate({path: manifest.bricks.get(path) for path in chosen}, files)
+    _fetch([(files, MANIFEST), *((at_files, f"{at}.json") for at_files, at in located.values())])
+    bricks = {}
+    for path, (at_files, at) in located.items():
         entry = manifest.bricks.get(path)
         content = at_files.peek(f"{at}.json") if entry is None or entry.brick is None else dump(entry.brick).encode()
-        found[path] = _info(at, at_files, content)
-        if entry is not None and (entry.brick is not None or found[path].uri is not None):
-            _check_entry(found[path], entry)
-    return manifest, found
+        bricks[path] = _stored(at, at_files, content)
+        if entry is not None and (entry.brick is not None or bricks[path].info.uri is not None):
+            _check_entry(bricks[path], entry)
+    return manifest, bricks
 
 
-def load_pretrained(
-    files: Files, *, only: Iterable[str] | str | None = None, check: Check = "exact"
-) -> BrickCollection:
-    """Build the model that files hold; weights are mapped from them and read when they are used.
-
-    Raises:
-        BrickMismatchError: A brick does not fit the backbone, or weights do not fit their brick.
-        Else as for `inspect_brick` and `load_brick`.
-    """
-    manifest, bricks = read_bricks(files, only)
-    found = {path: with_hashes(info) for path, info in bricks.items()}
-    listed = [path for path, info in found.items() if _is_listed(info, manifest.bricks.get(path))]
-    if BACKBONE in found:
-        backbone = found[BACKBONE]
-        provided = Backbone(backbone.provides, (backbone.weights or {}).get("sha256"))
-        for path, info in found.items():
-            _check_fit(path, info, provided, check, path in listed)
-    _fetch([(info.files, f"{info.path}{SUFFIX}") for info in found.values() if info.weights])
-    model = BrickCollection.of_new({path: restore(info) for path, info in found.items()})
-    others = [path for path in found if path not in listed]
-    if others:
-        warnings.warn(
-            f"{files.location}: {others} are not as {MANIFEST} names them; they fit, and are used.", stacklevel=4
-        )
-    return model
-
-
-def build_on_meta(bricks: Mapping[str, BrickInfo]) -> BrickCollection:
-    """The model that stored bricks make, with neither memory nor weights; the errors are those of `make_brick`."""
+def build_on_meta(bricks: Mapping[str, BrickInfo]) -> dict[str, Brick]:
+    """Build stored bricks on the meta device, without memory or weights; errors as for `make_brick`."""
     with torch.device("meta"):
-        made = {p: make_brick(info.config, f"{info.files.location}/{info.path}.json") for p, info in bricks.items()}
-    return BrickCollection.of_new(made)
+        return set_paths({path: make_brick(info.config, info.file) for path, info in bricks.items()})
 
 
-def restore(info: BrickInfo) -> Brick:
-    """The brick that was stored, with its weights; the errors are those of `load_brick`."""
-    info = with_hashes(info)
-    location = f"{info.files.location}/{info.path}.json"
+def build_fresh(bricks: Mapping[str, BrickInfo]) -> dict[str, Brick]:
+    """Build stored bricks with fresh weights, all trainable; errors as for `make_brick`."""
+    built = set_paths({path: make_brick(info.config, info.file) for path, info in bricks.items()})
+    for path, brick in built.items():
+        if bricks[path].weights is not None:
+            brick.metadata = {key: value for key, value in brick.metadata.items() if key not in OF_WEIGHTS}
+            if isinstance(brick, BrickModule):
+                brick.unfreeze()
+    return built
+
+
+def restore(stored: StoredBrick) -> Brick:
+    """Build a stored brick with its weights; errors as for `load_brick`."""
+    stored = stored.with_hashes()
+    info = stored.info
     with uninitialised():
-        brick = make_brick(info.config, location)
+        brick = make_brick(info.config, info.file)
     dtypes = {}
     if info.weights is not None:
         if brick.module is None:
-            raise BrickMismatchError(location, ["it has weights, but what it wraps is no module"])
-        tensors = info.files.tensors(info.path, info.weights["sha256"], info.weights["size"])
-        with well_formed(location):
-            dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.files.location}")
+            raise BrickMismatchError(info.file, ["it has weights, but wraps no module"])
+        tensors = stored.files.tensors(info.path, info.weights["sha256"], info.weights["size"])
+        with well_formed(info.file):
+            dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.location}")
     elif brick.module is not None and brick.module.state_dict():
-        raise BrickMismatchError(location, ["it has parameters or buffers, but no weights are stored"])
+        raise BrickMismatchError(info.file, ["its module has parameters or buffers, but no weights are stored"])
     brick.provenance = Provenance(info.config, info.sha256, info.uri, dtypes)
     return brick
 
 
-def with_hashes(info: BrickInfo) -> BrickInfo:
-    """The same with every hash; for what timm stored, that takes its weights."""
-    config = info.files.with_hashes(info.path, info.config)
-    return info if config is info.config else replace(info, config=config)
+def fetch_brick(stored: StoredBrick) -> Brick:
+    """Download the files of a brick and build it; errors as for `load_brick`."""
+    weights = [f"{stored.info.path}{SUFFIX}"] if stored.info.weights else []
+    stored.files.fetch([f"{stored.info.path}.json", *weights])
+    return restore(stored)
 
 
 def _check_fit(path: str, info: BrickInfo, backbone: Backbone, check: Check, is_listed: bool) -> None:
-    """Refuse a brick that does not fit; one that was saved beside a backbone that changed meanwhile is only told."""
-    with well_formed(f"{info.files.location}/{info.path}.json"):
-        found = problems(info.config, backbone, check)
-        if is_listed and check == "exact" and found and not problems(info.config, backbone, "input"):
-            warnings.warn(f"Brick '{path}' of {info.files.location} is stale: {'; '.join(found)}.", stacklevel=5)
+    """Refuse a brick that does not fit; warn of one that was saved after its backbone had changed."""
+    with well_formed(info.file):
+        reasons = problems(info.config, backbone, check)
+        if is_listed and check == "exact" and reasons and not problems(info.config, backbone, "input"):
+            warnings.warn(f"Brick '{path}' of {info.location} is stale: {'; '.join(reasons)}.", stacklevel=5)
         else:
-            refuse(f"Brick '{path}' of {info.files.location}", found, check)
+            refuse(f"Brick '{path}' of {info.location}", reasons, check)
 
 
-def _info(path: str, files: Files, content: bytes) -> BrickInfo:
+def _stored(path: str, files: Files, content: bytes) -> StoredBrick:
     location = f"{files.location}/{path}.json"
     with files.discarding(f"{path}.json"):
         config = parse(content, location)
         check_fields(config, location)
-    return BrickInfo(path, config, hashlib.sha256(content).hexdigest(), files)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return StoredBrick(BrickInfo(path, config, sha256, files.location, files.uri(path)), files)
 
 
-def _places(entries: Mapping[str, Entry | None], files: Files) -> dict[str, tuple[Files, str]]:
-    """Where each brick is: its files, and its name there. References into one model share its files."""
+def _locate(entries: Mapping[str, Entry | None], files: Files) -> dict[str, tuple[Files, str]]:
+    """Return the files and the name in them of each brick; references into one model share its files."""
     opened: dict[str, Files] = {}
-    prefixes = {}
+    located = {}
     for path, entry in entries.items():
         reference = PUBLISHED.fullmatch(entry.at) if entry is not None else None
         if reference is None or (entry is not None and entry.brick is not None):
-            prefixes[path] = files, entry.at if entry is not None and entry.brick is None else path
+            located[path] = files, entry.at if entry is not None and entry.brick is None else path
             continue
         if reference["model"] not in opened:
-            opened[reference["model"]] = _opened(reference["model"], reference["path"], files.access)
-        prefixes[path] = opened[reference["model"]], reference["path"]
-    return prefixes
+            opened[reference["model"]] = _open_reference(reference["model"], reference["path"], files.access)
+        located[path] = opened[reference["model"]], reference["path"]
+    return located
 
 
 def _fetch(names: Iterable[tuple[Files, str]]) -> None:
-    """Have files on disk, those of one model together."""
+    """Download files, those of one model together."""
     wanted: dict[int, tuple[Files, list[str]]] = {}
     for files, name in names:
         wanted.setdefault(id(files), (files, []))[1].append(name)
@@ -262,34 +286,34 @@ def _fetch(names: Iterable[tuple[Files, str]]) -> None:
         files.fetch(together)
 
 
-def _check_entry(info: BrickInfo, entry: Entry) -> None:
-    """Refuse a published brick that is not the one of the manifest; in a folder of his own, a user may have put it."""
-    if not _is_listed(info, entry):
-        info.files.discard(f"{info.path}.json")
+def _check_entry(stored: StoredBrick, entry: Entry) -> None:
+    """Refuse a published brick that is not the one in the manifest; files in a local folder may be replaced by hand."""
+    info = stored.info
+    if not _is_listed(stored, entry):
+        stored.files.discard(f"{info.path}.json")
         found = f"{info.sha256} and weights {(info.weights or {}).get('sha256')}"
         raise BrickIntegrityError(
-            f"{info.files.location}/{info.path}.json has the sha256 {found}, expected {entry.config} and "
-            f"{entry.weights}. Fetch it again."
+            f"{info.file}: expected the sha256 {entry.config} and weights {entry.weights}, found {found}. Download it "
+            "again."
         )
 
 
-def _is_listed(info: BrickInfo, entry: Entry | None) -> bool:
-    """Whether a brick is the one that the manifest names."""
-    if entry is None or info.sha256 != entry.config:
+def _is_listed(stored: StoredBrick, entry: Entry | None) -> bool:
+    """Return whether a brick is the one in the manifest."""
+    if entry is None or stored.info.sha256 != entry.config:
         return False
-    return isinstance(info.files, TimmFiles) or (info.weights or {}).get("sha256") == entry.weights
+    return isinstance(stored.files, TimmFiles) or (stored.info.weights or {}).get("sha256") == entry.weights
 
 
-def _opened(model: str, path: str, access: Access) -> Files:
-    """The files of a model that references lead to."""
+def _open_reference(model: str, path: str, access: Access) -> Files:
     try:
         files, _ = open_source(model, access=access)
     except HfUriError as error:
-        raise UnsafeBrickError(f"{model}/{path} is a reference to no repo: {error}") from None
+        raise UnsafeBrickError(f"The reference {model}/{path} is not a valid URI: {error}") from None
     try:
         files.peek(f"{path}.json")
     except BrickNotFoundError:
         files = read_manifest(files)[1]
         if not isinstance(files, TimmFiles):
-            raise UnsafeBrickError(f"{model}/{path} is a reference to a reference, or to nothing.") from None
+            raise UnsafeBrickError(f"The reference {model}/{path} leads to no file of that model.") from None
     return files

@@ -1,4 +1,4 @@
-"""Put another brick, or another head with all that belongs to it, into a model."""
+"""Compute which bricks replace others when a brick or a head is swapped."""
 
 from __future__ import annotations
 
@@ -8,170 +8,124 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from brickyard.collection import BrickCollection
-from brickyard.core.brick import Brick
+from brickyard.core.brick import Brick, HasBricks
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside, join, prefix_of
+from brickyard.core.specs import HeadInfo
 from brickyard.errors import BrickInputError, BrickNotFoundError
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.registry import create_part
 from brickyard.recipe.build import head_bricks
-from brickyard.recipe.names import HeadRecipe
+from brickyard.recipe.inspection import provided_by
+from brickyard.recipe.recipe import HeadRecipe
 from brickyard.storage.config import well_formed
-from brickyard.storage.fit import BACKBONE, BrickInfo, Check, fits, refuse
-from brickyard.storage.read import find_brick, restore, with_hashes
+from brickyard.storage.fit import BrickInfo, Check, fits, refuse
+from brickyard.storage.read import StoredBrick, fetch_brick, find_brick
 from brickyard.storage.sources.files import Access
 from brickyard.storage.sources.uri import open_source
-from brickyard.storage.weights import SUFFIX
+
+Source = str | os.PathLike[str] | nn.Module | dict[str, Any]
 
 
-def swap(
-    model: BrickCollection,
-    name: str,
-    source: str | os.PathLike[str] | nn.Module | dict[str, Any],
-    *,
-    check: Check = "exact",
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> None:
-    """Replace a brick or a head, in place.
-
-    A head comes with its own class names. Where they are not those of the head before, its loss, metrics and picture
-    are made anew; a brick that no head belongs to changes alone. A backbone brings its normalisation along.
-
-    Args:
-        model: It is as before if anything is refused.
-        name: A brick, "seg/head", or the place of a head, "seg"; a head that the model has not is added.
-        source: Where the other one is stored: `hf://user/repo@rev/seg`, a folder, a zoo model, or a place in one (see
-            `sources.py`; without a place, the same name there). Or a brick, a collection or a dictionary of bricks. Or
-            a bare module, which takes the brick's names.
-        check: How well it must fit, see `fits`.
-        token: As huggingface_hub takes it.
-        local_files_only: Look only into huggingface_hub's cache.
-
-    Raises:
-        BrickMismatchError: It does not fit; of a head on the Hub, no weights have travelled.
-        BrickNotFoundError: There is no such brick, there or here.
-        BrickIntegrityError, UnsafeBrickError: It is not what it says.
-    """
-    _swap(model, name, source, check, Access(token, local_files_only))
-    model[name].train(model.training)
-
-
-def _swap(
-    model: BrickCollection,
-    name: str,
-    source: str | os.PathLike[str] | nn.Module | dict[str, Any],
-    check: Check,
-    access: Access,
-) -> None:
-    if isinstance(source, (BrickCollection, dict)):
-        model.update({name: source})
-        return
+def replacements(  # noqa: PLR0911 - one case for each kind of source
+    model: HasBricks, name: str, source: Source, check: Check, access: Access
+) -> dict[str, Any]:
+    """Return the bricks that `model.swap(name, source)` sets, for `model.update`; see `BrickCollection.swap`."""
+    bricks = model.bricks()
+    if isinstance(source, (nn.ModuleDict, dict)):
+        return {name: source}
     if isinstance(source, Brick):
-        path = f"{name}/head" if f"{name}/head" in model.bricks() else name
-        if path != name and "task" in source.metadata:
-            model.update(_head(model, name, source.metadata, {"head": source}.get))
-        else:
-            model.update({path: source})
-        return
+        path = f"{name}/head" if f"{name}/head" in bricks else name
+        if path != name and source.head is not None:
+            return _head(bricks, name, source.head, {"head": source}.get)
+        return {path: source}
     if isinstance(source, nn.Module):
-        model.update({_brick_at(model, name): _around(source, model, name)})
-        return
+        path = _path_of(bricks, name)
+        return {path: _rewrap(source, bricks.get(path), path)}
     files, path = open_source(source, access=access)
-    info = find_brick(files, path or name)
-    location = f"{info.files.location}/{info.path}.json"
-    is_weighed = (info.weights or {}).get("sha256") is not None
-    with well_formed(location):
-        refuse(f"'{source}'", fits(info, model, check if is_weighed or check != "exact" else "input"), check)
-    if not is_weighed:  # timm stored it, or it has no weights
-        info = with_hashes(info)
-        refuse(f"'{source}'", fits(info, model, check), check)
+    stored = find_brick(files, path or name)
+    has_hash = (stored.info.weights or {}).get("sha256") is not None
+    with well_formed(stored.info.file):
+        reasons = fits(stored.info, model, check if has_hash or check != "exact" else "input")
+        refuse(f"'{source}'", reasons, check)
+    if not has_hash:  # it was stored by timm, or has no weights
+        stored = stored.with_hashes()
+        refuse(f"'{source}'", fits(stored.info, model, check), check)
+    info = stored.info
     if info.task is not None and not name.endswith("/head"):
-        model.update(_head(model, name, info.config, partial(_sibling, info)))
-    elif info.provides is not None:
-        model.update({name: _restored(info), **_normalisation(model, info)})
-    else:
-        model.update({_brick_at(model, name): _restored(info)})
+        return _head(bricks, name, HeadInfo.from_json(info.config), partial(_sibling, stored))
+    if info.provides is not None:
+        return {name: fetch_brick(stored), **_preprocessor(bricks, info)}
+    return {_path_of(bricks, name): fetch_brick(stored)}
 
 
 def _head(
-    model: BrickCollection, name: str, facts: Mapping[str, Any], find: Callable[[str], Brick | None]
+    bricks: Mapping[str, Brick], name: str, head: HeadInfo, load: Callable[[str], Brick | None]
 ) -> dict[str, Any]:
-    """What a head changes: its bricks with weights, as they are found, and the others anew if they have to be.
+    """Return the bricks that a new head brings.
+
+    Bricks with weights are loaded. The others (loss, metrics, visualization) are built for the new classes, unless the
+    model has a head of the same kind and classes already.
 
     Args:
-        model: Where it is to go.
-        name: Its place there.
-        facts: Its task, variant and labels.
-        find: From the name of a brick with weights, in its place, to that brick.
+        bricks: The bricks of the model.
+        name: The name of the head in the model.
+        head: What the new head predicts.
+        load: Returns the brick of a name with weights in the new head, None if it brings none.
     """
-    provides = model[BACKBONE].metadata.get("provides") if BACKBONE in model else None
-    if provides is None:
-        raise BrickInputError(f"swap '{name}'", "a model with a backbone that says what it provides", "none")
-    labels = tuple(facts["labels"])
-    recipe = HeadRecipe(name, facts["task"], facts["variant"], len(labels), labels)
-    made = head_bricks(BackboneSpec.from_json(provides), recipe)
-    weighted = [key for key, brick in made.items() if brick.module is not None and brick.module.state_dict()]
-    found = {key: brick for key in weighted if (brick := find(key)) is not None}
-    before = model[name] if name in model else None  # noqa: SIM401 - a ModuleDict has no `get`
-    if isinstance(before, BrickCollection) and _is_alike(before, facts):
-        return {join(name, key): brick for key, brick in found.items()}
-    return {name: {**made, **found}}
+    backbone = provided_by(bricks)
+    if backbone is None:
+        expected = "a model with a backbone that declares what it provides"
+        raise BrickInputError(f"swap '{name}'", expected, "none")
+    recipe = HeadRecipe(name, head.task, head.variant, len(head.labels), head.labels)
+    # On the meta device: nothing is initialised only to be replaced, and the random state of the caller stays.
+    with torch.device("meta"):
+        planned = head_bricks(backbone, recipe)
+    weighted = [key for key, brick in planned.items() if brick.module is not None and brick.module.state_dict()]
+    loaded = {key: brick for key in weighted if (brick := load(key)) is not None}
+    before = bricks[f"{name}/head"].head if f"{name}/head" in bricks else None
+    if before is not None and replace(before, image_size=None) == replace(head, image_size=None):
+        return {join(name, key): brick for key, brick in loaded.items()}
+    with torch.random.fork_rng():
+        built = head_bricks(backbone, recipe)
+    return {name: {**built, **loaded}}
 
 
-def _is_alike(before: BrickCollection, facts: Mapping[str, Any]) -> bool:
-    """Whether the head that is here has the same classes and the same form."""
-    head = before["head"].metadata if "head" in before else {}
-    return all(head.get(key) == facts.get(key) for key in ("task", "variant", "labels"))
+def _sibling(stored: StoredBrick, key: str) -> Brick:
+    """Load the brick of a name in the same head."""
+    path = join(prefix_of(stored.info.path), key)
+    return fetch_brick(stored if path == stored.info.path else find_brick(stored.files, path))
 
 
-def _sibling(info: BrickInfo, key: str) -> Brick:
-    """A brick of the same place as a stored head, or that head."""
-    path = join(prefix_of(info.path), key)
-    return _restored(info if path == info.path else find_brick(info.files, path))
-
-
-def _restored(info: BrickInfo) -> Brick:
-    names = [f"{info.path}.json", *([f"{info.path}{SUFFIX}"] if info.weights else [])]
-    info.files.fetch(names)
-    return restore(info)
-
-
-def _normalisation(model: BrickCollection, info: BrickInfo) -> dict[str, Any]:
-    """The preprocessor for the images that another backbone was trained on, where the model has ours."""
-    images = (info.provides or {})["input"]
-    before = model.bricks().get("preprocessor")
-    if not isinstance(before, BrickModule) or before.module_name != "Preprocessor":
+def _preprocessor(bricks: Mapping[str, Brick], info: BrickInfo) -> dict[str, Any]:
+    """Return the preprocessor for the images that another backbone was trained on, if the model has brickyard's."""
+    before = bricks.get("preprocessor")
+    if info.provides is None or not isinstance(before, BrickModule) or before.module_name != "Preprocessor":
         return {}
-    part = create_part("normalize", mean=list(images["mean"]), std=list(images["std"]))
+    images = info.provides.input
+    part = create_part("normalize", mean=list(images.mean), std=list(images.std))
     return {"preprocessor": type(before)(part, input_names=before.input_names, output_names=before.output_names)}
 
 
-def _brick_at(model: BrickCollection, name: str) -> str:
-    """The path of the brick that a name means: itself, or the head in that place."""
-    if name in model.bricks():
+def _path_of(bricks: Mapping[str, Brick], name: str) -> str:
+    """Return the path of the brick that a name means: the brick itself, or the head of that name."""
+    if name in bricks:
         return name
-    if f"{name}/head" in model.bricks():
+    if f"{name}/head" in bricks:
         return f"{name}/head"
-    if any(is_inside(path, name) for path in model.bricks()) or "/" not in name:
-        raise BrickNotFoundError(f"No brick '{name}' in the model. There are: {', '.join(model.bricks())}.")
+    if any(is_inside(path, name) for path in bricks) or "/" not in name:
+        raise BrickNotFoundError(f"No brick '{name}' in the model. There are: {', '.join(bricks)}.")
     return name
 
 
-def _around(module: nn.Module, model: BrickCollection, name: str) -> Brick:
-    """A brick with the names of the one that is replaced, around another module."""
-    path = _brick_at(model, name)
-    before = model[path]
+def _rewrap(module: nn.Module, before: Brick | None, path: str) -> Brick:
+    """Return a brick like the one before, which wraps another module."""
     if not isinstance(before, BrickModule):
-        expected = "a brick around a module, to take the names from"
+        expected = "a brick that wraps a module, whose names the new module takes"
         raise BrickInputError(f"swap '{path}'", expected, type(before).__name__)
-    settings = before.settings
-    brick = type(before)(module, **settings)
-    brick.metadata = dict(before.metadata)
-    brick.provenance = (
-        replace(before.provenance, dtypes={}) if before.provenance else None
-    )  # it is that brick, with other weights
+    brick = type(before)(module, **before.settings)
+    brick.head, brick.provides, brick.metadata = before.head, before.provides, dict(before.metadata)
+    brick.provenance = replace(before.provenance, dtypes={}) if before.provenance else None
     return brick

@@ -1,4 +1,4 @@
-"""Whether every file of a stored model is what its hashes say, read afresh."""
+"""Check every file of a stored model against its hashes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 
 from brickyard.core.names import is_inside
 from brickyard.errors import BrickError
-from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import MANIFEST
-from brickyard.storage.read import find_brick, read_bricks, read_manifest
+from brickyard.storage.read import StoredBrick, find_brick, read_bricks, read_manifest
 from brickyard.storage.sources.files import Access
 from brickyard.storage.sources.uri import open_source
 from brickyard.storage.weights import SUFFIX
@@ -17,38 +16,39 @@ from brickyard.storage.weights import SUFFIX
 def verify(
     source: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[list[str], list[str]]:
-    """Read every file of a model, or of a place in it; what the Hub holds is fetched.
+    """Read and hash every file of a model, or of a part of it; files on the Hub are downloaded.
 
     Args:
-        source: See `sources.py`.
-        revision: Of a repo of the Hub.
-        token: As huggingface_hub takes it.
+        source: A folder, a zoo model, a repo of the Hub or a lock, or a path in one; see `storage.sources.uri`.
+        revision: The branch, tag or commit of a repo.
+        token: A token of the Hub, as for huggingface_hub.
 
     Returns:
-        The bricks that were read, and one sentence for each problem; no problems if all is right.
+        The paths of the bricks that were checked, and one sentence per problem.
 
     Raises:
         BrickNotFoundError, UnsafeBrickError, BrickIntegrityError, BrickMismatchError: There is no readable manifest.
         huggingface_hub's own errors for repos, revisions and tokens.
     """
-    files, place = open_source(source, revision=revision, access=Access(token))
+    files, prefix = open_source(source, revision=revision, access=Access(token))
     manifest, files = read_manifest(files)
     files.fetch([MANIFEST])
     unlisted = files.unlisted([entry.at for entry in manifest.bricks.values()])
-    paths = [path for path in [*manifest.bricks, *unlisted] if not place or is_inside(path, place)]
-    problems = [f"{path}: {MANIFEST} does not name it" for path in unlisted if path in paths]
+    paths = [path for path in [*manifest.bricks, *unlisted] if not prefix or is_inside(path, prefix)]
+    problems = [f"{path}: {MANIFEST} does not list it" for path in unlisted if path in paths]
     for path in paths:
         try:
-            info = find_brick(files, path) if path in unlisted else read_bricks(files, path)[1][path]
+            stored = find_brick(files, path) if path in unlisted else read_bricks(files, path)[1][path]
             entry = manifest.bricks.get(path)
-            if entry is not None and info.sha256 != entry.config:
-                problems.append(f"{path}: its JSON has the sha256 {info.sha256}, {MANIFEST} says {entry.config}")
-            _check_weights(info)
+            if entry is not None and stored.info.sha256 != entry.config:
+                problems.append(f"{path}: expected a JSON with sha256 {entry.config}, found {stored.info.sha256}")
+            _check_weights(stored)
         except BrickError as error:
             problems.append(f"{path}: {error}")
     return paths, problems
 
 
-def _check_weights(info: BrickInfo) -> None:
-    if info.weights is not None and info.weights["sha256"] is not None:
-        info.files.checked(f"{info.path}{SUFFIX}", info.weights["sha256"], info.weights["size"], afresh=True)
+def _check_weights(stored: StoredBrick) -> None:
+    weights = stored.info.weights
+    if weights is not None and weights["sha256"] is not None:
+        stored.files.checked(f"{stored.info.path}{SUFFIX}", weights["sha256"], weights["size"], afresh=True)

@@ -1,4 +1,4 @@
-"""From a model to files: all of its bricks, or what tells which bricks they are."""
+"""Write a model's bricks as files and describe what was written."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.names import is_inside
 from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, BrickNotFoundError
-from brickyard.recipe.build import recipe_of
+from brickyard.recipe.inspection import BACKBONE, name_of, provided_by
 from brickyard.storage.atomic import replaced_together
 from brickyard.storage.config import describe
-from brickyard.storage.fit import BACKBONE, Backbone
+from brickyard.storage.fit import Backbone
 from brickyard.storage.integrity import sha256_of
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_stored_names, dump
 from brickyard.storage.read import inspect_brick, read_manifest
@@ -28,18 +27,18 @@ from brickyard.storage.weights import SUFFIX, weights_sha256, write_weights
 
 Refer = str | Iterable[str] | Mapping[str, str]
 
-_OF_THE_WEIGHTS = ("source", "metrics", "measured")  # what a brick's JSON says of the very weights
+_OF_THE_WEIGHTS = ("source", "metrics", "measured")  # metadata that is only true for unchanged weights
 
 
 @final
 @dataclass(frozen=True)
-class StoredBrick:
-    """A brick as it is to be stored.
+class WrittenBrick:
+    """A brick as it was written.
 
     Attributes:
-        config: Its JSON.
-        entry: Its place in the manifest.
-        is_stale: Whether it was trained on a backbone that changed since.
+        config: The JSON values.
+        entry: The entry in the manifest.
+        is_stale: Whether the brick was trained on a backbone that has changed since.
     """
 
     config: Mapping[str, Any]
@@ -48,36 +47,22 @@ class StoredBrick:
 
     @property
     def files(self) -> list[str]:
-        """The names of its files in the model's own folder; none for a reference."""
+        """The names of its files in the model's folder; none for a reference."""
         if self.entry.is_published:
             return []
         return [f"{self.entry.at}.json", *([f"{self.entry.at}{SUFFIX}"] if self.entry.weights else [])]
 
 
-def save_pretrained(
-    model: BrickCollection, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = ()
+def save_model(
+    bricks: Mapping[str, Brick], folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = ()
 ) -> None:
-    """Write a model as a folder from which it can be built again, in any process.
-
-    Args:
-        model: Each brick must wrap a part that `create_part` made. Its bricks remember what they were stored as.
-        folder: Where to. What an earlier model left there goes; files that are no bricks stay. A save that fails, or is
-            killed, changes nothing.
-        weights: A tag for the weights, as in the last part of a model's name.
-        refer: Bricks that are published elsewhere and are only named, by a pinned reference: their paths, where they
-            were loaded from there, or {path: "hf://user/repo/backbone"}.
-
-    Raises:
-        UnsafeBrickError: A brick wraps something that no registered part describes.
-        BrickMismatchError: A reference is to other weights.
-        BrickInputError: `refer` names a brick that is published nowhere.
-    """
+    """Write a model into a folder; see `BrickCollection.save_pretrained`."""
     folder = Path(folder)
     with replaced_together(folder) as staging:
-        old = _manifest_in(folder)  # nobody else changes it from here on
-        written = write_bricks(model, staging.folder, old.bricks, refer)
+        old = _manifest_in(folder)  # within the lock, so that no other process changes it
+        written = write_bricks(bricks, staging.folder, old.bricks, refer)
         entries = {path: each.entry for path, each in written.items()}
-        manifest = Manifest(name_of(model, weights), entries, old.extra)
+        manifest = Manifest(name_of(bricks, weights), entries, old.extra)
         (staging.folder / MANIFEST).write_text(dump(manifest.to_json()), encoding="utf-8")
         kept = {name for each in written.values() for name in each.files}
         before = [entry.at for entry in old.bricks.values() if not entry.is_published]
@@ -86,131 +71,135 @@ def save_pretrained(
                 staging.remove(name)
     stale = [path for path, each in written.items() if each.is_stale]
     if stale:
-        what = "was trained on a backbone that changed since, and is saved beside the changed one"
-        warnings.warn(f"Stale: {', '.join(stale)} {what}. Train it again, or load it knowing that.", stacklevel=3)
-    record_provenance(model, written)
+        what = "was trained on a backbone that has changed since, and is saved with the changed one"
+        warnings.warn(f"Stale: {', '.join(stale)} {what}. Consider training it again.", stacklevel=3)
+    record_provenance(bricks, written)
 
 
 def write_bricks(
-    model: BrickCollection,
+    bricks: Mapping[str, Brick],
     folder: Path,
     old: Mapping[str, Entry],
     refer: Refer = (),
     only: Iterable[str] | None = None,
-) -> dict[str, StoredBrick]:
-    """Write the files of a model's bricks; the errors are those of `save_pretrained`.
+) -> dict[str, WrittenBrick]:
+    """Write the files of bricks; errors as for `BrickCollection.save_pretrained`.
 
     Args:
-        model: The model.
-        folder: Where to; nothing of it is replaced.
-        old: What is there already: a reference to the same brick stays one.
-        refer: See `save_pretrained`.
-        only: Bricks or places; None for all.
+        bricks: All bricks of the model by path.
+        folder: An empty folder to write to.
+        old: The entries of the present manifest: a reference to an unchanged brick is kept.
+        refer: See `BrickCollection.save_pretrained`.
+        only: Paths or prefixes of bricks to write, None for all.
 
     Returns:
         Each brick that was written or referred to, by path.
     """
-    check_stored_names(model.bricks(), "the model")
-    chosen = chosen_bricks(model, only)
-    uris = _references(model, refer)
+    check_stored_names(bricks, "the model")
+    chosen = choose(bricks, only)
+    references = _references(bricks, refer)
 
-    def written(path: str, brick: Brick) -> dict[str, Any] | None:
+    def write(path: str, brick: Brick) -> dict[str, Any] | None:
         if brick.module is None or not brick.module.state_dict():
             return None
         file = folder / f"{path}{SUFFIX}"
         write_weights(brick.module, file, brick.provenance.dtypes if brick.provenance else {})
         return {"sha256": sha256_of(file), "size": file.stat().st_size}
 
-    results = {}
-    for path, (config, is_stale) in configs_of(model, written).items():
+    written = {}
+    for path, (config, is_stale) in describe_all(bricks, write).items():
         if path not in chosen:
             continue
         text = dump(config)
-        facts = config.get("weights") or {"sha256": None, "size": 0}
-        entry = Entry(path, hashlib.sha256(text.encode()).hexdigest(), facts["sha256"], facts["size"])
-        reference = uris.get(path) or _kept_reference(chosen[path], old.get(path), entry)
+        weights = config.get("weights") or {"sha256": None, "size": 0}
+        entry = Entry(path, hashlib.sha256(text.encode()).hexdigest(), weights["sha256"], weights["size"])
+        reference = references.get(path) or _kept_reference(chosen[path], old.get(path), entry)
         if reference is not None:
             if reference.weights != entry.weights:
-                expected = f"weights with the sha256 {entry.weights}, found {reference.weights}"
+                expected = f"weights: expected sha256 {entry.weights}, found {reference.weights}"
                 raise BrickMismatchError(f"'{path}' cannot be a reference to {reference.at}", [expected])
             entry = reference
         else:
             file = folder / f"{path}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        results[path] = StoredBrick(config, entry, is_stale)
+        written[path] = WrittenBrick(config, entry, is_stale)
+    names = {name for each in written.values() for name in each.files}
     for file in folder.rglob(f"*{SUFFIX}"):
-        if file.relative_to(folder).as_posix() not in {name for each in results.values() for name in each.files}:
-            file.unlink()  # it was weighed, but is a reference or was not chosen
-    return results
+        if file.relative_to(folder).as_posix() not in names:
+            file.unlink()  # it was hashed, but is a reference or was not chosen
+    return written
 
 
-def configs_of(
-    model: BrickCollection, weigh: Callable[[str, Brick], dict[str, Any] | None]
+def describe_all(
+    bricks: Mapping[str, Brick], describe_weights: Callable[[str, Brick], dict[str, Any] | None]
 ) -> dict[str, tuple[dict[str, Any], bool]]:
-    """The JSON of each brick, and whether it is stale.
+    """Return the JSON of each brick and whether the brick is stale.
 
     Args:
-        model: The model.
-        weigh: From a path and brick to the `sha256` and `size` of its weights, None where it has none.
+        bricks: All bricks of the model by path.
+        describe_weights: Returns the `sha256` and `size` of a brick's weights, None without weights.
     """
-    bricks = model.bricks()
-    stored = {path: weigh(path, brick) for path, brick in bricks.items()}
-    provides = bricks[BACKBONE].metadata.get("provides") if BACKBONE in bricks else None
-    backbone = Backbone(provides, (stored.get(BACKBONE) or {}).get("sha256"))
+    weights = {path: describe_weights(path, brick) for path, brick in bricks.items()}
+    provides = provided_by(bricks)
+    backbone = Backbone(provides, (weights.get(BACKBONE) or {}).get("sha256"))
     described = {}
     for path, brick in bricks.items():
         config, is_stale = describe(brick), False
-        if (facts := stored[path]) is not None:
+        if (stored := weights[path]) is not None:
             provenance = brick.provenance
-            unchanged = provenance is not None and provenance.weights == facts["sha256"]
+            unchanged = provenance is not None and provenance.weights == stored["sha256"]
             if provenance is not None and not unchanged:
                 config = {key: value for key, value in config.items() if key not in _OF_THE_WEIGHTS}
-            config["weights"] = facts
+            config["weights"] = stored
             if path != BACKBONE:
-                needs = provenance.trained_on if provenance is not None and unchanged else None
-                config |= {"requires": {BACKBONE: needs}} if needs else backbone.as_needs()
-                is_stale = needs is not None and provides is not None and needs["sha256"] != backbone.sha256
+                requires = provenance.trained_on if provenance is not None and unchanged else None
+                if requires is None:
+                    config |= backbone.requirements()
+                else:
+                    config["requires"] = {BACKBONE: requires}
+                    is_stale = provides is not None and requires["sha256"] != backbone.sha256
         described[path] = config, is_stale
     return described
 
 
 def hash_in_memory(path: str, brick: Brick) -> dict[str, Any] | None:
-    """The identity of a brick's weights, without a file."""
+    """Return the `sha256` and `size` of a brick's weights without writing a file, None without weights."""
     if brick.module is None or not brick.module.state_dict():
         return None
-    size = brick.provenance.config["weights"]["size"] if brick.provenance and brick.provenance.weights else None
-    return {"sha256": weights_sha256(brick.module, brick.provenance.dtypes if brick.provenance else {}), "size": size}
+    provenance = brick.provenance
+    size = provenance.config["weights"]["size"] if provenance and provenance.weights else None
+    return {"sha256": weights_sha256(brick.module, provenance.dtypes if provenance else {}), "size": size}
 
 
-def record_provenance(model: BrickCollection, written: Mapping[str, StoredBrick], place: str | None = None) -> None:
-    """Let each brick know what it was stored as.
+def record_provenance(
+    bricks: Mapping[str, Brick], written: Mapping[str, WrittenBrick], repo: str | None = None
+) -> None:
+    """Set the provenance of bricks that were written.
 
     Args:
-        model: The model.
-        written: What was stored.
-        place: Where it is published now, `hf://user/repo@<commit>`; None for a folder.
+        bricks: All bricks of the model by path.
+        written: The bricks that were written.
+        repo: Where they were published, `hf://user/repo@<commit>`; None for a folder.
     """
-    for path, brick in model.bricks().items():
+    for path, brick in bricks.items():
         if path not in written:
             continue
         each, provenance = written[path], brick.provenance
-        uri = each.entry.at if each.entry.is_published else f"{place}/{path}" if place else None
+        uri = each.entry.at if each.entry.is_published else f"{repo}/{path}" if repo else None
         if uri is None and provenance is not None and provenance.sha256 == each.entry.config:
-            uri = provenance.uri  # it is what it was, so it is also where it was
+            uri = provenance.uri  # unchanged, so still published there
         before = provenance.published if provenance is not None and uri is None else None
-        brick.provenance = Provenance(
-            each.config, each.entry.config, uri, provenance.dtypes if provenance else {}, before
-        )
+        dtypes = provenance.dtypes if provenance else {}
+        brick.provenance = Provenance(each.config, each.entry.config, uri, dtypes, before)
 
 
-def chosen_bricks(model: BrickCollection, only: str | Iterable[str] | None) -> dict[str, Brick]:
-    """The bricks at some paths or places; None for all.
+def choose(bricks: Mapping[str, Brick], only: str | Iterable[str] | None) -> dict[str, Brick]:
+    """Return the bricks at some paths or prefixes, all for None.
 
     Raises:
-        BrickNotFoundError: There is none at one of them.
+        BrickNotFoundError: There is no brick at one of them.
     """
-    bricks = model.bricks()
     wanted = list(bricks) if only is None else [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if not any(is_inside(path, name) for path in bricks):
@@ -218,42 +207,36 @@ def chosen_bricks(model: BrickCollection, only: str | Iterable[str] | None) -> d
     return {path: brick for path, brick in bricks.items() if any(is_inside(path, name) for name in wanted)}
 
 
-def name_of(model: BrickCollection, weights: str | None = None) -> str | None:
-    """The name that `create_model` has for such a model, None if it has none."""
-    recipe = recipe_of(model, weights)
-    return recipe.name if recipe and all(head.name == head.task for head in recipe.heads) else None
-
-
-def _references(model: BrickCollection, refer: Refer) -> dict[str, Entry]:
-    """What `refer` asks for: {path: a published entry}."""
+def _references(bricks: Mapping[str, Brick], refer: Refer) -> dict[str, Entry]:
+    """Return the published entry of each brick that `refer` names."""
     references = {}
     if isinstance(refer, Mapping):
-        chosen_bricks(model, refer)
+        choose(bricks, refer)
         for path, uri in refer.items():
             info = inspect_brick(uri)
             if info.uri is None:
-                raise BrickInputError(f"refer '{path}'", "a place on the Hub or in the zoo", uri)
-            facts = info.weights or {"sha256": None, "size": 0}
-            references[path] = Entry(info.uri, info.sha256, facts["sha256"], facts["size"])
+                raise BrickInputError(f"refer '{path}'", "a source on the Hub or in the zoo", uri)
+            weights = info.weights or {"sha256": None, "size": 0}
+            references[path] = Entry(info.uri, info.sha256, weights["sha256"], weights["size"])
         return references
-    for path, brick in chosen_bricks(model, refer).items():
+    for path, brick in choose(bricks, refer).items():
         if brick.provenance is None or brick.provenance.uri is None:
-            hint = f"Push it first, or say where it is: refer={{'{path}': 'hf://user/repo/{path}'}}."
-            raise BrickInputError(f"refer '{path}'", "a brick that is published", "one that is only here", hint)
-        facts = brick.provenance.config.get("weights") or {"sha256": None, "size": 0}
-        references[path] = Entry(brick.provenance.uri, brick.provenance.sha256, facts["sha256"], facts["size"])
+            hint = f"Push it first, or name its source: refer={{'{path}': 'hf://user/repo/{path}'}}."
+            raise BrickInputError(f"refer '{path}'", "a published brick", "one without a published source", hint)
+        weights = brick.provenance.config.get("weights") or {"sha256": None, "size": 0}
+        references[path] = Entry(brick.provenance.uri, brick.provenance.sha256, weights["sha256"], weights["size"])
     return references
 
 
 def _kept_reference(brick: Brick, old: Entry | None, entry: Entry) -> Entry | None:
-    """The reference that stands there already, if it is to this very brick."""
+    """Return the reference in the present manifest if it is to this very brick."""
     if old is None or not old.is_published or brick.provenance is None:
         return None
     return old if (brick.provenance.sha256, entry.weights) == (old.config, old.weights) else None
 
 
 def _manifest_in(folder: Path) -> Manifest:
-    """The manifest of an earlier model in the folder, an empty one where there is none that can be read."""
+    """Read the manifest of an earlier model in the folder; an empty one if there is none that can be read."""
     with suppress(BrickError):
         if (folder / MANIFEST).is_file():
             return read_manifest(FolderFiles(folder, DEFAULT_ACCESS))[0]

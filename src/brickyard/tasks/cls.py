@@ -10,9 +10,9 @@ import numpy as np
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickInputError
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.classification import FINEST
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part

@@ -11,9 +11,9 @@ import numpy as np
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.specs import BackboneSpec
 from brickyard.core.tags import Tag
 from brickyard.core.visualization import BrickPerImageVisualization
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.detection import centernet, fcos, retinanet, ssdlite
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickTrainable
+from brickyard.core.specs import BackboneSpec
 from brickyard.core.tags import Tag
 from brickyard.core.visualization import BrickPerImageVisualization
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.registry import create_part
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.task import HeadSpec, Task

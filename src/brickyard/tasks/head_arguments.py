@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_origin
 
 from brickyard.core.names import Reference, parse_reference
+from brickyard.core.specs import BackboneSpec, FeatureSpec
 from brickyard.errors import BrickGraphError, BrickMismatchError
-from brickyard.parts.backbones import BackboneSpec, FeatureSpec
 from brickyard.tasks.task import HeadSpec
 from brickyard.tasks.wiring import signature_of
 
@@ -30,7 +30,7 @@ list of int; for `embedding`, `in_channels` is its length |
 
     Args:
         factory: The head's class, or a function that makes it; its signature is read.
-        backbone: What is there. That of a model is `BackboneSpec.from_json(model["backbone"].metadata["provides"])`.
+        backbone: What is there. That of a model is `model["backbone"].provides`.
         head: Its name, classes and their names.
         reads: What the brick will read: `features[-1]`, `features[1:3]`, `features` or `embedding`.
         **own: Further arguments of the factory; these go first.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from brickyard.core.modules import BrickTrainable
-from brickyard.parts.backbones import FeatureSpec
+from brickyard.core.specs import FeatureSpec
 from brickyard.parts.necks import pyramid_spec
 from brickyard.parts.registry import create_part
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
+from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.parts.drawing.masks import stretched
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, final
 
 from brickyard.core.brick import Brick
 from brickyard.core.names import join
+from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickGraphError, BrickMismatchError
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.tasks.metadata import Label, Metadata, labels_of
 from brickyard.tasks.wiring import input_names
 

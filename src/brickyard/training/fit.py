@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil, cos, pi
 from pathlib import Path
 from typing import Any, final
@@ -157,9 +157,9 @@ def _note_image_size(model: BrickCollection, data: LabelledDataset) -> None:
     """Let the heads that learn from the data know the size of its images, [H, W]: they may be used far from here."""
     heads = [model[f"{head}/head"] for head in data.labels if f"{head}/head" in model]
     if heads and len(data):
-        size = list(data[0]["image"].shape[-2:])
+        height, width = data[0]["image"].shape[-2:]
         for head in heads:
-            head.metadata["image_size"] = size
+            head.head = replace(head.head, image_size=(int(height), int(width)))
 
 
 def _open(out: Path, settings: dict[str, Any], resume: bool) -> None:

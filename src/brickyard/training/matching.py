@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from brickyard.catalog import model_info
 from brickyard.collection import BrickCollection
-from brickyard.core.names import prefix_of
+from brickyard.core.specs import HeadInfo
 from brickyard.create import create_model
 from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickMismatchError
+from brickyard.recipe.inspection import heads_of
 
 _WHAT = "The data does not fit the model"
 
@@ -56,7 +56,7 @@ def check_labels(model: BrickCollection, data: LabelledDataset) -> None:
     """
     heads, shared, problems = _compared(model, data)
     target = data[0].get("targets/cls") if "cls" in shared and len(data) else None
-    if isinstance(target, Tensor) and (target.ndim == 1) != (heads["cls"]["variant"] == "multilabel"):
+    if isinstance(target, Tensor) and (target.ndim == 1) != (heads["cls"].variant == "multilabel"):
         several = target.ndim == 1
         told = ("several classes", "cls-multilabel") if several else ("one class", "cls")
         problems.append(f"head 'cls': the data has {told[0]} a picture, for which '{told[1]}' is made")
@@ -74,19 +74,15 @@ def check_classes(model: BrickCollection, data: LabelledDataset, what: str) -> N
         raise BrickMismatchError(f"{what}: {_WHAT}", problems)
 
 
-def _compared(
-    model: BrickCollection, data: LabelledDataset
-) -> tuple[dict[str, Mapping[str, Any]], list[str], list[str]]:
+def _compared(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, HeadInfo], list[str], list[str]]:
     """What is known of each head, the heads that the data has labels for, and how their classes differ."""
-    heads: dict[str, Mapping[str, Any]] = {
-        prefix_of(path): brick.metadata for path, brick in model.bricks().items() if "task" in brick.metadata
-    }
+    heads = heads_of(model.bricks())
     shared = [head for head in heads if head in data.labels]
     if not shared:
         raise BrickMismatchError(_WHAT, [f"expected labels for some of {list(heads)}, found {list(data.labels)}"])
     problems = []
     for head in shared:
-        expected, found = list(heads[head]["labels"]), list(data.labels[head])
+        expected, found = list(heads[head].labels), list(data.labels[head])
         if expected != found:
             problems.append(f"head '{head}': expected the {len(expected)} classes {expected}, found {found}")
     return heads, shared, problems

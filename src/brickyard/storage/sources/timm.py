@@ -1,11 +1,11 @@
-"""A folder or repo that timm wrote, `config.json` and `model.safetensors`, read as if it were of bricks."""
+"""A folder or repo that timm wrote, `config.json` and `model.safetensors`, presented as bricks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -13,13 +13,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from brickyard.collection import BrickCollection
+from brickyard.core.brick import Brick
 from brickyard.errors import BrickNotFoundError, UnsafeBrickError
-from brickyard.parts.backbones import BackboneSpec
 from brickyard.recipe.build import build
-from brickyard.recipe.names import HeadRecipe, Recipe
-from brickyard.storage.config import describe, of_few_modules, well_formed
-from brickyard.storage.fit import BACKBONE, Backbone
+from brickyard.recipe.inspection import BACKBONE
+from brickyard.recipe.recipe import HeadRecipe, Recipe
+from brickyard.storage.config import describe, limit_modules, well_formed
+from brickyard.storage.fit import Backbone
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_bounded, dump
 from brickyard.storage.sources.files import Files, aligned_weights
 from brickyard.storage.weights import weights_sha256
@@ -47,8 +47,8 @@ class TimmFiles(Files):
                 raise UnsafeBrickError(f"{location} is not timm's: expected an architecture in it.")
             check_bounded(config, location)
             self._trained = dict(config.get("pretrained_cfg") or {})
-            with of_few_modules(location):
-                self._model = _on_meta(config, self._trained)
+            with limit_modules(location):
+                self._bricks = _on_meta(config, self._trained)
             named = self._trained.get("classifier") or "fc"
             self._classifiers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
 
@@ -58,15 +58,15 @@ class TimmFiles(Files):
 
     def peek(self, name: str) -> bytes:
         if name == MANIFEST:
-            configs = {path: self.peek(f"{path}.json") for path in self._model.bricks()}
+            configs = {path: self.peek(f"{path}.json") for path in self._bricks}
             entries = {path: Entry(path, hashlib.sha256(text).hexdigest()) for path, text in configs.items()}
             return dump(Manifest(None, entries).to_json()).encode()
-        brick = self._model.bricks().get(name.removesuffix(".json"))
+        brick = self._bricks.get(name.removesuffix(".json"))
         if brick is None:
             raise BrickNotFoundError(f"No brick '{name.removesuffix('.json')}' in {self.location}, which timm wrote.")
         config = describe(brick)
         if brick.path == _HEAD:
-            config |= Backbone(self._model[BACKBONE].metadata["provides"], None).as_needs()
+            config |= Backbone(self._bricks[BACKBONE].provides, None).requirements()
         if brick.path in (BACKBONE, _HEAD):
             config["weights"] = {"sha256": None, "size": None}
             config |= {"licence": self._trained["license"]} if "license" in self._trained else {}
@@ -84,10 +84,10 @@ class TimmFiles(Files):
     def with_hashes(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
         if path not in (BACKBONE, _HEAD):
             return config
-        filled = {**config, "weights": self._facts(path)}
+        filled = {**config, "weights": self._weights_of(path)}
         if path == _HEAD:
-            provides = self._model[BACKBONE].metadata["provides"]
-            filled |= Backbone(provides, self._facts(BACKBONE)["sha256"]).as_needs()
+            backbone = Backbone(self._bricks[BACKBONE].provides, self._weights_of(BACKBONE)["sha256"])
+            filled |= backbone.requirements()
         return filled
 
     def tensors(self, path: str, sha256: str, size: int) -> dict[str, Tensor]:
@@ -100,16 +100,16 @@ class TimmFiles(Files):
     def _tensors(self) -> dict[str, Tensor]:
         return aligned_weights(self._files.file(_WEIGHTS))
 
-    def _facts(self, path: str) -> dict[str, Any]:
-        """The identity that the weights have as a brick's."""
+    def _weights_of(self, path: str) -> dict[str, Any]:
+        """Return the `sha256` and `size` that the weights have as those of a brick."""
         tensors = self.tensors(path, "", 0)
         held = nn.Module()
         held.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
         return {"sha256": weights_sha256(held), "size": sum(tensor.nbytes for tensor in tensors.values())}
 
 
-def _on_meta(config: Mapping[str, Any], trained: Mapping[str, Any]) -> BrickCollection:
-    """The model without memory for weights, with the images that the weights were trained on."""
+def _on_meta(config: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Brick]:
+    """Build the model on the meta device, with the image statistics that the weights were trained with."""
     labels = config.get("label_names") or trained.get("label_names")
     number = config.get("num_classes", trained.get("num_classes", 0))
     heads = (HeadRecipe("cls", "cls", None, number, tuple(labels) if labels else None),) if number else ()
@@ -117,9 +117,10 @@ def _on_meta(config: Mapping[str, Any], trained: Mapping[str, Any]) -> BrickColl
     options.pop("num_classes", None)  # the classifier is a brick of its own
     recipe = Recipe(config["architecture"], heads, trained.get("tag"), options.pop("in_chans", 3), options=options)
     with torch.device("meta"):
-        model = build(recipe)
-    spec = BackboneSpec.from_json(model[BACKBONE].metadata["provides"])
-    known = {key: trained[key] for key in ("interpolation", "crop_pct", "crop_mode") if key in trained}
-    known |= {key: tuple(trained[key]) for key in ("mean", "std") if key in trained}
-    model[BACKBONE].metadata["provides"] = asdict(replace(spec, input=replace(spec.input, **known)))
-    return model
+        bricks = build(recipe)
+    backbone = bricks[BACKBONE]
+    if backbone.provides is not None:
+        known = {key: trained[key] for key in ("interpolation", "crop_pct", "crop_mode") if key in trained}
+        known |= {key: tuple(trained[key]) for key in ("mean", "std") if key in trained}
+        backbone.provides = replace(backbone.provides, input=replace(backbone.provides.input, **known))
+    return bricks

@@ -1,42 +1,64 @@
-"""Where trained models lie on this machine: the zoo that the package carries, and the folders of `BRICKYARD_ZOO`."""
+"""Trained models on this machine: the zoo in the package, and the folders in `BRICKYARD_ZOO`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from brickyard.errors import UnknownNameError
+from brickyard.errors import BrickMismatchError, UnknownNameError
 from brickyard.parts.backbones import timm_tags
-from brickyard.recipe.names import Recipe
-from brickyard.storage.manifest import MANIFEST
+from brickyard.recipe.recipe import Recipe
+from brickyard.storage.manifest import MANIFEST, Manifest, parse
+from brickyard.storage.sources.files import DEFAULT_ACCESS, Access, FolderFiles
 
 _PACKAGE = Path(__file__).parents[2]
 
 
 def zoo_folders() -> dict[str, Path]:
-    """Every trained model by its name, the package's own first."""
-    found: dict[str, Path] = {}
+    """Return the folder of every trained model by name, those of the package first."""
+    folders: dict[str, Path] = {}
     for root in _roots():
         for manifest in sorted(root.glob(f"*/{MANIFEST}")):
-            found.setdefault(manifest.parent.name, manifest.parent)
-    return found
+            folders.setdefault(manifest.parent.name, manifest.parent)
+    return folders
 
 
-def find_in_zoo(stem: str, weights: str | None) -> Path | None:
-    """The folder of a trained model.
+def open_zoo(name: str, access: Access = DEFAULT_ACCESS) -> FolderFiles:
+    """Open a model of the zoo by its full name.
 
-    Args:
-        stem: The model's name without weights tag.
-        weights: The tag, None for the first there is.
+    Raises:
+        UnknownNameError: There is no such model.
+        BrickMismatchError: The manifest states another name than that of the folder.
     """
     folders = zoo_folders()
+    if name not in folders:
+        raise UnknownNameError("zoo model", name, folders)
+    files = FolderFiles(folders[name], access, name)
+    location = f"{files.location}/{MANIFEST}"
+    stated = Manifest.from_json(parse(files.peek(MANIFEST), location), location).collection
+    if stated not in (None, name):
+        raise BrickMismatchError(f"{location} is not of the model '{name}'", [f"it states the name '{stated}'"])
+    return files
+
+
+def find_in_zoo(stem: str, weights: str | None) -> FolderFiles | None:
+    """Open the trained model of a name, None if there is none.
+
+    Args:
+        stem: The model's name without weights tag, as `Recipe.stem` spells it.
+        weights: The weights tag, None for the default: the first in the zoo.
+
+    Raises:
+        BrickMismatchError: As for `open_zoo`.
+    """
+    names = [name for name in zoo_folders() if name.partition(".")[0] == stem]
     if weights is not None:
-        return folders.get(f"{stem}.{weights}")
-    return next((folder for name, folder in folders.items() if name.partition(".")[0] == stem), None)
+        names = [name for name in names if name == f"{stem}.{weights}"]
+    return open_zoo(names[0]) if names else None
 
 
 def check_tag(recipe: Recipe) -> None:
-    """Refuse a weights tag that neither the zoo nor timm knows."""
+    """Raise `UnknownNameError` for a weights tag that neither the zoo nor timm has."""
     known = timm_tags(recipe.backbone)
     if recipe.weights is not None and recipe.weights not in known:
         zoo = [name.partition(".")[2] for name in zoo_folders() if name.startswith(f"{recipe.stem}.")]
@@ -44,6 +66,6 @@ def check_tag(recipe: Recipe) -> None:
 
 
 def _roots() -> list[Path]:
-    carried = [_PACKAGE / "zoo", _PACKAGE.parents[1] / "zoo"]  # in a wheel; in a checkout, beside src/
+    carried = [_PACKAGE / "zoo", _PACKAGE.parents[1] / "zoo"]  # in a wheel; in a checkout
     named = os.environ.get("BRICKYARD_ZOO", "").split(os.pathsep)
     return [*(root for root in carried if root.is_dir()), *(Path(root).expanduser() for root in named if root)]

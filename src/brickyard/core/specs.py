@@ -1,0 +1,119 @@
+"""Frozen descriptions: what a backbone takes and provides, and what a head predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self, final
+
+
+@final
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The feature maps of a backbone, fine to coarse: map i is (B, channels[i], H / strides[i], W / strides[i])."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class InputSpec:
+    """The images that a backbone was trained on.
+
+    Attributes:
+        channels: Number of channels C.
+        size: (H, W) in pixels.
+        fixed: Whether timm declares `size` as the only valid one; some of these models accept others all the same.
+        mean: One value per channel, for images in [0, 1].
+        std: One value per channel, for images in [0, 1].
+        interpolation: How images are resized, "bicubic" or "bilinear".
+        crop_pct: The fraction of the resized image that the central crop keeps, in (0, 1].
+        crop_mode: timm's name of the crop: "center", "squash" or "border".
+    """
+
+    channels: int
+    size: tuple[int, int]
+    fixed: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` wrote; JSON arrays become tuples."""
+        return cls(
+            channels=values["channels"],
+            size=tuple(values["size"]),
+            fixed=values["fixed"],
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            interpolation=values["interpolation"],
+            crop_pct=values["crop_pct"],
+            crop_mode=values["crop_mode"],
+        )
+
+
+@final
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a backbone provides to heads.
+
+    Attributes:
+        features: The feature maps.
+        embedding: The length of the pooled vector.
+        input: The images that it takes.
+        num_classes: The number of classes of timm's own classifier, 0 if it has none.
+    """
+
+    features: FeatureSpec
+    embedding: int
+    input: InputSpec
+    num_classes: int
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        features = values["features"]
+        return cls(
+            features=FeatureSpec(tuple(features["channels"]), tuple(features["strides"])),
+            embedding=values["embedding"],
+            input=InputSpec.from_json(values["input"]),
+            num_classes=values["num_classes"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the specification as JSON values."""
+        return asdict(self)
+
+
+@final
+@dataclass(frozen=True)
+class HeadInfo:
+    """What a head predicts.
+
+    Attributes:
+        task: The name of the task, such as "seg".
+        variant: The name of the head among those of its task, such as "unet".
+        labels: The class names, in the order of the outputs.
+        image_size: (H, W) in pixels of the images that the head was trained on, None for those of its backbone.
+    """
+
+    task: str
+    variant: str
+    labels: tuple[str, ...]
+    image_size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read the fields that `to_json` wrote; any other field is ignored."""
+        size: Sequence[int] | None = values.get("image_size")
+        image_size = None if size is None else (size[0], size[1])
+        return cls(values["task"], values["variant"], tuple(values["labels"]), image_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        values: dict[str, Any] = {"task": self.task, "variant": self.variant, "labels": list(self.labels)}
+        return values if self.image_size is None else {**values, "image_size": list(self.image_size)}

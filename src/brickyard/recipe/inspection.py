@@ -1,0 +1,92 @@
+"""Read a built model: its heads, recipe, name and the images that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from brickyard.core.brick import Brick
+from brickyard.core.names import prefix_of
+from brickyard.core.specs import BackboneSpec, HeadInfo, InputSpec
+from brickyard.parts.registry import part_of
+from brickyard.recipe.recipe import HeadRecipe, Recipe
+from brickyard.tasks.registry import get_task
+
+BACKBONE = "backbone"  # the path of the backbone in every model that has one
+
+
+def heads_of(bricks: Mapping[str, Brick]) -> dict[str, HeadInfo]:
+    """Return what each head predicts, by the name of the head ("seg" for the brick "seg/head")."""
+    return {prefix_of(path): brick.head for path, brick in bricks.items() if brick.head is not None}
+
+
+def head_metadata(bricks: Mapping[str, Brick]) -> dict[str, dict[str, Any]]:
+    """Return all that is stored about each head as JSON values: task, variant, labels, licence, metrics, ..."""
+    return {
+        prefix_of(path): {**brick.head.to_json(), **brick.metadata}
+        for path, brick in bricks.items()
+        if brick.head is not None
+    }
+
+
+def provided_by(bricks: Mapping[str, Brick]) -> BackboneSpec | None:
+    """Return what the backbone provides to heads, None without a backbone that declares it."""
+    return bricks[BACKBONE].provides if BACKBONE in bricks else None
+
+
+def recipe_of(bricks: Mapping[str, Brick], weights: str | None = None) -> Recipe | None:
+    """Return the recipe that builds such a model, None if it has no timm backbone.
+
+    Args:
+        bricks: The bricks of the model by path.
+        weights: The weights tag of the recipe, None for that of the backbone.
+    """
+    brick = bricks.get(BACKBONE)
+    backbone = part_of(brick.wrapped) if brick else None
+    if backbone is None or backbone.type != "timm":
+        return None
+    options = dict(backbone.args)
+    name, _, tag = options.pop("name").partition(".")
+    heads = []
+    for path, head in heads_of(bricks).items():
+        variant = None if head.variant == get_task(head.task).variants[0] else head.variant
+        heads.append(HeadRecipe(path, head.task, variant, len(head.labels), head.labels))
+    in_chans = options.pop("in_chans")
+    loss_weights = _loss_weights_of(bricks, [head.name for head in heads])
+    return Recipe(name, tuple(heads), weights or tag or None, in_chans, loss_weights, options)
+
+
+def name_of(bricks: Mapping[str, Brick], weights: str | None = None) -> str | None:
+    """Return the name that `create_model` takes for such a model, None if there is none.
+
+    Args:
+        bricks: The bricks of the model by path.
+        weights: The weights tag of the name, None for that of the backbone.
+    """
+    recipe = recipe_of(bricks, weights)
+    return recipe.name if recipe and all(head.name == head.task for head in recipe.heads) else None
+
+
+def images_of(bricks: Mapping[str, Brick]) -> InputSpec | None:
+    """Return the images that a model takes, None if it has no backbone that declares them.
+
+    The size is that of the images that the heads were trained on; of several sizes, the largest.
+    """
+    backbone = provided_by(bricks)
+    if backbone is None:
+        return None
+    sizes = [head.image_size or backbone.input.size for head in heads_of(bricks).values()]
+    return replace(backbone.input, size=max(sizes, key=prod, default=backbone.input.size))
+
+
+def _loss_weights_of(bricks: Mapping[str, Brick], heads: Collection[str]) -> dict[str, float] | str | None:
+    brick = bricks.get("loss")
+    part = part_of(brick.wrapped) if brick else None
+    if brick is None or part is None or part.type not in ("weighted_sum", "uncertainty_weighting"):
+        return None
+    if part.type == "uncertainty_weighting":
+        return "learned"
+    weights = {prefix_of(read.name): weight for read, weight in zip(brick.reads, part.args["weights"], strict=True)}
+    return {head: weights[head] for head in heads if head in weights}
