@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from torch import nn
-from torch.nn.modules import module as torch_module
 
 from brickyard.errors import BrickGraphError, MissingInputError
 from brickyard.names import ALL, parse_reference, resolve
+from brickyard.private_names import has_hooks
 from brickyard.storage.origin import Origin
 
 InputNames = Sequence[str] | Mapping[str, str]
@@ -113,8 +113,7 @@ class Brick(nn.Module, ABC):
         `nn.Module.__call__` costs as much as a small module does, and a collection pays it for each brick; so it is
         left out where it has nothing to do.
         """
-        hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        if hooked or self._compiled_call_impl is not None or torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        if has_hooks(self):
             named_outputs: dict[str, Any] = super().__call__(named_inputs)
             return named_outputs
         return self.forward(named_inputs)

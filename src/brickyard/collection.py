@@ -16,6 +16,7 @@ from brickyard.modules import BrickModule
 from brickyard.names import by_name, is_inside, join, place_of, places
 from brickyard.plan import Plan, make_plan, owners
 from brickyard.pretrained import Pretrained
+from brickyard.private_names import submodules
 from brickyard.storage.weights import load_bricks, save_bricks
 
 BrickTree = Mapping[str, Any] | nn.ModuleDict  # {name: a Brick, a BrickCollection or another such tree}
@@ -197,9 +198,9 @@ class BrickCollection(Pretrained, nn.ModuleDict):
     def __getitem__(self, key: str) -> Any:
         child: Any = self
         for name in key.split("/"):
-            if not isinstance(child, BrickCollection) or name not in child._modules:
+            if not isinstance(child, BrickCollection) or name not in child.keys():  # noqa: SIM118 - `in child` also takes paths
                 raise KeyError(f"No brick '{key}' here. {nearest(key, self._keys())}")
-            child = child._modules[name]
+            child = nn.ModuleDict.__getitem__(child, name)
         return child
 
     def __contains__(self, key: object) -> bool:
@@ -238,20 +239,20 @@ class BrickCollection(Pretrained, nn.ModuleDict):
         own = {path: brick for path, brick in self._graph.bricks.items() if is_inside(path, top)}
         self._graph.replace({path: brick for path, brick in self._graph.bricks.items() if path not in own})
         parent = self[place_of(key)] if place_of(key) else self
-        del parent._modules[key.rpartition("/")[2]]
+        nn.ModuleDict.__delitem__(parent, key.rpartition("/")[2])
         if isinstance(popped, BrickCollection):
             popped._adopt(BrickGraph(own))
         return popped
 
     def clear(self) -> None:
         """Take every brick out."""
-        for key in list(self._modules):
+        for key in list(self):
             self.pop(key)
 
     def _keys(self) -> set[str]:
         """Every key that `self[key]` takes: the paths of bricks and of nested collections, from here."""
         paths = [path.removeprefix(join(self._place, "")) for path in self.bricks()]
-        return set(self._modules).union(paths, *(places(path) for path in paths))
+        return set(self).union(paths, *(places(path) for path in paths))
 
     def _adopt(self, graph: BrickGraph) -> None:
         """Make `graph` this collection's, and that of every collection nested in it."""
@@ -261,20 +262,21 @@ class BrickCollection(Pretrained, nn.ModuleDict):
     def _sync(self) -> None:
         """Bring the modules in line with the graph's bricks; nested collections that stay are the same objects."""
         children: dict[str, nn.Module] = {}
+        registry = submodules(self)
         for path, brick in self.bricks().items():
             name, _, rest = path.removeprefix(join(self._place, "")).partition("/")
             if not rest:
                 children[name] = brick
             elif name not in children:
-                child = self._modules.get(name)
+                child = registry.get(name)
                 if not isinstance(child, BrickCollection):
                     child = BrickCollection({})
                     child._place = join(self._place, name)
                 child._adopt(self._graph)
                 children[name] = child
-        gone = [child for child in self._modules.values() if child not in children.values()]
-        self._modules.clear()
-        self._modules.update(children)
+        gone = [child for child in registry.values() if child not in children.values()]
+        registry.clear()
+        registry.update(children)
         for child in gone:
             if isinstance(child, BrickCollection):  # whoever still holds it changes it alone
                 child._adopt(BrickGraph({brick.path: brick for brick in child.modules() if isinstance(brick, Brick)}))

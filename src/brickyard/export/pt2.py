@@ -18,6 +18,7 @@ from brickyard.export.facts import facts_of
 from brickyard.export.onnx_file import images_to_export, refuse_existing, trace_model, written_apart
 from brickyard.export.parity import Arrays, check_parity
 from brickyard.export.trace import Trace
+from brickyard.private_names import aoti_compile_and_package, aoti_load_package
 
 FACTS = "brickyard.json"  # in the file: the keys and texts of `Facts.to_text`
 
@@ -75,11 +76,9 @@ def export_aoti(
     with written_apart(Path(path)) as draft, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         package = draft.with_suffix(".pt2")  # no other ending is taken
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(package), inductor_configs={"aot_inductor.metadata": facts}
-        )
+        aoti_compile_and_package(program, str(package), facts)
         if check:
-            run = _named(torch._inductor.aoti_load_package(str(package)), traced)
+            run = _named(aoti_load_package(package), traced)
             check_parity(traced, run, images, dynamic, str(path))
         if package != draft:
             package.rename(draft)
