@@ -99,7 +99,7 @@ def export_rows() -> Iterator[Row]:
             unit="s",
             note="it holds three heads and a decoder",
         )
-        torch._dynamo.reset()
+        torch.compiler.reset()
         start = time.perf_counter()
         with torch.inference_mode():
             torch.compile(backbone, fullgraph=True)(image)

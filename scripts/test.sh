@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/pip install --quiet --editable ".[dev]"
+.venv/bin/pip install --quiet --constraint scripts/constraints.txt --editable ".[dev]"
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .

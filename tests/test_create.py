@@ -15,6 +15,7 @@ from brickyard import (
     UnknownNameError,
     create_model,
 )
+from tests.private_names import TIMM_DOWNLOAD
 from tests.toys import run_python
 
 NAMES = ("test_resnet", "test_vit", "test_convnext")
@@ -40,7 +41,7 @@ def timm_weights(monkeypatch) -> nn.Module:
     """What timm then downloads for test_resnet: the weights of this model."""
     source = timm.create_model("test_resnet")
     monkeypatch.setattr(
-        "timm.models._builder.load_state_dict_from_hf",
+        TIMM_DOWNLOAD,
         lambda *args, **kwargs: {key: value.clone() for key, value in source.state_dict().items()},
     )
     return source.eval()
@@ -248,7 +249,7 @@ def test_a_saved_model_takes_other_names_of_its_classes(saved):
 def test_a_saved_model_takes_other_channels_as_timm_does(name, tmp_path, monkeypatch):
     create_model(f"{name}_cls", num_classes=2).save_pretrained(tmp_path)
     state = create_model(f"local-dir:{tmp_path}")["backbone"].model.state_dict()
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *args, **kwargs: dict(state))
+    monkeypatch.setattr(TIMM_DOWNLOAD, lambda *args, **kwargs: dict(state))
     theirs = timm.create_model(name, pretrained=True, in_chans=1, num_classes=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

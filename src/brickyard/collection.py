@@ -16,6 +16,7 @@ from brickyard.core.graph import BrickGraph, BrickTree, flatten, set_paths
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
 from brickyard.core.plan import Plan, Step, make_plan, owners
+from brickyard.core.private_names import submodules
 from brickyard.errors import BrickError, MissingInputError, nearest
 from brickyard.storage.fit import Check
 from brickyard.storage.lock import lock_model
@@ -390,9 +391,9 @@ class BrickCollection(nn.ModuleDict):
     def __getitem__(self, key: str) -> Any:
         child: Any = self
         for name in key.split("/"):
-            if not isinstance(child, BrickCollection) or name not in child._modules:
+            if not isinstance(child, BrickCollection) or name not in child.keys():  # noqa: SIM118 - `in` takes paths too
                 raise KeyError(f"No brick '{key}'. {nearest(key, self._keys())}")
-            child = child._modules[name]
+            child = nn.ModuleDict.__getitem__(child, name)
         return child
 
     def __contains__(self, key: object) -> bool:
@@ -431,20 +432,20 @@ class BrickCollection(nn.ModuleDict):
         removed = {path: brick for path, brick in self._graph.bricks.items() if is_inside(path, top)}
         self._graph.replace({path: brick for path, brick in self._graph.bricks.items() if path not in removed})
         parent = self[prefix_of(key)] if prefix_of(key) else self
-        del parent._modules[key.rpartition("/")[2]]
+        nn.ModuleDict.__delitem__(parent, key.rpartition("/")[2])
         if isinstance(popped, BrickCollection):
             popped._adopt(BrickGraph(removed))
         return popped
 
     def clear(self) -> None:
         """Remove every brick."""
-        for key in list(self._modules):
+        for key in list(self):
             self.pop(key)
 
     def _keys(self) -> set[str]:
         """Return every key of this collection: the paths of bricks and nested collections, relative to it."""
         paths = [path.removeprefix(join(self._prefix, "")) for path in self.bricks()]
-        return set(self._modules).union(paths, *(prefixes(path) for path in paths))
+        return set(self).union(paths, *(prefixes(path) for path in paths))
 
     def _adopt(self, graph: BrickGraph) -> None:
         """Set the graph of this collection and of every nested one."""
@@ -454,20 +455,21 @@ class BrickCollection(nn.ModuleDict):
     def _sync(self) -> None:
         """Update the submodules to the graph's bricks; nested collections that remain stay the same objects."""
         children: dict[str, nn.Module] = {}
+        registry = submodules(self)
         for path, brick in self.bricks().items():
             name, _, rest = path.removeprefix(join(self._prefix, "")).partition("/")
             if not rest:
                 children[name] = brick
             elif name not in children:
-                child = self._modules.get(name)
+                child = registry.get(name)
                 if not isinstance(child, BrickCollection):
                     child = BrickCollection({})
                     child._prefix = join(self._prefix, name)
                 child._adopt(self._graph)
                 children[name] = child
-        removed = [child for child in self._modules.values() if child not in children.values()]
-        self._modules.clear()
-        self._modules.update(children)
+        removed = [child for child in registry.values() if child not in children.values()]
+        registry.clear()
+        registry.update(children)
         for child in removed:
             if isinstance(child, BrickCollection):  # it becomes a collection of its own
                 child._adopt(BrickGraph({brick.path: brick for brick in child.modules() if isinstance(brick, Brick)}))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from brickyard import BrickInputError, create_model, export_aoti, export_pt2
+from brickyard.core.private_names import aoti_load_package
 from brickyard.export.pt2 import FACTS
 
 
@@ -37,7 +38,7 @@ def test_torch_loads_the_program_and_it_gives_the_same(model, tmp_path):
 def test_a_compiled_package_gives_the_same(tmp_path):
     model = create_model("test_resnet_cls", num_classes=3)
     export_aoti(model, tmp_path / "model.pt2", image_size=32, outputs=["cls/logits"])
-    run = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
+    run = aoti_load_package(tmp_path / "model.pt2")
     image = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
         expected = copy.deepcopy(model).eval()({"image": image}, outputs=["cls/logits"])["cls/logits"]

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import constants, file_download, hf_api
-from huggingface_hub.utils import _cache_manager, _http, close_session
+from huggingface_hub import constants, hf_api
+from huggingface_hub.utils import close_session
 from huggingface_hub.utils.tqdm import progress_bar_states
 
 from tests.hub.server import LoopbackHub
+from tests.private_names import RETRYING
 
 
 @pytest.fixture
@@ -44,9 +45,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
         monkeypatch.setattr(
             hf_api.api, "endpoint", hub.endpoint
         )  # module functions such as upload_file are its methods
-        monkeypatch.setattr(_cache_manager, "HF_HUB_CACHE", str(home / "hub"))
         monkeypatch.setitem(progress_bar_states, "_global", False)
-        for module in (_http, file_download):  # tries again at once, instead of after 1, 2, 4 and 8 s
+        for module in RETRYING:  # tries again at once, instead of after 1, 2, 4 and 8 s
             monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
         # How the client sends large files is deprecated in its own HTTP library; a test ends with its filters.
         warnings.filterwarnings("ignore", "Use 'content=<...>' to upload raw", DeprecationWarning)

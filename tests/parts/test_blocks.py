@@ -283,7 +283,9 @@ def test_blocks_are_one_graph():
 @pytest.mark.parametrize("strict", [True, False])
 def test_blocks_are_exported_with_a_dynamic_batch_height_and_width(strict):
     model = network()
-    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=16), 3: torch.export.Dim("width", min=16)}
+    # Before 2.13 torch derives too narrow a range for a named height or width and refuses it; DYNAMIC states none, and
+    # still fails where a size becomes a constant.
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(model, (torch.randn(2, 3, 21, 30),), dynamic_shapes=(sizes,), strict=strict).module()
     for shape in ((2, 3, 21, 30), (3, 3, 24, 19), (1, 3, 65, 32)):
         image = torch.randn(shape)

@@ -9,6 +9,7 @@ from torchmetrics import MetricCollection
 
 from brickyard import BrickCollection, BrickInputError, BrickMetricSingle
 from brickyard.parts.metric_state import BaseMetric, MetricState
+from tests.private_names import reductions
 
 
 class Counts(BaseMetric):
@@ -36,19 +37,19 @@ class MoreCounts(Counts):
 def test_states_have_the_defaults_of_torchmetrics_add_state_calls():
     metric = MoreCounts()
     names = ["nothing_said", "kept", "whole", "most", "apart", "again"]
-    assert list(metric._defaults) == names
-    assert metric._reductions["kept"] is not metric._reductions["nothing_said"]
+    assert list(metric.metric_state) == names
+    assert reductions(metric)["kept"] is not reductions(metric)["nothing_said"]
     expected = MoreCounts()
     for name, default, reduction in (("nothing_said", torch.tensor(0.0), "sum"), ("kept", [], "cat")):
         expected.add_state(f"{name}_2", default=default, dist_reduce_fx=reduction)
-        assert metric._reductions[name] is expected._reductions[f"{name}_2"]
+        assert reductions(metric)[name] is reductions(expected)[f"{name}_2"]
     assert metric.nothing_said.dtype == torch.float32
     assert metric.nothing_said == 0
     assert metric.kept == []
     assert metric.whole.dtype == torch.int64
     assert metric.again == 1.5
-    assert metric._reductions["apart"] is None
-    assert metric._reductions["most"](torch.tensor([[1, 5], [3, 2]])).tolist() == [3, 5]
+    assert reductions(metric)["apart"] is None
+    assert reductions(metric)["most"](torch.tensor([[1, 5], [3, 2]])).tolist() == [3, 5]
     assert list(metric.state_dict()) == ["most"]
     assert metric.plain == 4
 
@@ -73,6 +74,18 @@ def test_a_main_value_and_further_ones_are_named():
         other.update(torch.tensor([1.0]))
         assert other.compute() == {"Counts": 6.0, "largest": 3.0}
     assert MetricCollection({"mine": metric}).compute() == expected
+
+
+class CountsTwice(Counts):
+    def compute(self) -> tuple[Tensor, dict[str, Tensor]]:
+        main, others = super().compute()
+        return 2 * main, others
+
+
+def test_a_subclass_gets_the_tuple_of_its_base_class():
+    metric = CountsTwice()
+    metric.update(torch.tensor([2.0, 3.0]))
+    assert metric.compute() == {"CountsTwice": 10.0, "largest": 3.0}
 
 
 def test_a_brick_reports_them_under_its_place():

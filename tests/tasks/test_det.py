@@ -11,6 +11,7 @@ from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import PadBoxes
 from brickyard.tasks.registry import get_task
+from tests.private_names import compile_aot_eager
 
 VARIANTS = ["fcos", "retinanet", "ssdlite", "centernet"]
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
@@ -173,7 +174,7 @@ class Counter:
 
     def __call__(self, graph, inputs):
         self.graphs += 1
-        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+        return compile_aot_eager(graph, inputs)
 
 
 @pytest.mark.slow

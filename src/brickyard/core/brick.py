@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 from torch import nn
-from torch.nn.modules import module as torch_module
 
 from brickyard.core.names import ALL, parse_reference, resolve
+from brickyard.core.private_names import has_hooks
 from brickyard.core.provenance import Provenance
 from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.errors import BrickGraphError, MissingInputError
@@ -118,8 +118,7 @@ class Brick(nn.Module, ABC):
         `nn.Module.__call__` costs as much as a small module, once per brick and call, so it is skipped for bricks
         without hooks.
         """
-        hooked = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        if hooked or self._compiled_call_impl is not None or torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        if has_hooks(self):
             named_outputs: dict[str, Any] = super().__call__(named_inputs)
             return named_outputs
         return self.forward(named_inputs)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from brickyard.core.brick import Brick, InputNames, Tags
+from brickyard.core.private_names import submodules
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickGraphError
 
@@ -80,7 +81,7 @@ class BrickModule(Brick):
 
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         try:
-            model: Any = self._modules["model"]  # `self.model` is a slow look-up for a submodule, paid at every call
+            model: Any = submodules(self)["model"]  # `self.model` is a slow look-up for a submodule, paid at every call
         except KeyError:
             model = self.model
         if self.calculate_gradients:

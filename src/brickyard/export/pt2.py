@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from brickyard.collection import BrickCollection
+from brickyard.core.private_names import aoti_compile_and_package, aoti_load_package
 from brickyard.errors import BrickGraphError, BrickInputError
 from brickyard.export.metadata import metadata_of
 from brickyard.export.onnx_file import images_to_export, refuse_existing, trace_model, written_apart
@@ -75,11 +76,9 @@ def export_aoti(
     with written_apart(Path(path)) as draft, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
         package = draft.with_suffix(".pt2")  # no other ending is taken
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(package), inductor_configs={"aot_inductor.metadata": facts}
-        )
+        aoti_compile_and_package(program, str(package), facts)
         if check:
-            run = _named(torch._inductor.aoti_load_package(str(package)), traced)
+            run = _named(aoti_load_package(package), traced)
             check_parity(traced, run, images, dynamic, str(path))
         if package != draft:
             package.rename(draft)

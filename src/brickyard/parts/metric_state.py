@@ -7,6 +7,7 @@ import inspect
 from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal, final, get_args, get_origin
 
 import torch
@@ -67,19 +68,23 @@ class BaseMetric(Metric, ABC):
             reduction: Any = automatic if state.dist_reduce_fx == "auto" else state.dist_reduce_fx
             self.add_state(name, default=default, dist_reduce_fx=reduction, persistent=state.persistent)
 
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """Torchmetrics wraps `compute` here, again after a copy or unpickling; inside, a tuple becomes a dictionary."""
-        name = type(self).__name__
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.compute = _naming(cls.compute)  # type: ignore[method-assign]
 
-        def named(*args: Any, **kwargs: Any) -> Any:
-            computed = compute(*args, **kwargs)
-            if isinstance(computed, tuple):
-                main, others = computed
-                return {name: main, **others}
-            return computed
 
-        wrapped: Callable[..., Any] = super()._wrap_compute(named)
-        return wrapped
+def _naming(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """The method `compute` of a class, with a dictionary in place of a tuple; `super().compute()` keeps the tuple."""
+
+    @wraps(compute)
+    def named(self: Metric, *args: Any, **kwargs: Any) -> Any:
+        computed = compute(self, *args, **kwargs)
+        if isinstance(computed, tuple) and type(self).compute is named:
+            main, others = computed
+            return {type(self).__name__: main, **others}
+        return computed
+
+    return named
 
 
 def _declared(cls: type) -> Iterator[tuple[str, Any, MetricState]]:

@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 
 from brickyard.collection import BrickCollection
 from brickyard.core.metrics import BrickMetrics
+from brickyard.core.private_names import set_update_count
 from brickyard.core.tags import Stage
 
 _STAGES = (Stage.TRAIN, Stage.VALIDATION, Stage.TEST)
@@ -76,7 +77,7 @@ class StageMetrics:
                     # Copies: metrics of one kind share a state, and each of them would add to it.
                     rows = [row.clone() for row in value] if isinstance(value, list) else value.clone()
                     setattr(metric, key, rows)
-                metric._update_count = found["updates"]
+                set_update_count(metric, found["updates"])
 
 
 def _sibling(metrics: MetricCollection, own: MetricCollection) -> MetricCollection:

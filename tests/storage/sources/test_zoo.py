@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import brickyard
 from brickyard import Tag, UnknownNameError, create_model, list_models
 from brickyard.storage.sources.zoo import find_in_zoo, zoo_folders
+from tests.private_names import TIMM_DOWNLOAD
 from tests.toys import SOURCE
 
 NAME = "tf_efficientnet_lite0_cls.in1k"
@@ -100,7 +101,7 @@ def test_what_is_known_of_a_brick_stays_with_its_weights():
 
 def test_one_channel_is_adapted_as_timm_does(by_timm, monkeypatch):
     state = load_file(ZOO / "backbone.safetensors")
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *args, **kwargs: dict(state))
+    monkeypatch.setattr(TIMM_DOWNLOAD, lambda *args, **kwargs: dict(state))
     theirs = timm.create_model("tf_efficientnet_lite0.in1k", pretrained=True, in_chans=1, num_classes=0).eval()
     model = create_model(NAME, pretrained=True, in_chans=1)
     image = torch.rand(1, 1, 64, 64)

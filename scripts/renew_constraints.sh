@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Write scripts/constraints.txt anew: the newest versions that pyproject.toml allows, for every supported Python.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ ! -x .venv/bin/uv ]; then
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    .venv/bin/pip install --quiet --constraint scripts/constraints.txt uv
+fi
+# Versions only: no hashes, and no address of an index, whatever the settings of this machine are.
+.venv/bin/uv pip compile --quiet --upgrade --universal --all-extras --no-annotate --no-emit-index-url \
+    --no-emit-find-links --custom-compile-command "bash scripts/renew_constraints.sh" \
+    --output-file scripts/constraints.txt pyproject.toml
