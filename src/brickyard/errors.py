@@ -1,19 +1,19 @@
 """Every error of the package.
 
 BrickError
-├── UnknownNameError        (ValueError)   a model, task, head, part or tag that nobody knows
-├── BrickGraphError         (ValueError)   a cycle, two producers of one name, a name that nobody makes
+├── UnknownNameError        (ValueError)   an unknown model, task, head, part or tag
+├── BrickGraphError         (ValueError)   a cycle, two producers of one name, a name without producer
 ├── MissingInputError       (KeyError)     a call without a value that a brick reads
 ├── BrickInputError         (ValueError)   an image, label or file of the wrong shape, type, range or kind
-├── BrickNotFoundError      (LookupError)  a brick or manifest that is not where it should be
+├── BrickNotFoundError      (LookupError)  an absent brick or manifest
 ├── BrickMismatchError      (ValueError)   stored and expected do not fit; `.problems` lists each
-├── BrickIntegrityError     (OSError)      a file cut short or with other content than its hash says
+├── BrickIntegrityError     (OSError)      a truncated file, or one with another hash than stated
 ├── UnsafeBrickError        (ValueError)   pickle, an unknown type, a bad name, a format too new
-├── PushConflictError                      somebody else changed the same brick
+├── PushConflictError                      the same brick changed in the repo
 └── MissingExtraError       (ImportError)  an optional dependency that is not installed
 
-Errors that are built from parts keep those parts as `args` and write the text in `__str__`, so that they survive
-pickling (data loader workers, process pools).
+Errors with several arguments keep them as `args` and format the message in `__str__`, so that they can be pickled (data
+loader workers, process pools).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from difflib import get_close_matches
 
 
 class BrickError(Exception):
-    """The root of every error that brickyard raises itself."""
+    """The base class of all errors that brickyard raises."""
 
 
 class UnknownNameError(BrickError, ValueError):
-    """Nobody knows this name.
+    """An unknown name.
 
     Args:
-        kind: What was looked for, e.g. "model" or "task".
-        name: The name as it was given.
-        known: The names there are; the nearest ones are shown.
-        hint: One more sentence on what to do.
+        kind: What the name was looked up as, such as "model" or "task".
+        name: The name.
+        known: The known names; the message has the nearest ones.
+        hint: A further sentence on how to fix it.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
@@ -45,16 +45,16 @@ class UnknownNameError(BrickError, ValueError):
 
 
 class BrickGraphError(BrickError, ValueError):
-    """The bricks do not form a graph that can be run as asked."""
+    """The bricks do not form a graph that can run as requested."""
 
 
 class MissingInputError(BrickError, KeyError):
-    """A call lacks a value that a brick reads.
+    """A call without a value that a brick reads.
 
     Args:
         missing: Each absent name with the path of the brick that reads it.
-        given: The names that the call did bring.
-        hint: One more sentence on what to do.
+        given: The names that were passed.
+        hint: A further sentence on how to fix it.
     """
 
     def __init__(self, missing: Sequence[tuple[str, str]], given: Iterable[str], hint: str = "") -> None:
@@ -68,13 +68,13 @@ class MissingInputError(BrickError, KeyError):
 
 
 class BrickInputError(BrickError, ValueError):
-    """A value that a brick cannot take.
+    """A value that a brick or function cannot take.
 
     Args:
-        location: The brick's path, the part's name or the file.
-        expected: What it takes.
-        found: What it got.
-        hint: What to do about it.
+        location: The path of the brick, the name of the part or argument, or the file.
+        expected: The expected value.
+        found: The actual value.
+        hint: A sentence on how to fix it.
     """
 
     def __init__(self, location: str, expected: str, found: str, hint: str = "") -> None:
@@ -86,15 +86,15 @@ class BrickInputError(BrickError, ValueError):
 
 
 class BrickNotFoundError(BrickError, LookupError):
-    """A brick or a manifest is not where it should be."""
+    """There is no such brick or manifest."""
 
 
 class BrickMismatchError(BrickError, ValueError):
-    """What is stored and what is expected do not fit.
+    """Stored and expected values do not fit.
 
     Args:
-        what: The thing that was refused.
-        problems: One sentence for each mismatch.
+        what: A phrase for the object that was refused.
+        problems: One sentence per mismatch.
     """
 
     def __init__(self, what: str, problems: Iterable[str]) -> None:
@@ -102,7 +102,7 @@ class BrickMismatchError(BrickError, ValueError):
 
     @property
     def problems(self) -> list[str]:
-        """One sentence for each mismatch."""
+        """One sentence per mismatch."""
         return list(self.args[1])
 
     def __str__(self) -> str:
@@ -110,23 +110,23 @@ class BrickMismatchError(BrickError, ValueError):
 
 
 class BrickIntegrityError(BrickError, OSError):
-    """A stored file is not what its writer wrote."""
+    """A stored file is damaged."""
 
 
 class UnsafeBrickError(BrickError, ValueError):
-    """Something that is never read, because reading it could run code or leave its folder."""
+    """A file or name that is refused, because using it could run code, leave its folder or exhaust the machine."""
 
 
 class PushConflictError(BrickError):
-    """Somebody else changed the same brick in the meantime."""
+    """The same brick changed in the repo since it was loaded."""
 
 
 class MissingExtraError(BrickError, ImportError):
     """An optional dependency is not installed.
 
     Args:
-        feature: What needs it.
-        extra: The extra of the package that brings it.
+        feature: The feature that needs the dependency.
+        extra: The extra of brickyard that installs it.
     """
 
     def __init__(self, feature: str, extra: str) -> None:
@@ -138,7 +138,7 @@ class MissingExtraError(BrickError, ImportError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the known names nearest to `name`, or with the first dozen where none is near."""
+    """Return a sentence with the known names nearest to `name`, or with the first dozen if none is near."""
     names = sorted(set(known))
     close = get_close_matches(name, names, n=5, cutoff=0.6)
     if close:

@@ -1,4 +1,4 @@
-"""Bricks that gather torchmetrics over many calls."""
+"""Bricks that update torchmetrics at each call."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class BrickMetrics(Brick):
     """A collection of metrics, updated at each call and computed by `summarize`.
 
     Args:
-        metric_collection: A `torchmetrics.MetricCollection` or {name: metric}. A collection clones it, so that a brick
-            gathers in metrics of its own, and a brick put in two places in two of them.
-        input_names: See `Brick`; handed to the metrics' `update`, detached from autograd.
+        metric_collection: A `torchmetrics.MetricCollection` or {name: metric}. A `BrickCollection` clones it for each
+            brick.
+        input_names: See `Brick`; passed to the metrics' `update`, detached from autograd.
         tags: See `Brick`.
-        return_metrics: Also compute each batch's values and write them, under the names of the summary.
+        return_metrics: Compute the values of each batch as well and write them, under the names of the summary.
         group: See `Brick`.
 
     Raises:
-        BrickGraphError: At the call, with `return_metrics`: a metric computes a dictionary, whose names nobody knows
+        BrickGraphError: At the call, with `return_metrics`, if a metric computes a dictionary, whose names are unknown
             before.
     """
 
@@ -69,7 +69,7 @@ class BrickMetrics(Brick):
 
     @property
     def reports(self) -> list[str]:
-        """The names that the summary has: each metric under the brick's place."""
+        """The names in the summary: each metric under the prefix of the brick."""
         return [join(prefix_of(self.path), str(name)) for name in self.metrics]
 
     @not_compiled("torchmetrics counts updates in Python: leave the METRIC tags out for fullgraph=True")
@@ -81,18 +81,18 @@ class BrickMetrics(Brick):
         return {}
 
     def summarize(self, reset: bool) -> dict[str, Any]:
-        """Every metric over the calls since the last reset, by name; none if no process had a call."""
+        """Compute every metric over the calls since the last reset, by name; empty if no process had a call."""
         metrics = list(self.metrics.values())
         called = any(metric.update_called for metric in metrics)
         if distributed.is_available() and distributed.is_initialized():
-            # All processes compute or none does: one that returned here would leave the others waiting for it.
+            # All processes compute or none does: one that returned early would leave the others waiting.
             everywhere: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(everywhere, [_row_kinds(metric) for metric in metrics] if called else None)
             called = any(kinds is not None for kinds in everywhere)
             _fill(metrics, [kinds for kinds in everywhere if kinds is not None])
         if not called:
             return {}
-        with warnings.catch_warnings():  # on a process without a call, where others had one
+        with warnings.catch_warnings():  # raised on a process without a call if others had one
             warnings.filterwarnings("ignore", "The ``compute`` method of metric .* was called before", UserWarning)
             computed = self._reported(self.metrics.compute())
         if reset:
@@ -116,13 +116,13 @@ class BrickMetrics(Brick):
         unknown = sorted(values.keys() - set(self.writes))
         if unknown:
             raise BrickGraphError(
-                f"Brick '{self.path}' ({self.module_name}) computed {unknown}, but it writes {self.output_names}: with "
-                "return_metrics each metric must compute one value. Without it, `summarize` reports them all."
+                f"Brick '{self.path}' ({self.module_name}) computed {unknown}, expected {self.output_names}: with "
+                "return_metrics each metric must compute one value. Without it, `summarize` reports all values."
             )
         return values
 
     def _reported(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        # By the computed keys: a metric that computes a dictionary reports each of its values.
+        # A metric that computes a dictionary reports each of its values.
         return {join(prefix_of(self.path), name): value for name, value in values.items()}
 
 
@@ -130,9 +130,9 @@ class BrickMetricSingle(BrickMetrics):
     """One metric, updated at each call and computed by `summarize`.
 
     Args:
-        metric: It is cloned, see `BrickMetrics`.
+        metric: The metric, which is cloned, see `BrickMetrics`.
         input_names: See `BrickMetrics`.
-        metric_name: Its name in the summary, by default the name of its class.
+        metric_name: The name in the summary, by default that of the class.
         tags: See `Brick`.
         return_metrics: See `BrickMetrics`.
         group: See `Brick`.
@@ -164,23 +164,23 @@ class BrickMetricSingle(BrickMetrics):
 
 
 def _row_kinds(metric: Metric) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    """The type and the shape but for its length of each state that is a list of tensors and has some."""
+    """Return dtype and shape[1:] of each state that is a non-empty list of tensors."""
     states = metric.metric_state.items()
     return {name: (rows[0].dtype, rows[0].shape[1:]) for name, rows in states if isinstance(rows, list) and rows}
 
 
 def _fill(metrics: Sequence[Metric], everywhere: Sequence[list[dict[str, tuple[torch.dtype, torch.Size]]]]) -> None:
-    """Give empty lists a tensor without rows, as other processes have tensors: torchmetrics gathers nothing else."""
+    """Add a tensor without rows to lists that are empty on this process only, since torchmetrics gathers tensors."""
     for kinds in everywhere:
-        for metric, own in zip(metrics, kinds, strict=True):
-            for name, (dtype, shape) in own.items():
+        for metric, states in zip(metrics, kinds, strict=True):
+            for name, (dtype, shape) in states.items():
                 rows = metric.metric_state[name]
                 if isinstance(rows, list) and not rows:
                     rows.append(torch.empty((0, *shape), dtype=dtype, device=metric.device))
 
 
 def _detached(value: Any) -> Any:
-    """The same value without autograd history, also inside lists, tuples and dictionaries (detection targets)."""
+    """Return a value detached from autograd, also inside lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, Mapping):

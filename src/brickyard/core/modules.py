@@ -1,4 +1,4 @@
-"""Bricks around modules: trained, standing still, or a loss."""
+"""Bricks that wrap modules: trainable, frozen, or a loss."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from brickyard.errors import BrickGraphError
 
 
 class BrickModule(Brick):
-    """A module, or any callable, with names.
+    """A module, or any callable, with named inputs and outputs.
 
     Args:
-        model: Called with what `input_names` name; returns one value, a tuple, a list or a dictionary.
+        model: Called with the values of `input_names`; returns one value, a tuple, a list or a dictionary.
         input_names: See `Brick`.
-        output_names: See `Brick`; the keys of a returned dictionary are the last parts of these names.
+        output_names: See `Brick`; a returned dictionary has the last parts of these names as keys.
         tags: See `Brick`.
-        loss_output_names: The outputs that are losses: "all", "none" or a list of output names; the others are
-            sub-losses, reported but not summed.
+        loss_output_names: The outputs that are losses: "all", "none" or a list of output names. The others are
+            sub-losses, which are reported but not summed.
         calculate_gradients: False runs the module without autograd.
-        trainable: False freezes the parameters and keeps the module in evaluation mode, so that normalisation
-            statistics stand still as well. True leaves every layer as the caller has set it.
+        trainable: False freezes the parameters and keeps the module in evaluation mode, so that the statistics of
+            normalisation layers are frozen as well. True leaves every layer as it is.
         group: See `Brick`.
 
     Raises:
-        BrickGraphError: `loss_output_names` has a name that is no output.
+        BrickGraphError: `loss_output_names` has a name that is not an output.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#355070"}
@@ -85,7 +85,7 @@ class BrickModule(Brick):
         except KeyError:
             model = self.model
         if self.calculate_gradients:
-            # One name in and one tensor out is the common case; for a small brick, names cost as much as the module.
+            # The common case, one input and one tensor, is fast: naming values can cost as much as a small module.
             read = self._sole_read
             if read in named_inputs:
                 output = model(named_inputs[read])
@@ -96,13 +96,13 @@ class BrickModule(Brick):
             return self._named(self._call(model, named_inputs))
 
     def freeze(self) -> None:
-        """Make the module stand still: no parameter is trained and no statistic moves, also in `train()`."""
+        """Freeze the parameters and the statistics of normalisation layers, also in training mode."""
         self.trainable = False
         if self.module is not None:
             self.module.requires_grad_(False).eval()
 
     def unfreeze(self) -> None:
-        """Train every parameter of the module again."""
+        """Make every parameter of the module trainable."""
         self.trainable = True
         if self.module is not None:
             self.module.requires_grad_(True).train(self.training)
@@ -115,7 +115,7 @@ class BrickModule(Brick):
 
 
 class BrickTrainable(BrickModule):
-    """A module that is trained; layers that the caller froze stay frozen."""
+    """A module that is trained; layers that are frozen already stay frozen."""
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#6D597A"}
 
@@ -136,9 +136,9 @@ class BrickTrainable(BrickModule):
 
 
 class BrickNotTrainable(BrickModule):
-    """A module that stands still: no parameter is trained and no statistic moves, also in `train()`.
+    """A frozen module: neither parameters nor statistics of normalisation layers change, also in training mode.
 
-    Gradients still pass through it to what comes before, unless `calculate_gradients` is False.
+    Gradients pass through it to the bricks before it, unless `calculate_gradients` is False.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#B56576"}
@@ -168,7 +168,7 @@ class BrickNotTrainable(BrickModule):
 
 
 class BrickLoss(BrickModule):
-    """A loss: every output is summed, or those that `loss_output_names` lists."""
+    """A loss: all outputs are summed, or those in `loss_output_names`."""
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#5C677D"}
 
@@ -194,5 +194,7 @@ def _loss_indices(names: Sequence[str] | Literal["all", "none"], outputs: list[s
     wanted = [] if names == "none" else list(names)
     unknown = [name for name in wanted if name not in outputs]
     if unknown:
-        raise BrickGraphError(f"One or more loss_output_names are no outputs: {unknown}. Expected some of {outputs}.")
+        raise BrickGraphError(
+            f"One or more loss_output_names are not outputs: expected some of {outputs}, found {unknown}."
+        )
     return [outputs.index(name) for name in wanted]

@@ -1,9 +1,9 @@
 """The names of bricks and of the values between them.
 
-A brick's *path* is where it stands in the nested dictionary (`seg/head`); its *place* is the dictionary that holds it
-(`seg`, and "" at the root). Value names are absolute (`features`, `targets/seg`) or relative to the place (`./logits`,
-`../features`). A name to be read can pick from a list or tuple (`features[-1]`, `features[1:3]`) and can be optional
-(`mask?`). Names are parsed once, when a brick is made, and applied at each call.
+The *path* of a brick is its keys in the nested dictionary (`seg/head`); its *prefix* is the path of the dictionary that
+contains it (`seg`, "" for the root). Names of values are absolute (`features`, `targets/seg`) or relative to the prefix
+(`./logits`, `../features`). An input name can index a list or tuple (`features[-1]`, `features[1:3]`) and can be
+optional (`mask?`). Names are parsed once, when a brick is created, and applied at each call.
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ _BRICK_NAME = re.compile(r"[A-Za-z0-9_]+")
 _REFERENCE = re.compile(r"(?P<name>[^\[\]?]+)(?:\[(?P<index>-?\d+|(?:-?\d+)?:(?:-?\d+)?)\])?(?P<optional>\?)?")
 
 
-def join(place: str, name: str) -> str:
-    """The path of `name` in `place`."""
-    return f"{place}/{name}" if place else name
+def join(prefix: str, name: str) -> str:
+    """Return the path of `name` under `prefix`."""
+    return f"{prefix}/{name}" if prefix else name
 
 
 def prefix_of(path: str) -> str:
-    """The place of the brick at `path`: "seg" for "seg/head", "" for "backbone"."""
+    """Return the prefix of a path: "seg" for "seg/head", "" for "backbone"."""
     return path.rpartition("/")[0]
 
 
 def prefixes(path: str) -> list[str]:
-    """The places around a path: "a/b/c" -> ["a/b", "a"]."""
+    """Return every prefix of a path, the longest first: "a/b/c" -> ["a/b", "a"]."""
     parts = path.split("/")
-    return [place for count in range(len(parts) - 1, 0, -1) if (place := "/".join(parts[:count]))]
+    return [prefix for count in range(len(parts) - 1, 0, -1) if (prefix := "/".join(parts[:count]))]
 
 
 def by_name(values: Any) -> dict[str, Any]:
-    """A dictionary of its own with values by their names.
+    """Return a copy of a dictionary of values by name.
 
     Raises:
-        BrickInputError: They are something else, as a tensor without a name.
+        BrickInputError: The values are not a dictionary.
     """
     if isinstance(values, Mapping):
         return dict(values)
-    raise BrickInputError("inputs", "values by name", f"a {type(values).__name__}", "Pass {'image': images}.")
+    raise BrickInputError(
+        "inputs", "a dictionary of values by name", f"a {type(values).__name__}", "Pass {'image': images}."
+    )
 
 
 def is_inside(path: str, top: str) -> bool:
-    """Whether `path` is `top` or below it."""
+    """Return whether `path` is `top` or below it."""
     return path == top or path.startswith(f"{top}/")
 
 
@@ -57,16 +59,16 @@ def resolve(name: str, path: str) -> str:
     """Make a relative value name absolute.
 
     Args:
-        name: `./x` and `../x` are taken from the place of the brick; any other name is absolute already.
-        path: The brick's path; with "" (it has no place yet) every name stays as it is.
+        name: `./x` and `../x` are relative to the prefix of the brick; any other name is absolute.
+        path: The path of the brick; "" (it is in no collection) leaves every name as it is.
 
     Raises:
-        BrickGraphError: The name climbs above the root, or ends there.
+        BrickGraphError: The name leads to the root or above.
     """
     if not path or not name.startswith("."):
         return name
-    place = prefix_of(path)
-    parts = place.split("/") if place else []
+    prefix = prefix_of(path)
+    parts = prefix.split("/") if prefix else []
     steps = [step for step in name.split("/") if step not in (".", "")]
     for step in steps:
         if step != "..":
@@ -79,7 +81,7 @@ def resolve(name: str, path: str) -> str:
     if not steps or steps[-1] == "..":
         raise BrickGraphError(
             f"Failed to resolve input name. Unable to resolve '{name}' in brick '{path}' to an actual name: "
-            f"it must end in a name inside the collection, and the brick is in '{place or 'the root'}'."
+            f"it must end in a name inside the collection, and the brick is in '{prefix or 'the root'}'."
         )
     return "/".join(parts)
 
@@ -87,7 +89,13 @@ def resolve(name: str, path: str) -> str:
 @final
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A value to read: its name, what to pick from it, and whether it may be absent."""
+    """A parsed input name.
+
+    Attributes:
+        name: The name of the value.
+        index: The index or slice of a list or tuple, None for the whole value.
+        optional: Whether the value may be absent, and is None then.
+    """
 
     name: str
     index: int | slice | None = None
@@ -95,15 +103,15 @@ class Reference:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a name and nothing else."""
+        """Whether it is a name without index, slice or question mark."""
         return self.index is None and not self.optional and self.name != ALL
 
     def read(self, values: Mapping[str, Any], brick: str) -> Any:
-        """Take the value out of `values`.
+        """Return the value from `values`.
 
         Raises:
-            KeyError: It is absent and not optional.
-            BrickInputError: There is nothing to pick from, or too little.
+            KeyError: The value is absent and not optional.
+            BrickInputError: It is not a list or tuple, or is too short for the index.
         """
         if self.name == ALL:
             return dict(values)
@@ -122,13 +130,13 @@ def parse_reference(text: str, brick: str) -> Reference:
     """Parse an input name such as `image`, `features[-1]`, `features[1:3]` or `mask?`.
 
     Raises:
-        BrickGraphError: It has another form.
+        BrickGraphError: The name has another form.
     """
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise BrickGraphError(
-            f"Brick '{brick}' cannot read '{text}': expected a name, with an index or a slice behind it "
-            "(features[-1], features[1:3]) where it picks from a list, and '?' where it may be absent (mask?)."
+            f"Brick '{brick}' cannot read '{text}': expected a name, optionally followed by an index "
+            "or a slice (features[-1], features[1:3]), and by '?' if the value may be absent (mask?)."
         )
     return Reference(match["name"], _parse_index(match["index"]), match["optional"] is not None)
 
@@ -143,25 +151,25 @@ def _parse_index(text: str | None) -> int | slice | None:
 
 
 def check_brick_names(paths: Iterable[str]) -> None:
-    """Refuse paths that could not be stored as files on every system.
+    """Check that paths can be stored as files on every system.
 
     Raises:
-        BrickGraphError: A part of a path has other characters than letters, digits and underscores, or two paths are
-            alike but for case.
+        BrickGraphError: A path has other characters than letters, digits, underscores and "/", two paths differ only in
+            case, or one is inside another.
     """
     seen: dict[str, str] = {}
     for path in paths:
         if not all(_BRICK_NAME.fullmatch(part) for part in path.split("/")):
             raise BrickGraphError(
-                f"'{path}' cannot name a brick: expected letters, digits and underscores (a nested dictionary makes "
-                "the '/' of a path)."
+                f"'{path}' cannot name a brick: expected letters, digits and underscores (use nested dictionaries "
+                "for the '/' of a path)."
             )
         other = seen.setdefault(path.lower(), path)
         if other != path:
             raise BrickGraphError(f"Bricks '{other}' and '{path}' differ only in case: rename one of them.")
     for path in seen.values():
-        for place in prefixes(path):
-            if place.lower() in seen:
+        for prefix in prefixes(path):
+            if prefix.lower() in seen:
                 raise BrickGraphError(
-                    f"'{path}' stands inside '{seen[place.lower()]}', which is a brick: rename one of them."
+                    f"'{path}' is inside '{seen[prefix.lower()]}', which is a brick: rename one of them."
                 )

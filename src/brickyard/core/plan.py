@@ -1,6 +1,6 @@
-"""Plan, then run: which bricks run for a call, in which order, and when each value can go.
+"""Plan which bricks run for a call, in which order, and when each value can be dropped.
 
-A plan is made once for each selection and then only walked. Drawing, export and prediction read the same plans.
+A plan is made once per selection of tags and outputs; a call then only iterates over its steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from brickyard.errors import BrickGraphError, UnknownNameError, nearest
 
 
 class GraphNode(Protocol):
-    """What a plan needs to know of a brick."""
+    """The attributes of a brick that plans depend on."""
 
     reads: tuple[Reference, ...]
     writes: tuple[str, ...]
@@ -26,7 +26,7 @@ class GraphNode(Protocol):
 
 @final
 class Step(NamedTuple):
-    """Run the brick at `path`, then drop the values that nobody reads any more."""
+    """Run the brick at `path`, then drop the values that no later brick reads."""
 
     path: str
     drops: tuple[str, ...]
@@ -35,11 +35,11 @@ class Step(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Plan:
-    """The steps of one selection, the inputs that it needs, and what it returns.
+    """The steps of one selection, the inputs that it needs, and the outputs that it returns.
 
     Attributes:
-        steps: In the order in which they run.
-        required: The names that the caller must give.
+        steps: The steps in the order of execution.
+        required: The names of the inputs that the caller must pass.
         outputs: The names to return, None for every value.
     """
 
@@ -57,72 +57,75 @@ def make_plan(
     """Plan a call.
 
     Args:
-        bricks: The bricks by path, in declared order. They run in that order where it is valid, and otherwise in the
-            topological order that is nearest to it.
+        bricks: The bricks by path, in declared order. They run in the topological order that is nearest to it.
         tags: Run only bricks with one of these tags, None for all.
-        outputs: Run only what these values need and keep only them, None for all.
-        given: Where not None, leave out bricks that read a value which is neither given nor made.
+        outputs: Run only the bricks that these values depend on and keep only these values, None for all.
+        given: The names of the inputs: skip bricks that read a value which is neither among them nor written by a
+            brick. None assumes that all inputs are given.
 
     Raises:
-        UnknownNameError: A tag that is neither one of `Tag`'s nor carried by a brick.
-        BrickGraphError: Two producers of one name, a cycle, an output that nobody makes, or nothing to run.
+        UnknownNameError: A tag that is neither one of `Tag` nor that of a brick.
+        BrickGraphError: Two producers of one name, a cycle, an output that no brick writes, or no brick to run.
     """
-    makers = owners({path: brick.writes for path, brick in bricks.items()}, "write")
+    producers = owners({path: brick.writes for path, brick in bricks.items()}, "write")
     chosen = _with_tags(bricks, tags)
-    ordered = [path for path in _order(bricks, makers) if path in chosen]
+    ordered = [path for path in _order(bricks, producers) if path in chosen]
     if given is not None:
         ordered = _with_inputs(bricks, ordered, given)
     if outputs is not None:
-        ordered = _needed_for(bricks, ordered, outputs, makers, may_lack=given is not None)
+        ordered = _needed_for(bricks, ordered, outputs, producers, may_lack=given is not None)
     if bricks and not ordered:
-        asked = f"tags {sorted(tags)}" if tags is not None else "the given inputs"
-        asked = asked if outputs is None else f"outputs {list(outputs)}"
-        raise BrickGraphError(f"No brick runs with {asked}. The bricks: {_with_their_tags(bricks)}.")
-    made = {name for path in ordered for name in bricks[path].writes}
+        selection = f"tags {sorted(tags)}" if tags is not None else "the given inputs"
+        selection = selection if outputs is None else f"outputs {list(outputs)}"
+        raise BrickGraphError(f"No brick runs with {selection}. The bricks and their tags: {_list_tags(bricks)}.")
+    written = {name for path in ordered for name in bricks[path].writes}
     required = {
-        read.name for path in ordered for read in bricks[path].reads if not (read.optional or read.name in made | {ALL})
+        read.name
+        for path in ordered
+        for read in bricks[path].reads
+        if not (read.optional or read.name in written | {ALL})
     }
     return Plan(_steps(bricks, ordered, outputs), tuple(sorted(required)), outputs)
 
 
 def owners(names: Mapping[str, Iterable[str]], verb: str) -> dict[str, str]:
-    """The path of the brick that each name belongs to.
+    """Return the path of the brick that each name belongs to.
 
     Args:
-        names: The names of each brick, by its path.
-        verb: What the bricks do with them, for the error.
+        names: The names of each brick by path.
+        verb: What the bricks do with the names, for the error.
 
     Raises:
         BrickGraphError: Two bricks have one name.
     """
-    found: dict[str, str] = {}
+    owner: dict[str, str] = {}
     for path, owned in names.items():
         for name in owned:
-            if name in found:
-                who = f"Bricks '{found[name]}' and '{path}' both {verb}"
-                if found[name] == path:
+            if name in owner:
+                who = f"Bricks '{owner[name]}' and '{path}' both {verb}"
+                if owner[name] == path:
                     who = f"Brick '{path}' would twice {verb}"
                 raise BrickGraphError(
-                    f"{who} '{name}'. Rename one of the two, or put it in a "
-                    f"nested dictionary: there './{name}' is relative to its place."
+                    f"{who} '{name}'. Rename one of the two, or put its brick into a "
+                    f"nested dictionary, where './{name}' is relative to that."
                 )
-            found[name] = path
-    return found
+            owner[name] = path
+    return owner
 
 
-def _order(bricks: Mapping[str, GraphNode], makers: Mapping[str, str]) -> list[str]:
-    """The topological order that is nearest to the declared one."""
+def _order(bricks: Mapping[str, GraphNode], producers: Mapping[str, str]) -> list[str]:
+    """Return the topological order that is nearest to the declared one."""
     rank = {path: index for index, path in enumerate(bricks)}
     paths = list(bricks)
     sorter: TopologicalSorter[str] = TopologicalSorter()
     for path, brick in bricks.items():
-        sorter.add(path, *(makers[read.name] for read in brick.reads if read.name in makers))
+        sorter.add(path, *(producers[read.name] for read in brick.reads if read.name in producers))
         if any(read.name == ALL for read in brick.reads):
             sorter.add(path, *paths[: rank[path]])
     try:
         sorter.prepare()
     except CycleError as error:
-        raise BrickGraphError(f"These bricks wait for each other: {' -> '.join(error.args[1])}.") from None
+        raise BrickGraphError(f"These bricks form a cycle: {' -> '.join(error.args[1])}.") from None
     ordered: list[str] = []
     ready = [(rank[path], path) for path in sorter.get_ready()]
     heapq.heapify(ready)
@@ -146,16 +149,16 @@ def _with_tags(bricks: Mapping[str, GraphNode], tags: Collection[str] | None) ->
 
 
 def _with_inputs(bricks: Mapping[str, GraphNode], ordered: Iterable[str], given: Collection[str]) -> list[str]:
-    """Those that can run on what is given, and on what those before them make."""
-    there = {*given, ALL}
+    """Return the bricks whose inputs are given, or written by bricks before them."""
+    present = {*given, ALL}
     kept = []
     for path in ordered:
         reads = bricks[path].reads
-        absent = [read for read in reads if read.name not in there]
-        # A brick that reads only optional values, a sum of losses, has nothing to run on without any of them.
+        absent = [read for read in reads if read.name not in present]
+        # A brick that reads only optional values, such as a sum of losses, needs at least one of them.
         if all(read.optional for read in absent) and (not reads or len(absent) < len(reads)):
             kept.append(path)
-            there.update(bricks[path].writes)
+            present.update(bricks[path].writes)
     return kept
 
 
@@ -163,15 +166,17 @@ def _needed_for(
     bricks: Mapping[str, GraphNode],
     ordered: list[str],
     outputs: tuple[str, ...],
-    makers: Mapping[str, str],
+    producers: Mapping[str, str],
     may_lack: bool,
 ) -> list[str]:
-    """Those that the outputs depend on."""
+    """Return the bricks that the outputs depend on."""
     for name in outputs:
-        if name not in makers:
-            raise BrickGraphError(f"No brick makes the output '{name}'. {nearest(name, makers)}")
-        if makers[name] not in ordered and not may_lack:
-            raise BrickGraphError(f"The output '{name}' is made by brick '{makers[name]}', which these tags leave out.")
+        if name not in producers:
+            raise BrickGraphError(f"No brick writes the output '{name}'. {nearest(name, producers)}")
+        if producers[name] not in ordered and not may_lack:
+            raise BrickGraphError(
+                f"The output '{name}' is written by brick '{producers[name]}', which these tags leave out."
+            )
     wanted = set(outputs)
     needed = []
     for path in reversed(ordered):
@@ -182,7 +187,7 @@ def _needed_for(
 
 
 def _steps(bricks: Mapping[str, GraphNode], ordered: list[str], outputs: tuple[str, ...] | None) -> tuple[Step, ...]:
-    """Each brick with the values that go after it: nobody reads them later and nobody asked for them."""
+    """Return each brick with the values to drop after it: they are neither read later nor returned."""
     if outputs is None:
         return tuple(Step(path, ()) for path in ordered)
     keep = set(outputs)
@@ -195,5 +200,5 @@ def _steps(bricks: Mapping[str, GraphNode], ordered: list[str], outputs: tuple[s
     return tuple(steps[::-1])
 
 
-def _with_their_tags(bricks: Mapping[str, GraphNode]) -> str:
+def _list_tags(bricks: Mapping[str, GraphNode]) -> str:
     return ", ".join(f"'{path}' {sorted(brick.tags)}" for path, brick in bricks.items())

@@ -1,6 +1,6 @@
-"""Every private name of a dependency that the package uses, each with the reason why no public one does the work.
+"""The private names of dependencies that the package uses, each with the reason why no public name does the work.
 
-`tests/test_private_names.py` fails when one of them goes.
+`tests/test_private_names.py` fails when a dependency removes one of them.
 """
 
 from __future__ import annotations

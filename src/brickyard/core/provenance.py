@@ -1,4 +1,4 @@
-"""Where the stored form of a brick is."""
+"""The stored form that a brick came from."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """The stored form that a brick was read from, or was last written as.
+    """The stored form that a brick was loaded from or last written as.
 
     Attributes:
-        config: Its JSON.
-        sha256: Of the bytes of that.
-        uri: Where it is published, with its revision: `hf://user/repo@<commit>/seg/head` or `zoo://<model>/seg/head`;
-            None for one in a folder.
-        dtypes: The stored types of those tensors that the module holds in another, such as half precision.
-        before: Its last published form, where it was changed since and saved in a folder.
+        config: The JSON values.
+        sha256: The hash of the JSON file.
+        uri: Where it is published, pinned: `hf://user/repo@<commit>/seg/head` or `zoo://<model>/seg/head`; None for a
+            folder.
+        dtypes: The stored dtypes of tensors that the module holds in another, such as float16.
+        before: The last published form, if the brick was changed and saved in a folder since.
     """
 
     config: Mapping[str, Any]
@@ -31,17 +31,17 @@ class Provenance:
 
     @property
     def weights(self) -> str | None:
-        """The sha256 of its weights, None if it has none."""
+        """The sha256 of the weights, None without weights."""
         stored = self.config.get("weights")
         return stored["sha256"] if stored else None
 
     @property
     def published(self) -> Provenance | None:
-        """The last form of it that is published, None if none ever was."""
+        """The last published form, None if there is none."""
         return self.before if self.uri is None else self
 
     @property
     def trained_on(self) -> Mapping[str, Any] | None:
-        """What it needs of its backbone, with the sha256 of the one that it was trained on; None if it needs none."""
+        """What it requires of a backbone, with the sha256 of the one it was trained on; None if it requires none."""
         needs: Mapping[str, Any] | None = (self.config.get("requires") or {}).get("backbone")
         return needs

@@ -1,4 +1,4 @@
-"""When a brick runs: tags on bricks, and the stages that select them."""
+"""Tags that select bricks in a call, and the stages of a model's use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from enum import Enum
 
 
 class Tag:
-    """The tags that brickyard itself uses; any other string is a tag as well."""
+    """The tags that brickyard uses; any other string can be a tag as well."""
 
     MODEL = "MODEL"
     INFERENCE = "INFERENCE"  # decoders that training does not need
     LOSS = "LOSS"
     METRIC = "METRIC"
-    METRIC_INFERENCE = "METRIC_INFERENCE"  # metrics of what a decoder makes
+    METRIC_INFERENCE = "METRIC_INFERENCE"  # metrics of decoded outputs
     METRIC_EXTRA = "METRIC_EXTRA"  # metrics too slow for every epoch
     VISUALIZATION = "VISUALIZATION"
 
@@ -21,7 +21,7 @@ KNOWN_TAGS = frozenset(value for key, value in vars(Tag).items() if key.isupper(
 
 
 class Stage(Enum):
-    """What a model is used for; `tags` are the bricks that then run."""
+    """What a model is used for; `tags` selects the bricks that run."""
 
     TRAIN = "train"
     VALIDATION = "validation"

@@ -1,4 +1,4 @@
-"""A brick that draws: batched values are unpacked, and a plain function draws one image at a time."""
+"""A brick that draws: batched values are unpacked, and a function draws one image at a time."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ UNPACK_NO_CONVERSION: dict[type, Unpack | None] = {
 
 
 class BrickPerImageVisualization(BrickModule):
-    """Call a drawing function for each image of a batch and collect what it returns in lists.
+    """Call a drawing function for each image of a batch and collect the results in lists.
 
     Args:
-        callable: Gets, for one image, what `input_names` name: the item of each value that unpacks to one item an
-            image, and any other value (a string, a dictionary) as it is.
+        callable: Called with the values of `input_names` for one image: the item of each value that unpacks to a list,
+            and any other value (a string, a dictionary) as it is.
         input_names: See `Brick`.
-        output_names: See `Brick`; each value is a list with one item an image.
-        unpack_functions_for_type: {type: function from a batched value to a list, or None to leave it}; by default
-            `UNPACK_TENSORS_TO_NDARRAYS`.
+        output_names: See `Brick`; each value is a list with one item per image.
+        unpack_functions_for_type: {type: function from a batched value to a list, or None to pass it as it is}; by
+            default `UNPACK_TENSORS_TO_NDARRAYS`.
         tags: See `Brick`.
-        unpack_functions_for_input_name: The same by the input's name; it goes before the type.
+        unpack_functions_for_input_name: The same by input name; takes precedence over the type.
         group: See `Brick`.
 
     Raises:
-        BrickInputError: At the call, where the inputs disagree on the number of images or none tells it; when made, if
-            an unpack function is for a name that is no input.
+        BrickInputError: An unpack function for a name that is not an input. At the call: inputs of different batch
+            sizes, or none that is a list.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#5C677D"}
@@ -73,7 +73,9 @@ class BrickPerImageVisualization(BrickModule):
     @property
     def settings(self) -> dict[str, Any]:
         if self._unpack_by_position or self._unpack_by_type != UNPACK_TENSORS_TO_NDARRAYS:
-            raise UnsafeBrickError(f"Brick '{self.path}' has unpack functions of its own: a file holds no code.")
+            raise UnsafeBrickError(
+                f"Brick '{self.path}' has custom unpack functions, which cannot be stored: files contain no code."
+            )
         return self._names_and_tags()
 
     @property
@@ -109,7 +111,7 @@ class BrickPerImageVisualization(BrickModule):
         }
         if not sizes:
             found = "Can not estimate batch size from these inputs: none unpacks to a list"
-            raise BrickInputError(f"brick '{self.path}'", "one input at least with an item an image", found)
+            raise BrickInputError(f"brick '{self.path}'", "at least one input with one item per image", found)
         if len(set(sizes.values())) > 1:
             found = f"{sizes}. Batch size is not the same for all inputs"
             raise BrickInputError(f"brick '{self.path}'", "inputs of one batch size", found)
