@@ -150,3 +150,12 @@ def test_dynamo_has_its_backends_as_functions():
 
     run = theirs.compile_aot_eager(torch.fx.symbolic_trace(double), [torch.ones(1)])
     assert run(torch.ones(1))[0] == 2
+
+
+def test_the_version_of_a_tensor_counts_changes_in_place():
+    tensor = torch.zeros(2)
+    before = ours.tensor_version(tensor)
+    tensor.add_(1)
+    assert ours.tensor_version(tensor) > before, gone("torch.Tensor._version")
+    with torch.inference_mode():
+        assert ours.tensor_version(torch.zeros(2)) == 0

@@ -1,12 +1,13 @@
 import hashlib
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from brickyard import (
@@ -235,7 +236,7 @@ def spoiled(saved: Path, what: str) -> None:
         ("missing", BrickMismatchError, "head/classifier: 'fc.weight' is missing in the file"),
         ("extra", BrickMismatchError, "head/classifier: 'more' of the file is not in the module"),
         ("type", BrickMismatchError, "head/classifier: 'fc.weight': expected torch.float32, found torch.int64"),
-        ("cut", BrickIntegrityError, "classifier.safetensors is cut short"),
+        ("cut", BrickIntegrityError, "classifier.safetensors is truncated"),
         ("empty", BrickIntegrityError, "classifier.safetensors"),
         ("text", BrickIntegrityError, "classifier.safetensors"),
         ("pickle", UnsafeBrickError, "classifier.pt is a pickle"),
@@ -264,3 +265,25 @@ def test_a_folder_that_is_not_there_and_a_file_in_its_place_are_errors(collectio
         collection.load_bricks(saved / "nowhere")
     with pytest.raises(NotADirectoryError):
         collection.load_bricks(saved / "backbone.safetensors")
+
+
+def test_a_hash_is_computed_once_and_again_after_any_change(monkeypatch):
+    counted = []
+    monkeypatch.setattr(weights, "save", lambda *args, **kwargs: counted.append(1) or save(*args, **kwargs))
+    module = nn.Linear(3, 2)
+    before = weights.weights_sha256(module)
+    assert weights.weights_sha256(module) == before
+    assert len(counted) == 1
+    changes = [
+        partial(nn.init.ones_, module.weight),
+        lambda: module.weight.data.mul_(2),
+        lambda: module.load_state_dict({"weight": torch.zeros(2, 3), "bias": torch.ones(2)}),
+        lambda: setattr(module.weight, "data", torch.full((2, 3), 7.0)),
+        lambda: module.half(),
+    ]
+    seen = {before}
+    for change in changes:
+        change()
+        seen.add(weights.weights_sha256(module))
+        assert weights.weights_sha256(module) == hashlib.sha256(save(module.state_dict(), {"format": "pt"})).hexdigest()
+    assert len(seen) == 1 + len(changes)

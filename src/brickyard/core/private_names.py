@@ -44,6 +44,14 @@ def set_update_count(metric: Metric, count: int) -> None:
     metric._update_count = count
 
 
+def tensor_version(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place; torch documents `_version` without a public name.
+
+    Inference tensors have no version: 0.
+    """
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def aoti_compile_and_package(program: torch.export.ExportedProgram, path: str, metadata: dict[str, str]) -> None:
     """Compile a program with AOTInductor into the package at `path`, which ends with .pt2.
 

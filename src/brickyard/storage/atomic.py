@@ -1,8 +1,8 @@
-"""Files of a folder that change together: all of them, or none, also when the process is killed half-way.
+"""Atomic changes of several files in a folder: all files change or none, also if the process is killed.
 
-New files are written to a folder of their own inside, `.brickyard/new-<random>`. Renaming that to `.brickyard/commit`
-is the moment at which they count: `current` finds them there until each is moved to its place. What a killed process
-left to be moved, the next writer moves; what it left unfinished, the next writer removes.
+New files are written into `.brickyard/new-<random>`. Renaming that folder to `.brickyard/commit` commits the change:
+`current` finds the files there until each is moved to its target. The next writer finishes the moves of a process that
+was killed, and removes uncommitted files.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from brickyard.errors import UnsafeBrickError
 
 PRIVATE = ".brickyard"
 _COMMIT = "commit"
-_REMOVED = ".removed"  # in the commit: the names of files that go
-_ABANDONED = 3600  # seconds after which unfinished files are nobody's, where no lock tells
+_REMOVED = ".removed"  # in the commit: the names of the files to remove
+_ABANDONED = 3600  # seconds after which uncommitted files are removed on systems without locks
 
 
 @final
 class Staging:
-    """Files to be, and names of files to go.
+    """A change that is being prepared.
 
     Attributes:
-        folder: Where the new files are written.
+        folder: The folder to write the new files into.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,17 +41,20 @@ class Staging:
         self._removed: list[str] = []
 
     def remove(self, name: str) -> None:
-        """Let the file `name`, relative to the folder, go with the change; it need not be there."""
+        """Remove the file `name`, relative to the folder, with the change; it need not exist."""
         self._removed.append(name)
         (self.folder / _REMOVED).write_text("\n".join(self._removed), encoding="utf-8")
 
 
 @contextmanager
 def replaced_together(folder: Path) -> Iterator[Staging]:
-    """Change files of `folder` together; it is made if it is not there. A second writer waits for the first.
+    """Change files of a folder together; a second writer waits for the first.
+
+    Args:
+        folder: The folder, which is created if needed.
 
     Raises:
-        UnsafeBrickError: A folder on the way to a file is a link out of `folder`, or is a file; nothing has changed.
+        UnsafeBrickError: A parent of a file is a link out of `folder`, or is a file; nothing has changed.
     """
     private = folder / PRIVATE
     is_new = not folder.exists()
@@ -70,7 +73,7 @@ def replaced_together(folder: Path) -> Iterator[Staging]:
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
                 with suppress(OSError):
-                    private.rmdir()  # only where it is empty, as below
+                    private.rmdir()  # only if it is empty, as below
     finally:
         if is_new:
             with suppress(OSError):
@@ -78,7 +81,7 @@ def replaced_together(folder: Path) -> Iterator[Staging]:
 
 
 def current(folder: Path, name: str) -> Path:
-    """The file `name` of a folder as the last finished change left it; it need not exist."""
+    """Return the file `name` of a folder as of the last committed change; it need not exist."""
     commit = folder / PRIVATE / _COMMIT
     if commit.exists() and ((commit / name).exists() or name in _removed_in(commit)):
         return commit / name
@@ -86,24 +89,24 @@ def current(folder: Path, name: str) -> Path:
 
 
 def removed(folder: Path) -> set[str]:
-    """The names of files that are still there, but went with the last change."""
+    """Return the names of files that the last committed change removes but that still exist."""
     return _removed_in(folder / PRIVATE / _COMMIT)
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write one file: all of it, or nothing."""
+    """Write a text file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{uuid4().hex}")
+    temp = file.with_name(f".{uuid4().hex}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+        temp.write_text(text, encoding="utf-8")
+        temp.replace(file)
     finally:
-        draft.unlink(missing_ok=True)
+        temp.unlink(missing_ok=True)
 
 
 @contextmanager
 def _alone_in(private: Path) -> Iterator[bool]:
-    """Hold the lock of a folder's writers, until the process ends at the latest; tell whether there is such a lock."""
+    """Hold the lock of a folder's writers; yield whether the system has such locks."""
     lock = _lock(private)
     try:
         yield lock is not None
@@ -116,10 +119,10 @@ def _lock(private: Path) -> int | None:
     while True:
         private.mkdir(parents=True, exist_ok=True)
         if private.resolve() != private.parent.resolve() / PRIVATE:
-            raise UnsafeBrickError(f"{private} is a link: nothing was written.")
+            raise UnsafeBrickError(f"{private} is a link, expected a folder: nothing was written.")
         if sys.platform == "win32":
             return None
-        with suppress(FileNotFoundError):  # the writer before us has removed it
+        with suppress(FileNotFoundError):  # the previous writer has removed it
             lock = os.open(private, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if _is_at(lock, private):
@@ -135,7 +138,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _finish(folder: Path) -> None:
-    """Move what counts already to its place."""
+    """Move the files of a committed change to their targets."""
     commit = folder / PRIVATE / _COMMIT
     if not commit.exists():
         return
@@ -143,7 +146,7 @@ def _finish(folder: Path) -> None:
     for name in removed(folder):
         (folder / name).unlink(missing_ok=True)
         with suppress(OSError):
-            (folder / name).parent.rmdir()  # only where it is empty
+            (folder / name).parent.rmdir()  # only if it is empty
     for file in _files(commit):
         target = folder / file.relative_to(commit)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,20 +164,20 @@ def _files(staged: Path) -> list[Path]:
 
 
 def _check_targets(staged: Path, folder: Path) -> None:
-    """Raise where a file would be written, or removed, outside `folder`, or cannot be written."""
+    """Raise if a file would be written or removed outside of `folder`, or cannot be written."""
     root = folder.resolve()
     names = [*(str(file.relative_to(staged)) for file in _files(staged)), *_removed_in(staged)]
     for target in (folder / name for name in names):
-        around = target.parent.resolve()
-        is_blocked = target.is_dir() or any(
-            place.exists() and not place.is_dir() for place in (around, *around.parents)
-        )
-        if is_blocked or not around.is_relative_to(root) or staged.is_symlink():
-            raise UnsafeBrickError(f"{target} leads out of {folder}, or stands in its own way: nothing was written.")
+        parent = target.parent.resolve()
+        is_blocked = target.is_dir() or any(path.exists() and not path.is_dir() for path in (parent, *parent.parents))
+        if is_blocked or not parent.is_relative_to(root) or staged.is_symlink():
+            raise UnsafeBrickError(
+                f"{target} is outside of {folder}, or blocked by a file or folder: nothing was written."
+            )
 
 
 def _tidy(private: Path, is_alone: bool) -> None:
-    """Remove what writers that were killed left unfinished."""
+    """Remove the uncommitted files of writers that were killed."""
     for folder in private.glob("new-*"):
         if is_alone or time.time() - folder.stat().st_mtime > _ABANDONED:
             shutil.rmtree(folder, ignore_errors=True)

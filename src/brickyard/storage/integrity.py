@@ -1,7 +1,7 @@
-"""That a file is what its writer wrote: its sha256, taken once for each file and remembered.
+"""Check the sha256 of files, once per file.
 
-A file that was found right is noted with its inode, size and times, as git's index does, so that loading it again costs
-a look at those. A change to the file changes them.
+A file that was checked is recorded with its inode, size and times, as git's index does, so that loading it again only
+compares those.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from huggingface_hub import constants
 from brickyard.errors import BrickIntegrityError
 from brickyard.storage.atomic import write_whole
 
-_TICK = 100_000_000  # nanoseconds in which a file could change again without a change of its times
+_TICK = 100_000_000  # nanoseconds within which a file can change without a change of its times
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
+    """Return the sha256 of a file in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_file(file: Path, sha256: str, size: int, *, afresh: bool = False) -> None:
-    """Refuse a file of another content.
+    """Check the size and the hash of a file.
 
     Args:
-        file: A link is followed.
-        sha256: In hex.
-        size: In bytes.
-        afresh: Read it, also where it was found right before.
+        file: The file; links are followed.
+        sha256: The expected hash in hex.
+        size: The expected size in bytes.
+        afresh: Hash the file even if it was checked before.
 
     Raises:
-        BrickIntegrityError: It is another file.
+        BrickIntegrityError: The file has another size or hash.
     """
     found = file.stat()
     if found.st_size != size:
-        raise BrickIntegrityError(f"{file} has {found.st_size} bytes, expected {size}. Fetch it again.")
+        raise BrickIntegrityError(f"{file} has {found.st_size} bytes, expected {size}. Download it again.")
     note = Path(constants.HF_HOME) / "brickyard" / "verified" / f"{found.st_dev}-{found.st_ino}"
     seen = f"{sha256} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
     with suppress(OSError):
         if not afresh and note.read_text(encoding="utf-8") == seen:
             return
     if (actual := sha256_of(file)) != sha256:
-        raise BrickIntegrityError(f"{file} has the sha256 {actual}, expected {sha256}. Fetch it again.")
+        raise BrickIntegrityError(f"{file} has the sha256 {actual}, expected {sha256}. Download it again.")
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _TICK:
-        with suppress(OSError):  # a home that cannot be written to costs time, no safety
+        with suppress(OSError):  # without a writable home, the file is hashed each time
             write_whole(note, seen)

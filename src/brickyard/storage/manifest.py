@@ -15,10 +15,10 @@ FORMAT = 1
 MANIFEST = "bricks.json"
 PUBLISHED = re.compile(r"(?P<model>hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}|zoo://[\w.-]+)/(?P<path>\w+(/\w+)*)", re.A)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LONGEST = 200  # characters of a brick's path, so that every file system takes it
+_LONGEST = 200  # characters of a brick's path, valid on every file system
 _LARGEST = 2**60  # bytes of a file
 _DEEPEST = 50  # levels of a JSON
-_NUMBER = 10_000_000  # no honest argument is larger; a dishonest one would fill the memory
+_NUMBER = 10_000_000  # the largest argument: a larger one could fill the memory
 
 
 @final
@@ -27,11 +27,11 @@ class Entry:
     """One brick of a manifest.
 
     Attributes:
-        at: Its name in this folder, or where it is published: `hf://user/repo@<commit>/seg/head`, `zoo://<model>/head`.
-        config: The sha256 of its JSON.
-        weights: The sha256 of its weights, None if it has none.
-        size: Of the weights, in bytes.
-        brick: Its JSON, where it is in no file; only in a lock.
+        at: The name in this folder, or the reference `hf://user/repo@<commit>/seg/head` or `zoo://<model>/seg/head`.
+        config: The sha256 of the JSON file.
+        weights: The sha256 of the weights, None without weights.
+        size: The size of the weights in bytes.
+        brick: The JSON itself, only in a lock for a brick that is not published.
     """
 
     at: str
@@ -42,15 +42,15 @@ class Entry:
 
     @property
     def is_published(self) -> bool:
-        """Whether it is a reference to another place."""
+        """Whether it is a reference to another model."""
         return "://" in self.at
 
     def same_as(self, other: Entry | None) -> bool:
-        """Whether both are of one content, wherever that is."""
+        """Return whether both have the same content."""
         return other is not None and (self.config, self.weights) == (other.config, other.weights)
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as JSON values."""
+        """Return the entry as JSON values."""
         values = {"at": self.at, "config": self.config, "weights": self.weights, "size": self.size}
         return values if self.brick is None else {**values, "brick": dict(self.brick)}
 
@@ -58,12 +58,12 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class Manifest:
-    """What `bricks.json` says.
+    """The content of `bricks.json`.
 
     Attributes:
-        collection: The model's name, None where it has none.
-        bricks: Each brick by its path, in order.
-        extra: Fields of the file that this version does not know; they are kept.
+        collection: The name of the model, None if it has none.
+        bricks: The entry of each brick by path, in order.
+        extra: Fields that this version does not know, which are kept.
     """
 
     collection: str | None
@@ -71,17 +71,17 @@ class Manifest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as JSON values."""
+        """Return the manifest as JSON values."""
         bricks = {path: entry.to_json() for path, entry in self.bricks.items()}
         return {"format": FORMAT, "collection": self.collection, **self.extra, "bricks": bricks}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], location: str) -> Self:
-        """The manifest that `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
-            UnsafeBrickError: A name that leaves the folder, or two that are alike but for case; a reference that is not
-                pinned.
+            UnsafeBrickError: A name that leaves the folder, two names that differ only in case, or a reference that is
+                not pinned.
             BrickMismatchError: A field is absent or of another type.
         """
         try:
@@ -100,10 +100,10 @@ class Manifest:
 
 
 def check_stored_names(paths: Iterable[str], location: str) -> None:
-    """Refuse paths of bricks that could not be files beside a manifest.
+    """Check that the paths of bricks are valid names of files in a model's folder.
 
     Raises:
-        UnsafeBrickError: Such a path, or two that are alike but for case.
+        UnsafeBrickError: An invalid path, or two that differ only in case.
     """
     paths = list(paths)
     try:
@@ -130,7 +130,7 @@ def _entry(values: Mapping[str, Any]) -> Entry:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """JSON as this package writes it: the same values are the same bytes."""
+    """Format JSON values as this package writes them: equal values give equal bytes."""
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -138,22 +138,22 @@ def parse(content: bytes, location: str) -> dict[str, Any]:
     """Read the JSON of a manifest or of a brick.
 
     Raises:
-        BrickIntegrityError: It is no JSON.
-        UnsafeBrickError: It is no object with a format number, its format is newer than this version knows, a key
-            stands twice, it is nested without end, or it has numbers or characters of no sense.
+        BrickIntegrityError: The content is not JSON.
+        UnsafeBrickError: It is not an object with a format number, its format is newer than this version, a key occurs
+            twice, it is nested too deeply, or it has invalid numbers or characters.
     """
     try:
         values = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)
         if content.count(b"[") + content.count(b"{") > _DEEPEST:
             _check_depth(values)
         if b"\\u" in content:
-            dump(values).encode()  # half a surrogate pair can be read, but not written
+            dump(values).encode()  # a lone surrogate can be read, but not written
     except RecursionError:
-        raise UnsafeBrickError(f"{location} is nested too deeply to be a brick's.") from None
+        raise UnsafeBrickError(f"{location} is nested too deeply, expected at most {_DEEPEST} levels.") from None
     except UnsafeBrickError as error:
         raise UnsafeBrickError(f"{location}: {error}") from None
     except ValueError as error:
-        raise BrickIntegrityError(f"{location} is no JSON ({error}). Fetch it again.") from None
+        raise BrickIntegrityError(f"{location} is not JSON ({error}). Download it again.") from None
     if not isinstance(values, dict) or type(values.get("format")) is not int:
         raise UnsafeBrickError(f"{location}: expected an object with a format number, found {str(values)[:60]!r}.")
     if values["format"] < 1:
@@ -166,12 +166,16 @@ def parse(content: bytes, location: str) -> dict[str, Any]:
 
 
 def check_bounded(values: Mapping[str, Any] | list[Any], location: str) -> None:
-    """Refuse arguments with a number that would make something of no end."""
+    """Refuse arguments with a number that could exhaust the memory.
+
+    Raises:
+        UnsafeBrickError: Such a number.
+    """
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, dict | list):
             check_bounded(value, location)
         elif isinstance(value, int | float) and not -_NUMBER <= value <= _NUMBER:
-            raise UnsafeBrickError(f"{location}: the argument {value} is out of all bounds, expected up to {_NUMBER}.")
+            raise UnsafeBrickError(f"{location}: expected arguments in [-{_NUMBER}, {_NUMBER}], found {value}.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UnsafeBrickError(f"the key {twice!r} stands twice in one object.")
+        raise UnsafeBrickError(f"the key {twice!r} occurs twice in one object.")
     return values
 
 
@@ -196,4 +200,4 @@ def _check_depth(values: Any) -> None:
 
 
 def _no_number(text: str) -> None:
-    raise UnsafeBrickError(f"{text} is no number of JSON.")
+    raise UnsafeBrickError(f"{text} is not a number in JSON.")

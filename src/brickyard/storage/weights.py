@@ -1,15 +1,13 @@
-"""Weights on disk: one canonical safetensors file for each brick.
+"""The weights of bricks as canonical safetensors files.
 
-Canonical means contiguous tensors and only `format=pt` in the header, so that equal weights are equal bytes and one
-sha256 is a brick's identity.
+Canonical files have contiguous tensors and only `format=pt` as metadata, so that equal weights give equal bytes and one
+sha256 identifies them.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import mmap
 import os
 import threading
 import warnings
@@ -18,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
+from brickyard.core.private_names import tensor_version
 from brickyard.errors import BrickIntegrityError, BrickMismatchError, UnsafeBrickError
 from brickyard.storage.atomic import PRIVATE, current, replaced_together
 
@@ -46,6 +46,7 @@ _DTYPES = {
     "U8": torch.uint8,
 }
 _INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+_hashes: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 _skipping = threading.local()
 _patching = threading.Lock()
 
@@ -54,15 +55,13 @@ def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
     """Write `<folder>/<path>.safetensors` for each module, with the keys of the bare module.
 
     Args:
-        modules: The modules by their brick's path.
-        folder: Where to; made if it is not there.
-        exist_ok: Allow a folder that has files in it; those of other names stay.
+        modules: The modules by the path of their brick.
+        folder: The folder, which is created if needed; a save that fails leaves it unchanged.
+        exist_ok: Allow a folder that contains files; files of other names are kept.
 
     Raises:
-        FileExistsError: The folder has files in it and `exist_ok` is False.
-        UnsafeBrickError: A module's state has something that is no tensor.
-
-    A save that fails leaves the folder as it was.
+        FileExistsError: The folder contains files and `exist_ok` is False.
+        UnsafeBrickError: A module's state has an object that is not a tensor.
     """
     folder = Path(folder)
     if not exist_ok and folder.exists() and any(file.name != PRIVATE for file in folder.iterdir()):
@@ -76,38 +75,38 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
     """Load what `save_bricks` wrote, after every file has been checked.
 
     Args:
-        modules: The modules by their brick's path. One without a file keeps its weights, with a warning.
-        folder: Where from. A safetensors file that is no brick's is left alone, with a warning.
+        modules: The modules by the path of their brick. One without a file keeps its weights, with a warning.
+        folder: The folder. A safetensors file without a brick is ignored, with a warning.
 
     Raises:
         FileNotFoundError, NotADirectoryError: There is no such folder.
         UnsafeBrickError: A brick has only a pickled file.
-        BrickIntegrityError: A file is cut short or is no safetensors file.
-        BrickMismatchError: Keys or shapes are not those of the module; nothing was loaded.
+        BrickIntegrityError: A file is truncated or not a safetensors file.
+        BrickMismatchError: Keys or shapes differ from those of the modules; nothing was loaded.
     """
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"Model directory not found: {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"Model path is not a directory: {folder}")
-    found: dict[str, dict[str, Tensor]] = {}
+    loaded: dict[str, dict[str, Tensor]] = {}
     problems: list[str] = []
     for path, module in modules.items():
         file = current(folder, f"{path}{SUFFIX}")
         if file.exists():
-            found[path] = read_weights(file)
-            problems += [f"{path}: {problem}" for problem in weight_problems(module.state_dict(), found[path])]
+            loaded[path] = read_weights(file)
+            problems += [f"{path}: {problem}" for problem in weight_problems(module.state_dict(), loaded[path])]
         else:
             refuse_pickle(folder / path)
     if problems:
         raise BrickMismatchError(f"{folder} does not fit this collection, nothing was loaded", problems)
-    for path in (path for path in modules if path not in found):
+    for path in (path for path in modules if path not in loaded):
         warnings.warn(f"Brick '{path}' has no matching weight file and is initialized from scratch.", stacklevel=3)
     written = (file.relative_to(folder) for file in folder.rglob(f"*{SUFFIX}"))
     files = {file.with_suffix("").as_posix() for file in written if file.parts[0] != PRIVATE}
-    for stray in sorted(files - modules.keys()):
-        warnings.warn(f"File '{stray}{SUFFIX}' in {folder} belongs to no brick and was not loaded.", stacklevel=3)
-    for path, tensors in found.items():
+    for name in sorted(files - modules.keys()):
+        warnings.warn(f"File '{name}{SUFFIX}' in {folder} belongs to no brick and was not loaded.", stacklevel=3)
+    for path, tensors in loaded.items():
         modules[path].load_state_dict(tensors)
 
 
@@ -115,25 +114,52 @@ def write_weights(module: nn.Module, file: Path, stored: Mapping[str, torch.dtyp
     """Write a module's state as a canonical safetensors file.
 
     Args:
-        module: Its state is written.
-        file: Where to.
-        stored: The types that tensors had in the file that they came from. They are written in those again where every
-            value is exact in them, so that half-precision weights, loaded as float, keep their bytes.
+        module: The module.
+        file: The file to write.
+        stored: The dtypes that tensors had in the file that they were loaded from. If every value is exact in them,
+            they are written in these again, so that float16 weights loaded as float32 keep their bytes.
 
     Raises:
-        UnsafeBrickError: The state has something that is no tensor.
+        UnsafeBrickError: The state has an object that is not a tensor.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(canonical_state(module, stored), file, metadata=_METADATA)
 
 
 def weights_sha256(module: nn.Module, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> str:
-    """The sha256 of the file that `write_weights` would write."""
-    return hashlib.sha256(save(canonical_state(module, stored), metadata=_METADATA)).hexdigest()
+    """Return the sha256 of the file that `write_weights` would write.
+
+    The hash is remembered until the state of the module changes.
+    """
+    fingerprint = (_fingerprint(module), tuple(stored.items()))
+    known = _hashes.get(module)
+    if known is None or known[0] != fingerprint:
+        sha256 = hashlib.sha256(save(canonical_state(module, stored), metadata=_METADATA)).hexdigest()
+        known = _hashes[module] = (fingerprint, sha256)
+    return known[1]
+
+
+def _fingerprint(module: nn.Module) -> tuple[Any, ...]:
+    """Return values that change with the state: names, dtypes, shapes, addresses, versions and sums of the raw bits.
+
+    The version of a tensor counts changes in place, except through `.data`, which the sum detects. Summing takes a
+    fraction of the time of hashing.
+    """
+    return tuple(
+        (key, value.dtype, tuple(value.shape), value.data_ptr(), tensor_version(value), _sum_of_bits(value))
+        for key, value in module.state_dict().items()
+        if isinstance(value, Tensor)
+    )
+
+
+def _sum_of_bits(tensor: Tensor) -> int:
+    flat = tensor.detach().contiguous().flatten()
+    words = flat.view(torch.int32) if flat.nbytes % 4 == 0 and flat.numel() else flat.view(torch.uint8)
+    return int(words.sum(dtype=torch.int64))
 
 
 def canonical_state(module: nn.Module, stored: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """A module's state as it is stored: contiguous tensors that share no memory; the arguments are `write_weights`'."""
+    """Return a module's state as it is stored: contiguous tensors that share no memory; see `write_weights`."""
     tensors: dict[str, Tensor] = {}
     for key, value in module.state_dict().items():
         if not isinstance(value, Tensor):
@@ -141,7 +167,7 @@ def canonical_state(module: nn.Module, stored: Mapping[str, torch.dtype]) -> dic
                 f"'{key}' of {type(module).__name__} is a {type(value).__name__}: only tensors are stored."
             )
         if value.dtype not in _DTYPES.values():
-            raise UnsafeBrickError(f"'{key}' of {type(module).__name__} is {value.dtype}, which is not stored.")
+            raise UnsafeBrickError(f"'{key}' of {type(module).__name__} is {value.dtype}, which cannot be stored.")
         tensors[key] = value.detach().contiguous().cpu()
     if stored and all(_is_exact(tensors[key], dtype) for key, dtype in stored.items() if key in tensors):
         tensors = {key: tensor.to(stored.get(key, tensor.dtype)) for key, tensor in tensors.items()}
@@ -149,7 +175,7 @@ def canonical_state(module: nn.Module, stored: Mapping[str, torch.dtype]) -> dic
     for key, tensor in tensors.items():
         address = tensor.untyped_storage().data_ptr()
         if address in storages or tensor.untyped_storage().nbytes() != tensor.nbytes:
-            tensors[key] = tensor.clone()  # the format refuses tied weights and views
+            tensors[key] = tensor.clone()  # safetensors refuses tied weights and views
         storages.add(address)
     return tensors
 
@@ -159,40 +185,21 @@ def _is_exact(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Map a safetensors file: a tensor is read from disk when it is used, and a change to it never reaches the file.
-
-    safetensors checks the header. The mapping is ours, because its `load_file` copies every tensor.
+    """Load a safetensors file, memory-mapped: tensors are read when they are used, and changes never reach the file.
 
     Raises:
-        BrickIntegrityError: It is cut short or is no safetensors file.
+        BrickIntegrityError: The file is truncated or not a safetensors file.
     """
     try:
-        with safe_open(file, "pt"):
-            pass
-    except SafetensorError as error:
-        raise BrickIntegrityError(f"{file} is cut short or is no safetensors file ({error}). Fetch it again.") from None
-    with file.open("rb") as stream:
-        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
-    try:
-        return {key: _mapped(data, start, entry) for key, entry in header.items()}
-    except (KeyError, RuntimeError, OverflowError) as error:
-        raise BrickIntegrityError(f"{file} has a tensor that torch does not know: {error}") from None
-
-
-def _mapped(data: mmap.mmap, start: int, entry: Mapping[str, Any]) -> Tensor:
-    begin, end = entry["data_offsets"]
-    dtype = _DTYPES[entry["dtype"]]
-    if begin == end:
-        return torch.empty(entry["shape"], dtype=dtype)
-    count = (end - begin) // dtype.itemsize
-    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + begin).view(entry["shape"])
+        return load_file(file)
+    except (SafetensorError, KeyError, AttributeError) as error:  # the latter for dtypes that torch does not have
+        raise BrickIntegrityError(
+            f"{file} is truncated or not a safetensors file ({error}). Download it again."
+        ) from None
 
 
 def weight_problems(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Why `tensors` cannot take the place of a module's `state`: one sentence for each key."""
+    """List the reasons why `tensors` cannot replace a module's `state`, one sentence per key."""
     problems = [f"'{key}' is missing in the file" for key in state if key not in tensors]
     problems += [f"'{key}' of the file is not in the module" for key in tensors if key not in state]
     for key, tensor in tensors.items():
@@ -207,37 +214,37 @@ def weight_problems(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) 
 
 
 def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> dict[str, torch.dtype]:
-    """Give a module the tensors of `read_weights`, without copying: they are read from disk when they are used.
+    """Set the tensors of a module without copying; memory-mapped tensors are read from disk when they are used.
 
-    Tensors of another floating type than the module's are converted, and copied by that.
+    Tensors of another floating dtype than the module's are converted, which copies them.
 
     Args:
-        module: Typically made under `uninitialised`.
-        tensors: Its weights.
-        what: Which brick it is, for errors.
+        module: The module, typically built within `uninitialised`.
+        tensors: The weights.
+        what: The name of the brick, for errors.
 
     Returns:
-        The stored types of the tensors that were converted, for `write_weights`.
+        The stored dtypes of the tensors that were converted, for `write_weights`.
 
     Raises:
-        BrickMismatchError: Keys or shapes are not those of the module; it was left alone.
+        BrickMismatchError: Keys or shapes differ from those of the module, which is unchanged.
     """
     state = module.state_dict(keep_vars=True)
     problems = weight_problems(state, tensors)
     if problems:
         raise BrickMismatchError(f"The weights do not fit {what}", problems)
     for key, value in state.items():
-        # What `load_state_dict(assign=True)` comes to, without its walk over the modules: that costs more than reading.
+        # As `load_state_dict(assign=True)`, without its walk over all modules, which costs more than reading.
         value.data = tensors[key].to(value.dtype)
     return {key: tensors[key].dtype for key, value in state.items() if tensors[key].dtype != value.dtype}
 
 
 @contextmanager
 def uninitialised() -> Iterator[None]:
-    """Within it, this thread makes modules whose parameters are not filled, for weights that a file brings anyway.
+    """Skip the initialisation of parameters in this thread, for modules whose weights are loaded next.
 
-    The functions of `torch.nn.init` are exchanged for ones that look at the thread; so modules that another thread
-    makes at the same time are initialised as ever.
+    The functions of `torch.nn.init` are replaced by ones that check the thread, so that modules that other threads
+    build at the same time are initialised.
     """
     with _patching:
         originals = {name: getattr(nn.init, name) for name in _INITIALISERS}
@@ -262,11 +269,11 @@ def _unless_skipping(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def refuse_pickle(stem: Path) -> None:
-    """Raise `UnsafeBrickError` where a brick has only a pickled file; the stem is its path without the ending."""
+    """Raise `UnsafeBrickError` if a brick has only a pickled file; the stem is its path without suffix."""
     pickled = [stem.with_name(stem.name + suffix) for suffix in _PICKLES]
     for file in pickled:
         if file.exists():
             raise UnsafeBrickError(
-                f"{file} is a pickle, which can run code when it is read. Save the weights as {stem.name}{SUFFIX} "
-                "with safetensors in the program that made them."
+                f"{file} is a pickle, which can run code when it is loaded. Save the weights as {stem.name}{SUFFIX} "
+                "with safetensors in the program that created them."
             )

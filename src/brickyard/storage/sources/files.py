@@ -1,4 +1,4 @@
-"""Where stored bricks are read from: a folder, a lock, or (in `hub_files.py`) a repo of the Hub at one commit."""
+"""The files of a stored model: an interface, and its implementations for folders and locks."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from brickyard.storage.integrity import check_file
 from brickyard.storage.manifest import MANIFEST
 from brickyard.storage.weights import SUFFIX, read_weights, refuse_pickle
 
-MOST = 8_000_000  # bytes: no JSON of a brick is larger
+MOST = 8_000_000  # bytes of a JSON file
 _SMALL = 2**16  # bytes
 
 
 @final
 @dataclass(frozen=True)
 class Access:
-    """How the Hub is asked.
+    """How the Hub is accessed.
 
     Attributes:
-        token: As huggingface_hub takes it.
-        local_files_only: Not at all: only its cache is looked into.
+        token: A token of the Hub, as for huggingface_hub.
+        local_files_only: Look only into the cache of huggingface_hub.
     """
 
     token: str | bool | None = None
     local_files_only: bool = False
 
 
-DEFAULT_ACCESS = Access()  # with the token that huggingface_hub knows
+DEFAULT_ACCESS = Access()  # with the token that is stored by huggingface_hub
 
 
 class Files(ABC):
-    """Files by their names, such as `seg/head.json`.
+    """The files of a stored model by name, such as `seg/head.json`.
 
     Args:
-        access: How references to the Hub are followed.
+        access: How the Hub is accessed, also for references to it.
     """
 
     def __init__(self, access: Access) -> None:
@@ -54,46 +54,46 @@ class Files(ABC):
     @property
     @abstractmethod
     def location(self) -> str:
-        """What they are called in errors."""
+        """The folder or repo, for messages."""
 
     @abstractmethod
     def peek(self, name: str) -> bytes:
-        """The content of a small file.
+        """Return the content of a JSON file.
 
         Raises:
-            BrickNotFoundError: There is none.
-            UnsafeBrickError: It is too large for a JSON.
+            BrickNotFoundError: There is no such file.
+            UnsafeBrickError: It is too large.
         """
 
     @abstractmethod
     def file(self, name: str) -> Path:
-        """A file on disk; it is fetched if it has to be.
+        """Return the path of a file on disk, after a download if needed.
 
         Raises:
-            BrickNotFoundError: There is none.
+            BrickNotFoundError: There is no such file.
         """
 
-    def fetch(self, names: Sequence[str]) -> None:  # noqa: B027 - a folder has them already
-        """Have several files on disk, for now and for a later start without network."""
+    def fetch(self, names: Sequence[str]) -> None:  # noqa: B027 - a folder has all files
+        """Download several files, also for later use without network."""
 
     def uri(self, path: str) -> str | None:
-        """Where the brick at `path` is published, None if it is only here."""
+        """Return where the brick at `path` is published, None for a local folder."""
         return None
 
     def unlisted(self, known: Sequence[str]) -> list[str]:
-        """Bricks that are here and not among the known, as they were copied in by hand."""
+        """Return the paths of bricks that are not among `known`, such as bricks copied into the folder."""
         return []
 
     def with_hashes(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A brick's JSON with every hash in it; only what another library stored lacks some, until it is fetched."""
+        """Return a brick's JSON with the hash of its weights, which files of other libraries do not state."""
         return config
 
-    def discard(self, name: str) -> None:  # noqa: B027 - a folder is the user's own
-        """Remove a file that is wrong from the cache."""
+    def discard(self, name: str) -> None:  # noqa: B027 - a user's folder is left alone
+        """Remove a damaged file from the cache."""
 
     @contextmanager
     def discarding(self, name: str) -> Iterator[None]:
-        """Remove a file that turns out wrong from the cache, so that it is fetched anew next time."""
+        """Remove a file from the cache if the block finds it damaged, so that it is downloaded again."""
         try:
             yield
         except BrickError:
@@ -101,17 +101,17 @@ class Files(ABC):
             raise
 
     def tensors(self, path: str, sha256: str, size: int) -> dict[str, Tensor]:
-        """The weights of the brick at `path`, checked and mapped.
+        """Return the weights of the brick at `path`, checked and memory-mapped.
 
         Raises:
-            BrickNotFoundError: There are none.
-            UnsafeBrickError: They are pickled.
-            BrickIntegrityError, BrickMismatchError: They are not what the brick's JSON says, or no weights.
+            BrickNotFoundError: There is no such file.
+            UnsafeBrickError: The weights are pickled.
+            BrickIntegrityError, BrickMismatchError: The file has another hash, or is not a safetensors file.
         """
         return aligned_weights(self.checked(f"{path}{SUFFIX}", sha256, size))
 
     def checked(self, name: str, sha256: str, size: int, *, afresh: bool = False) -> Path:
-        """A file on disk with this content; see `check_file`."""
+        """Return the path of a file with this content; see `check_file`."""
         file = self.file(name)
         with self.discarding(name):
             check_file(file, sha256, size, afresh=afresh)
@@ -123,9 +123,9 @@ class FolderFiles(Files):
     """The files of a folder.
 
     Args:
-        folder: Where they are.
+        folder: The folder.
         access: See `Files`.
-        model: The name of the zoo model that the folder holds, None for another folder.
+        model: The name of the zoo model in the folder, None for any other folder.
     """
 
     def __init__(self, folder: Path, access: Access, model: str | None = None) -> None:
@@ -160,15 +160,15 @@ class FolderFiles(Files):
         return [path for path in paths if path not in known and f"{path}.json" not in gone and self._is_brick(path)]
 
     def _jsons(self) -> Iterator[Path]:
-        """The JSON files that may be bricks; those of another model in a folder below are its own."""
+        """Yield the JSON files that may be bricks, without those of other models in subfolders."""
         for at, folders, names in os.walk(self.folder):
             inside = Path(at)
             folders[:] = sorted(name for name in folders if name != PRIVATE and not (inside / name / MANIFEST).exists())
             files = (inside / name for name in sorted(names) if name.endswith(".json") and name != MANIFEST)
-            yield from (file for file in files if file.is_file())  # no pipe, which would be waited for
+            yield from (file for file in files if file.is_file())  # reading a pipe would block
 
     def _is_brick(self, path: str) -> bool:
-        """Whether a JSON file is a brick's, at first sight; any other file in the folder is no business of ours."""
+        """Return whether a JSON file looks like that of a brick; other files in the folder are ignored."""
         with (self.folder / f"{path}.json").open("rb") as stream:
             start = stream.read(1000)
         return re.fullmatch(r"\w+(/\w+)*", path, re.A) is not None and b'"format"' in start and b'"kind"' in start
@@ -176,40 +176,41 @@ class FolderFiles(Files):
 
 @final
 class LockFiles(Files):
-    """A manifest alone, whose bricks are all elsewhere or in itself.
+    """A manifest alone, whose bricks are references or included.
 
     Args:
-        lock: The manifest's JSON.
-        location: What it is called in errors.
+        lock: The JSON of the manifest.
+        location: The name of the lock, for messages.
         access: See `Files`.
     """
 
     def __init__(self, lock: bytes, location: str, access: Access) -> None:
         super().__init__(access)
         self._lock = lock
-        self._where = location
+        self._location = location
 
     @property
     def location(self) -> str:
-        return self._where
+        return self._location
 
     def peek(self, name: str) -> bytes:
         if name == MANIFEST:
             return self._lock
-        raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock has only references.")
+        raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock contains only references.")
 
     def file(self, name: str) -> Path:
-        raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock has only references.")
+        raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock contains only references.")
 
 
 def aligned_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped, but for small matrices, which are copied.
+    """Load the tensors of a safetensors file: memory-mapped, except for small matrices, which are copied.
 
-    A product with a single vector rounds otherwise where its matrix is not aligned in memory, and in a file few are.
-    The copies let a stored head give the very outputs that it gave before; of large matrices they would cost time.
+    Products of a matrix and a single vector round differently if the matrix is not aligned in memory, as most are in a
+    file. With copies, a stored head gives exactly the outputs that it gave before; copies of large matrices would cost
+    time.
 
     Raises:
-        BrickIntegrityError, BrickMismatchError: The file is cut short or has no weights that torch knows.
+        BrickIntegrityError, BrickMismatchError: The file is truncated, or not a safetensors file that torch can read.
     """
     with well_formed(str(file)):
         tensors = read_weights(file)
@@ -217,16 +218,16 @@ def aligned_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _is_small_matrix(weight: Tensor) -> bool:
-    """Whether it is of a linear layer or a 1x1 convolution, and small."""
+    """Return whether it is the small matrix of a linear layer or a 1x1 convolution."""
     return weight.ndim > 1 and weight.nbytes <= _SMALL and weight.shape[2:].numel() == 1
 
 
 def read_small(file: Path) -> bytes:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        UnsafeBrickError: It is too large for one.
+        UnsafeBrickError: It is too large.
     """
     if file.stat().st_size > MOST:
-        raise UnsafeBrickError(f"{file} has {file.stat().st_size} bytes: too large for a brick's JSON.")
+        raise UnsafeBrickError(f"{file} has {file.stat().st_size} bytes, expected at most {MOST} for a JSON file.")
     return file.read_bytes()

@@ -1,4 +1,4 @@
-"""The files of a repo of the Hub, by way of huggingface_hub's cache."""
+"""The files of a repo on the Hub, in the cache of huggingface_hub."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from brickyard.storage.atomic import write_whole
 from brickyard.storage.integrity import check_file
 from brickyard.storage.sources.files import MOST, Access, Files, read_small
 
-_FEW = 2  # files up to this number are fetched one by one: several at once cost a listing of the repo
+_FEW = 2  # files that are downloaded one by one: a snapshot download lists the repo first
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @final
 class HubFiles(Files):
-    """The files of a repo at one commit, by way of huggingface_hub's cache.
+    """The files of a repo at one commit, in the cache of huggingface_hub.
 
     Args:
         repo: `user/repo`.
-        revision: A branch, tag or commit; the first file that is read pins it to its commit.
+        revision: A branch, tag or commit; the first file that is read pins it to a commit.
         access: See `Files`.
     """
 
@@ -47,7 +47,7 @@ class HubFiles(Files):
 
     @property
     def commit(self) -> str:
-        """The commit that all files are of."""
+        """The commit of all files."""
         if self._pinned is None:
             found = self.api.resolve_revision(self.repo, revision=self._revision, local_files_only=self._only_cached)
             self._pinned = str(found.resolved)
@@ -98,16 +98,16 @@ class HubFiles(Files):
             Path(file).unlink(missing_ok=True)
 
     def _check(self, name: str, file: Path) -> None:
-        """Refuse what was damaged on its way; the client itself looks at the size alone."""
-        blob = file.resolve()  # a large file is kept under its sha256
+        """Check a downloaded file; huggingface_hub itself only compares sizes."""
+        blob = file.resolve()  # large files are stored under their sha256
         with self.discarding(name):
             if _SHA256.fullmatch(blob.name):
                 check_file(blob, blob.name, blob.stat().st_size)
             elif name in self._read and self._read[name] != blob.read_bytes():
-                raise BrickIntegrityError(f"{file} is not what {self.location} has as '{name}'. Fetch it again.")
+                raise BrickIntegrityError(f"{file} differs from '{name}' in {self.location}. Download it again.")
 
     def _get(self, name: str) -> bytes | None:
-        """A small file in one request, which also tells the commit; None where the client is to try again, and wait."""
+        """Return a JSON file with one request, with the commit; None if huggingface_hub should retry it."""
         url = hf_hub_url(self.repo, name, revision=self._pinned or self._revision, endpoint=self.api.endpoint)
         headers = build_hf_headers(token=self.api.token, library_name="brickyard")
         content = b""
@@ -120,7 +120,9 @@ class HubFiles(Files):
                 for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > MOST:
-                        raise UnsafeBrickError(f"'{name}' in {self.location} is too large for a brick's JSON.")
+                        raise UnsafeBrickError(
+                            f"'{name}' in {self.location} is too large, expected at most {MOST} bytes for a JSON file."
+                        )
         except RemoteEntryNotFoundError:
             raise BrickNotFoundError(f"No file '{name}' in {self.location}.") from None
         except httpx.RequestError:
@@ -128,7 +130,7 @@ class HubFiles(Files):
         return content
 
     def _pin(self, response: httpx.Response) -> None:
-        """Note which commit answered, also for a later start without network."""
+        """Record the commit of a response, also for later use without network."""
         answers = [answer.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for answer in response.history]
         commits = [*answers, response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)]
         commit = next((commit for commit in commits if commit), None)
