@@ -279,7 +279,7 @@ def test_a_hash_is_computed_once_and_again_after_any_change(monkeypatch):
         lambda: module.weight.data.mul_(2),
         lambda: module.load_state_dict({"weight": torch.zeros(2, 3), "bias": torch.ones(2)}),
         lambda: setattr(module.weight, "data", torch.full((2, 3), 7.0)),
-        lambda: module.half(),
+        module.half,
     ]
     seen = {before}
     for change in changes:
