@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ def add(run: Path, name: str, refer: list[str]) -> None:
     for path in trained:
         metadata, place = stored[path].metadata, f"{prefix_of(path)}/"
         metadata |= {"licence": LICENCE, "source": command_of(settings)}
-        if "task" in metadata:
-            metadata["image_size"] = list(data[0]["image"].shape[-2:])
+        if stored[path].head is not None:
+            height, width = data[0]["image"].shape[-2:]
+            stored[path].head = replace(stored[path].head, image_size=(int(height), int(width)))
             metadata["measured"] = f"brickyard eval {name} --data {settings['data']}"
             metadata["metrics"] = {metric: figures[place + metric] for metric in _TOLD if place + metric in figures}
     stored.save_pretrained(folder, weights=tag, refer=refer)

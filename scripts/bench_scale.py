@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -167,7 +167,8 @@ def jobs(folder: Path, options: argparse.Namespace) -> str:
     make_pictures(folder / "many", count, SMALL, damaged)
     model = folder / "model"
     small = brickyard.create_model("test_resnet_cls", num_classes=10)
-    small["backbone"].metadata["provides"]["input"]["size"] = list(SEEN)
+    provides = small["backbone"].provides
+    small["backbone"].provides = replace(provides, input=replace(provides.input, size=tuple(SEEN)))
     small.save_pretrained(model)
     plain = Job("local", model, folder / "many", folder / "local")
     columns = {}
@@ -208,7 +209,7 @@ def throughput(folder: Path, name: str, size: tuple[int, int], options: argparse
     model = brickyard.create_model(name, pretrained=bool(brickyard.list_models(name, pretrained=True))).eval()
     model.save_pretrained(folder / "model")
     model = model.to(options.device)
-    images = brickyard.BackboneSpec.from_json(model["backbone"].metadata["provides"]).input
+    images = model["backbone"].provides.input
     transform = timm.data.create_transform(
         (images.channels, *images.size),
         interpolation=images.interpolation,
@@ -245,7 +246,7 @@ def throughput(folder: Path, name: str, size: tuple[int, int], options: argparse
 
 def loop(model: Any, loader: DataLoader[Any], out: Path, device: str) -> None:
     """The hand-written loop."""
-    labels = model["cls/head"].metadata["labels"]
+    labels = list(model["cls/head"].head.labels)
     with open(out, "w", encoding="utf-8") as file, torch.inference_mode():
         for names, images in loader:
             read = {"image": images.to(device)}

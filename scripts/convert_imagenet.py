@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
 
+from brickyard import BrickCollection
 from brickyard.recipe.build import build
 from brickyard.recipe.recipe import HeadRecipe, Recipe
 
@@ -93,11 +94,12 @@ def convert(checkpoint: Checkpoint) -> None:
     state = state_of(checkpoint)
     labels = tuple(ImageNetInfo("imagenet-1k").label_descriptions())
     recipe = Recipe(checkpoint.backbone, heads=(HeadRecipe("cls", "cls", labels=labels),), weights=checkpoint.tag)
-    model = build(recipe)
+    model = BrickCollection.of_new(build(recipe))
     classifier = {key: state.pop(f"classifier.{key}") for key in ("weight", "bias")}
     model["backbone"].model.load_state_dict(state)
     model["cls/head"].model.load_state_dict(classifier)
-    model["backbone"].metadata["provides"]["input"] |= checkpoint.images
+    provides = model["backbone"].provides
+    model["backbone"].provides = replace(provides, input=replace(provides.input, **checkpoint.images))
     for path in ("backbone", "cls/head"):
         model[path].metadata |= {
             "licence": checkpoint.licence,

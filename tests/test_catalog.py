@@ -55,12 +55,12 @@ def test_no_weights_are_made_or_read(monkeypatch, tmp_path):
         file.write_bytes(b"")
     monkeypatch.setenv("BRICKYARD_ZOO", str(tmp_path))
     built = []
-    for made, original in {"brickyard.catalog.build": build, "brickyard.catalog.sketch": build_on_meta}.items():
+    for made, original in {"brickyard.catalog.build": build, "brickyard.catalog.build_on_meta": build_on_meta}.items():
         monkeypatch.setattr(made, lambda *args, original=original: built.append(original(*args)) or built[-1])
     info = model_info("test_resnet_cls.mine")
     assert (info.num_classes, info.labels) == ({"cls": 2}, {"cls": ["a", "b"]})
     assert model_info("resnet152_cls").parameters["backbone"] > 50_000_000
-    assert [parameter for model in built for parameter in model.parameters() if not parameter.is_meta] == []
+    assert [p for bricks in built for brick in bricks.values() for p in brick.parameters() if not p.is_meta] == []
     assert len(built) == 2
 
 
@@ -88,7 +88,7 @@ def test_an_unknown_name_shows_the_nearest(name, nearest):
 
 
 def test_a_zoo_model_is_called_what_create_model_calls_it():
-    info = model_info("test_resnet_seg_cls_det")
+    info = model_info("test_resnet_seg-tower_cls-multilabel_det")
     assert info.name == "test_resnet_cls-multilabel_seg-tower_det.digits_v1"
     assert (info.tasks, info.spec.input.size) == ({"cls": "cls", "seg": "seg", "det": "det"}, (96, 96))
     assert info.metrics["det/map_50"] > 0.9

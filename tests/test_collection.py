@@ -95,7 +95,9 @@ def test_a_missing_input_is_found_before_anything_has_run(collection):
 
 
 def test_a_missing_input_that_the_tags_leave_out_names_its_maker(collection):
-    with pytest.raises(MissingInputError, match="'head/logits' is made by brick 'head/classifier', which these tags"):
+    with pytest.raises(
+        MissingInputError, match="'head/logits' is written by brick 'head/classifier', which these tags"
+    ):
         collection(tiny_inputs(), tags={"LOSS"})
 
 

@@ -94,7 +94,7 @@ def test_classes_are_1000_or_as_many_as_asked_for():
     assert create_model("test_resnet_cls", num_classes={"cls": 6})["cls/head"].model.out_features == 6
     model = create_model("test_resnet_cls", labels=["cat", "dog"])
     assert model["cls/head"].model.out_features == 2
-    assert model["cls/head"].metadata["labels"] == ["cat", "dog"]
+    assert list(model["cls/head"].head.labels) == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_timm_s_weights_come_with_its_classifier_and_its_class_names(timm_weight
     image = torch.rand(2, 3, 160, 160)
     assert torch.equal(logits(model, image), timm_weights(normalised(image, "test_resnet")))
     names = timm.data.ImageNetInfo("imagenet-1k").label_descriptions()
-    assert model["cls/head"].metadata["labels"] == names
+    assert list(model["cls/head"].head.labels) == names
     assert "from timm" in caplog.text
 
 
@@ -224,7 +224,7 @@ image = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
 model = brickyard.create_model("local-dir:{saved}").eval()
 with torch.no_grad():
     print(json.dumps(model({{"image": image}}, tags={{"MODEL"}})["cls/logits"].double().tolist()))
-    print(json.dumps(model["cls/head"].metadata["labels"]))
+    print(json.dumps(list(model["cls/head"].head.labels)))
 """
     values, labels = map(json.loads, run_python(code, "-W", "error").splitlines())
     assert torch.equal(torch.tensor(values), logits(model, image).detach())
@@ -241,7 +241,7 @@ def test_a_saved_model_takes_other_classes_with_a_warning(saved):
 
 def test_a_saved_model_takes_other_names_of_its_classes(saved):
     model = create_model(f"local-dir:{saved}", labels=["x", "y", "z"])
-    assert model["cls/head"].metadata["labels"] == ["x", "y", "z"]
+    assert list(model["cls/head"].head.labels) == ["x", "y", "z"]
     assert same_weights(model["cls/head"].model, create_model(f"local-dir:{saved}")["cls/head"].model)
 
 

@@ -51,7 +51,12 @@ from .core.modules import (
 from .training.optim import (
     parameter_groups as parameter_groups,
 )
-from .core.specs import BackboneSpec as BackboneSpec, FeatureSpec as FeatureSpec, InputSpec as InputSpec
+from .core.specs import (
+    BackboneSpec as BackboneSpec,
+    FeatureSpec as FeatureSpec,
+    HeadInfo as HeadInfo,
+    InputSpec as InputSpec,
+)
 from .parts.backbones import BackboneResnet as BackboneResnet
 from .parts.classification import ImageClassifier as ImageClassifier
 from .core.conversions import (

@@ -48,8 +48,8 @@ def test_a_training_tells_the_figures_of_each_validation(trained: tuple[Path, st
 
 def test_a_trained_model_has_the_classes_of_the_data_and_its_frozen_brick_unchanged(trained: tuple[Path, str]) -> None:
     model = BrickCollection.from_pretrained(trained[0] / "last")
-    assert model["seg/head"].metadata["labels"] == ["background", *"0123456789"]
-    assert model["cls/head"].metadata["labels"] == list("0123456789")
+    assert list(model["seg/head"].head.labels) == ["background", *"0123456789"]
+    assert list(model["cls/head"].head.labels) == list("0123456789")
     fresh = brickyard.create_model_for(brickyard.open_data("digits", "train", image_size=48), NAME)
     weights = fresh["backbone"].state_dict()
     assert all((value == weights[name]).all() for name, value in model["backbone"].state_dict().items())

@@ -61,7 +61,7 @@ def test_a_list_has_one_item_an_image():
 def test_inputs_can_go_in_by_keyword():
     values = {"image": torch.zeros(2, 3, 4, 5), "label": torch.tensor([7, 8])}
     drawn = drawn_with(
-        lambda *, label, picture: label[0] + picture.ndim, {"label": "label", "visualization": "image"}, values
+        lambda *, label, picture: label[0] + picture.ndim, {"label": "label", "picture": "image"}, values
     )
     assert drawn == [10, 11]
 

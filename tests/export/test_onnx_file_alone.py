@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -154,7 +155,8 @@ def test_the_file_is_one_and_tells_nothing_of_this_machine(file):
 @pytest.mark.slow
 def test_a_predictor_of_the_file_gives_what_that_of_the_model_gives(model, file):
     stored = copy.deepcopy(model)
-    stored["backbone"].metadata["provides"]["input"]["size"] = (64, 64)
+    provides = stored["backbone"].provides
+    stored["backbone"].provides = replace(provides, input=replace(provides.input, size=(64, 64)))
     of_model = [*Predictor(stored).predict(SAMPLES, draw=True)]
     of_file = [*Predictor(file).predict(SAMPLES, draw=True)]
     for expected, found in zip(of_model, of_file, strict=True):

@@ -24,32 +24,32 @@ RECIPE = Recipe("test_resnet", (HeadRecipe("cls", "cls", num_classes=4),))
 
 
 def test_every_brick_wraps_a_part_that_can_be_made_again():
-    for path, brick in build(RECIPE).bricks().items():
+    for path, brick in build(RECIPE).items():
         part = part_of(brick.wrapped)
         assert part is not None, path
         assert type(create_part(part.type, **part.args)) is type(brick.wrapped)
 
 
 def test_the_graph_reads_an_image_and_its_labels():
-    model = build(RECIPE)
+    model = BrickCollection.of_new(build(RECIPE))
     assert model.required_inputs() == ["image", "targets/cls"]
     assert model.required_inputs(tags={"MODEL"}) == ["image"]
-    made = {name for brick in model.bricks().values() for name in brick.writes}
-    assert {"normalized", "features", "embedding", "cls/logits", "cls/probabilities", "cls/class_prediction"} <= made
+    written = {name for brick in model.bricks().values() for name in brick.writes}
+    assert {"normalized", "features", "embedding", "cls/logits", "cls/probabilities", "cls/class_prediction"} <= written
 
 
 def test_features_fit_what_the_backbone_says_it_provides():
-    model = build(replace(RECIPE, backbone="test_vit")).eval()
-    provides = model["backbone"].metadata["provides"]["features"]
+    model = BrickCollection.of_new(build(replace(RECIPE, backbone="test_vit"))).eval()
+    provides = model["backbone"].provides.features
     features = model({"image": torch.rand(1, 3, 160, 160)}, outputs=["features"])["features"]
     assert isinstance(features, tuple)
-    assert [value.shape[1] for value in features] == list(provides["channels"])
-    assert [160 // value.shape[2] for value in features] == list(provides["strides"])
+    assert [value.shape[1] for value in features] == list(provides.channels)
+    assert [160 // value.shape[2] for value in features] == list(provides.strides)
 
 
 def test_the_weights_tag_chooses_timm_s_configuration():
     tagged = build(replace(RECIPE, backbone="vit_tiny_patch16_224", weights="augreg_in21k"))
-    assert tagged["backbone"].metadata["provides"]["num_classes"] == 21843
+    assert tagged["backbone"].provides.num_classes == 21843
     assert tagged["backbone"].model.pretrained_cfg["tag"] == "augreg_in21k"
     own = build(replace(RECIPE, weights="my_run"))
     assert own["backbone"].model.pretrained_cfg["tag"] == timm.get_pretrained_cfg("test_resnet").tag
@@ -71,7 +71,9 @@ def test_a_head_can_stand_under_another_name():
 
 def test_two_heads_of_one_task_are_told_apart():
     heads = (HeadRecipe("animal", "cls", num_classes=3), HeadRecipe("breed", "cls", num_classes=5))
-    outputs = build(replace(RECIPE, heads=heads))({"image": torch.rand(2, 3, 64, 64)}, tags={"MODEL"})
+    outputs = BrickCollection.of_new(build(replace(RECIPE, heads=heads)))(
+        {"image": torch.rand(2, 3, 64, 64)}, tags={"MODEL"}
+    )
     assert (outputs["animal/logits"].shape, outputs["breed/logits"].shape) == ((2, 3), (2, 5))
 
 
@@ -116,10 +118,11 @@ def test_a_head_spec_is_frozen():
 
 def test_the_images_are_of_the_largest_size_that_a_head_was_trained_on():
     model = create_model("test_resnet_cls_seg", num_classes={"cls": 3, "seg": 3})
-    own = model["backbone"].metadata["provides"]["input"]["size"]
-    assert images_of(model).size == tuple(own)
-    model["seg/head"].metadata["image_size"] = [32, 48]
-    assert images_of(model).size == tuple(own)  # what cls was trained on
-    model["cls/head"].metadata["image_size"] = [96, 64]
-    assert images_of(model).size == (96, 64)
-    assert images_of(BrickCollection({"head": model["cls/head"]})) is None
+    bricks = model.bricks()
+    size = model["backbone"].provides.input.size
+    assert images_of(bricks).size == size
+    model["seg/head"].head = replace(model["seg/head"].head, image_size=(32, 48))
+    assert images_of(bricks).size == size  # what cls was trained on
+    model["cls/head"].head = replace(model["cls/head"].head, image_size=(96, 64))
+    assert images_of(bricks).size == (96, 64)
+    assert images_of({"head": model["cls/head"]}) is None

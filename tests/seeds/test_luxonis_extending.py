@@ -210,9 +210,7 @@ def test_a_task_that_adds_a_label_to_detection_is_trained_with_it_and_refuses_an
         outputs = model({**batch, "targets/distance/distance": right}, tags={"MODEL", "LOSS"})
         assert outputs["distance/loss"].isfinite()
     for wrong, found in ((["near", "far"], "str"), (torch.tensor([True, False]), "bool")):
-        with pytest.raises(
-            BrickInputError, match=rf"distance/metadata: expected 'distance' of type float or int, found {found}"
-        ):
+        with pytest.raises(BrickInputError, match=rf"expected 'distance' of type float or int, found {found}"):
             model({**batch, "targets/distance/distance": wrong}, tags={"MODEL", "LOSS"})
     model.save_pretrained(tmp_path)
     assert "distance/metadata" in create_model(f"local-dir:{tmp_path}").bricks()
@@ -255,10 +253,11 @@ def test_a_loss_with_sub_losses_is_stored_if_it_is_a_registered_part():
 @pytest.mark.usefixtures("_registered")
 def test_the_exported_file_has_the_parser_and_the_configuration(tmp_path):
     model = create_model("test_resnet_seg", num_classes=2)
-    spec = BackboneSpec.from_json(model["backbone"].metadata["provides"])
+    spec = model["backbone"].provides
     arguments = head_arguments(CustomSegmentationHead, spec, HeadSpec("seg", "custom", 2))
     head = BrickTrainable(create_part("custom_segmentation", **arguments), ["features[-1]"], ["./coarse"])
-    head.metadata = {**model["seg/head"].metadata, "parser": "SegmentationParser", "config": {"is_softmax": True}}
+    head.head = model["seg/head"].head
+    head.metadata = {"parser": "SegmentationParser", "config": {"is_softmax": True}}
     model["seg/head"] = head
     trained(model, {"image": torch.rand(2, 3, 64, 64), "targets/seg": torch.randint(0, 2, (2, 64, 64))})
     export_onnx(model, tmp_path / "model.onnx", image_size=64)

@@ -108,7 +108,7 @@ def test_stale_heads_are_told_on_a_save_and_refused_on_a_push(hub, tmp_path):
     with pytest.warns(UserWarning, match="Stale: cls/head"):
         model.save_pretrained(tmp_path)
     before = hub.files(REPO)
-    with pytest.raises(BrickMismatchError, match="'cls/head' was trained on a backbone that was changed"):
+    with pytest.raises(BrickMismatchError, match="'cls/head' was trained on a backbone that has changed"):
         model.push_to_hub(REPO)
     assert hub.files(REPO) == before
     model.push_to_hub(REPO, allow_stale=True)

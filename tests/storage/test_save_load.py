@@ -225,7 +225,7 @@ def test_a_stored_backbone_cannot_send_timm_for_other_weights(saved, tmp_path):
 
 def test_fields_that_this_version_does_not_know_are_kept(saved, tmp_path):
     edit(saved / "backbone.json", lambda config: config.update(licence="mit", trained_on={"pictures": 12}))
-    with pytest.warns(UserWarning, match=r"\['backbone'\] are not as bricks.json names them"):
+    with pytest.warns(UserWarning, match=r"\['backbone'\] differ from bricks.json"):
         model = BrickCollection.from_pretrained(saved)
     model.save_pretrained(tmp_path / "again")
     again = read(tmp_path / "again" / "backbone.json")

@@ -37,7 +37,7 @@ def other(folder, tmp_path):
 
 def test_a_head_s_folder_that_is_copied_in_belongs_to_the_model(folder, other):
     shutil.copytree(other / "seg", folder / "seg")
-    with pytest.warns(UserWarning, match="'seg/head'.*are not as bricks.json names them; they fit, and are used"):
+    with pytest.warns(UserWarning, match="'seg/head'.*differ from bricks.json; they fit the model and are used"):
         model = BrickCollection.from_pretrained(folder)
     theirs = BrickCollection.from_pretrained(other)
     assert torch.equal(*outputs_of(model, "seg/logits"), *outputs_of(theirs, "seg/logits"))

@@ -1,6 +1,7 @@
 """Bricks and heads that are exchanged, from every place that can hold one."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from brickyard import (
     inspect_brick,
     load_brick,
 )
+from brickyard.storage import weights
 
 IMAGE = {"image": torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))}
 
@@ -65,7 +67,7 @@ def test_a_head_of_other_classes_brings_its_loss_metrics_and_picture(model, othe
     assert fits(inspect_brick(f"{other}/cls"), model) == []
     model.swap("cls", other)
     assert torch.equal(logits(model), logits(BrickCollection.from_pretrained(other)))
-    assert model["cls/head"].metadata["labels"] == ["x", "y"]
+    assert list(model["cls/head"].head.labels) == ["x", "y"]
     assert model["cls/visualization"].model.labels == ("x", "y")
     values = model({**IMAGE, "targets/cls": torch.tensor([0, 1])})
     assert values["cls/loss"].isfinite()
@@ -74,7 +76,7 @@ def test_a_head_of_other_classes_brings_its_loss_metrics_and_picture(model, othe
 
 def test_a_folder_s_place_and_a_folder_of_the_head_alone(model, other, tmp_path):
     model.swap("cls", f"local-dir:{other}/cls")
-    assert model["cls/head"].metadata["labels"] == ["x", "y"]
+    assert list(model["cls/head"].head.labels) == ["x", "y"]
     model.swap("cls/head", str(other / "cls" / "head"))
 
 
@@ -89,7 +91,7 @@ def test_a_module_takes_the_names_of_the_brick_that_it_replaces(model):
     part = create_part("linear", in_features=96, out_features=3)
     model.swap("cls", part)
     assert model["cls/head"].model is part
-    assert model["cls/head"].metadata["labels"] == ["a", "b", "c"]
+    assert list(model["cls/head"].head.labels) == ["a", "b", "c"]
 
 
 def test_a_brick_goes_where_the_head_is_with_its_classes(model, other):
@@ -136,7 +138,8 @@ def test_how_well_a_head_must_fit_can_be_chosen(model, tmp_path):
 
 def test_a_head_for_other_images_fits_by_its_shape_alone(model, tmp_path):
     other = make(["x", "y"])
-    other["backbone"].metadata["provides"]["input"]["mean"] = (0.1, 0.2, 0.3)
+    provides = other["backbone"].provides
+    other["backbone"].provides = replace(provides, input=replace(provides.input, mean=(0.1, 0.2, 0.3)))
     other.save_pretrained(tmp_path / "other")
     info = inspect_brick(f"{tmp_path}/other/cls")
     assert any("mean of the images" in problem for problem in fits(info, model, "input"))
@@ -147,7 +150,7 @@ def test_a_head_of_another_form_is_refused_by_every_check(model, tmp_path):
     make(name="test_vit_cls").save_pretrained(tmp_path / "vit")
     before = model["cls/head"]
     for check in ("exact", "input", "shape"):
-        with pytest.raises(BrickMismatchError, match="embedding: expected 64 values, found 96"):
+        with pytest.raises(BrickMismatchError, match="length of the embedding: expected 64, found 96"):
             model.swap("cls", tmp_path / "vit", check=check)
     assert model["cls/head"] is before
 
@@ -159,7 +162,7 @@ def test_a_backbone_that_the_heads_cannot_read_is_refused(stored, tmp_path):
         model.save_pretrained(tmp_path / "model")
     make(name="test_vit_cls").save_pretrained(tmp_path / "vit")
     before = model["backbone"]
-    with pytest.raises(BrickMismatchError, match="cls/head: embedding"):
+    with pytest.raises(BrickMismatchError, match="cls/head: length of the embedding"):
         model.swap("backbone", tmp_path / "vit", check="shape")
     assert model["backbone"] is before
 
@@ -174,7 +177,9 @@ def test_a_fresh_head_takes_any_backbone_of_its_shape(tmp_path):
 
 def test_a_backbone_brings_its_normalisation(tmp_path):
     other = make()
-    other["backbone"].metadata["provides"]["input"] |= {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    provides = other["backbone"].provides
+    images = replace(provides.input, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    other["backbone"].provides = replace(provides, input=images)
     other.save_pretrained(tmp_path / "other")
     model = make()
     model.swap("backbone", tmp_path / "other")
@@ -211,3 +216,18 @@ def test_bricks_of_a_new_model_come_from_where_they_are_named(model, other, tmp_
             bricks={"cls": str(other), "backbone": str(tmp_path / "model")},  # the backbone comes first all the same
         )
     assert torch.equal(logits(made), logits(BrickCollection.from_pretrained(other)))
+
+
+def test_a_swap_leaves_the_random_state_of_the_caller_alone(model, tmp_path):
+    make(["x", "y", "z"]).save_pretrained(tmp_path / "other")
+    before = torch.random.get_rng_state()
+    model.swap("cls", tmp_path / "other", check="shape")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_second_fit_check_does_not_hash_the_backbone_again(model, tmp_path, monkeypatch):
+    make().save_pretrained(tmp_path / "other")
+    info = inspect_brick(f"{tmp_path}/other/cls")
+    first = fits(info, model)
+    monkeypatch.setattr(weights, "canonical_state", lambda *args: pytest.fail("hashed again"))
+    assert fits(info, model) == first

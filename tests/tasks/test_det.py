@@ -72,7 +72,7 @@ def test_a_detector_reads_and_writes_what_the_design_says(variant):
 def test_fcos_is_the_default_and_coco_the_default_classes():
     assert get_task("det").variants[0] == "fcos"
     model = create_model("test_resnet_det")
-    assert len(model["det/head"].metadata["labels"]) == 80
+    assert len(list(model["det/head"].head.labels)) == 80
     assert model(pictures(), tags="MODEL")["det/logits"].shape[2] == 80
 
 

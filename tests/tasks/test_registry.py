@@ -73,7 +73,7 @@ def test_a_registered_task_is_saved_and_loaded(task, tmp_path):
     image = torch.rand(1, 3, 64, 64)
     ours, theirs = (other({"image": image}, outputs=["sizes/values"]) for other in (model, again))
     torch.testing.assert_close(ours["sizes/values"], theirs["sizes/values"])
-    assert again["sizes/head"].metadata["labels"] == ["small", "large"]
+    assert list(again["sizes/head"].head.labels) == ["small", "large"]
     with pytest.warns(UserWarning, match="'sizes/head' starts with fresh weights"):
         wider = create_model(f"local-dir:{tmp_path}", num_classes={"sizes": 4})
     assert wider["sizes/head"].model.out_features == 8  # the variant is kept

@@ -31,8 +31,8 @@ def shapes(count=8, size=64):
 def test_the_variants_and_the_default_of_21_classes():
     assert get_task("seg").variants == VARIANTS
     model = create_model("test_resnet_seg")
-    assert model["seg/head"].metadata["variant"] == "fpn"
-    assert model["seg/head"].metadata["labels"] == [str(index) for index in range(21)]
+    assert model["seg/head"].head.variant == "fpn"
+    assert list(model["seg/head"].head.labels) == [str(index) for index in range(21)]
     assert model["seg/head"].model.classifier.out_channels == 21
 
 

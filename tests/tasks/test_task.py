@@ -17,6 +17,7 @@ from brickyard import (
     register_part,
     register_task,
 )
+from brickyard.core.specs import HeadInfo
 from brickyard.parts import registry as parts
 from brickyard.tasks import registry
 from brickyard.tasks.metadata import Metadata
@@ -177,9 +178,11 @@ def test_a_head_keeps_what_its_task_says_of_it_and_is_told_the_rest():
 
         def bricks(self, backbone, head):
             brick = BrickTrainable(nn.Linear(96, 1), ["embedding"], ["./named"])
-            brick.metadata = {"labels": ["metres"], "parser": "Parser"}
+            brick.head = HeadInfo("named", head.variant, ("metres",))
+            brick.metadata = {"parser": "Parser"}
             return {"head": brick}
 
     register_task(Named())
-    told = create_model("test_resnet_named")["named/head"].metadata
-    assert told == {"task": "named", "variant": "plain", "labels": ["metres"], "parser": "Parser"}
+    head = create_model("test_resnet_named")["named/head"]
+    assert head.head == HeadInfo("named", "plain", ("metres",))
+    assert head.metadata == {"parser": "Parser"}

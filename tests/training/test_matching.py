@@ -11,8 +11,8 @@ def test_a_model_has_the_classes_of_the_data_and_only_the_heads_of_its_name() ->
     model = create_model_for(Rectangles(1), "test_resnet_seg_det")
     assert sorted(model) == ["backbone", "det", "preprocessor", "seg"]
     for head in ("seg", "det"):
-        assert tuple(model[f"{head}/head"].metadata["labels"]) == LABELS[head]
-    assert model["seg/head"].metadata["variant"] == "fpn"
+        assert model[f"{head}/head"].head.labels == LABELS[head]
+    assert model["seg/head"].head.variant == "fpn"
 
 
 def test_the_seed_makes_the_fresh_weights_and_leaves_the_generator_alone() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import BackboneSpec
+from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickInputError
 from brickyard.parts.drawing.masks import stretched
@@ -71,7 +71,7 @@ class Depth(Task):
                 output_names=["./visualization"],
             ),
         }
-        bricks["head"].metadata = {"labels": list(head.labels or [self.name])}
+        bricks["head"].head = HeadInfo(self.name, head.variant, tuple(head.labels or [self.name]))
         return bricks
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ def test_a_repo_of_timm_s_is_a_backbone_with_its_classifier_left_or_taken(writte
     assert model["cls/head"] is head
     model.swap("cls", "hf://timm/model/cls")
     torch.testing.assert_close(*outputs_of(theirs, model))
-    assert model["cls/head"].metadata["labels"] == list("abcdefg")
+    assert list(model["cls/head"].head.labels) == list("abcdefg")
     assert inspect_brick("hf://timm/model/cls").labels == list("abcdefg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

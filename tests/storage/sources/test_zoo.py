@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import brickyard
-from brickyard import Tag, UnknownNameError, create_model, list_models
+from brickyard import BrickMismatchError, Tag, UnknownNameError, create_model, list_models
+from brickyard.recipe.inspection import name_of
 from brickyard.storage.sources.zoo import find_in_zoo, zoo_folders
 from tests.private_names import TIMM_DOWNLOAD
 from tests.toys import SOURCE
@@ -64,7 +65,7 @@ def test_the_shipped_model_is_timm_s_with_the_shipped_weights(sample, by_timm):
 @pytest.mark.parametrize(("sample", "label"), [("chelsea", " cat"), ("coffee", "espresso"), ("rocket", "missile")])
 def test_the_shipped_model_knows_the_samples(sample, label):
     model = create_model(NAME, pretrained=True)
-    labels = model["cls/head"].metadata["labels"]
+    labels = list(model["cls/head"].head.labels)
     assert labels == timm.data.ImageNetInfo("imagenet-1k").label_descriptions()
     assert label in labels[outputs(model, photo(sample))["cls/class_prediction"]]
 
@@ -121,8 +122,8 @@ def test_several_own_zoos_are_looked_through_in_order(own_zoo, tmp_path_factory,
     shutil.copytree(own_zoo / "test_resnet_cls.mine", other / "test_resnet_cls.mine")
     shutil.copytree(own_zoo / "test_resnet_cls.mine", other / "test_resnet_cls.second")
     monkeypatch.setenv("BRICKYARD_ZOO", os.pathsep.join([str(own_zoo), "", str(other), str(other / "nowhere")]))
-    assert find_in_zoo("test_resnet_cls", "mine") == own_zoo / "test_resnet_cls.mine"
-    assert find_in_zoo("test_resnet_cls", "second") == other / "test_resnet_cls.second"
+    assert find_in_zoo("test_resnet_cls", "mine").folder == own_zoo / "test_resnet_cls.mine"
+    assert find_in_zoo("test_resnet_cls", "second").folder == other / "test_resnet_cls.second"
     assert find_in_zoo("test_resnet_cls", "third") is None
     shipped = sorted(folder.name for folder in ZOO.parent.iterdir())
     assert list(zoo_folders())[: len(shipped)] == shipped  # the package's own first
@@ -173,3 +174,40 @@ def test_one_task_can_be_a_plain_string():
 def test_every_listed_name_can_be_read():
     for name in ("resnet18_cls", *list_models("test_vit*"), *list_models(pretrained=True)):
         assert brickyard.model_info(name).tasks
+
+
+@pytest.mark.parametrize("name", sorted(folder.name for folder in ZOO.parent.iterdir()))
+def test_a_zoo_model_is_the_same_architecture_with_and_without_weights(name):
+    fresh, trained = create_model(name), create_model(name, pretrained=True)
+    assert repr(fresh) == repr(trained)
+    assert list(fresh.bricks()) == list(trained.bricks())
+    for path, brick in trained.bricks().items():
+        assert fresh[path].head == brick.head
+        assert fresh[path].provides == brick.provides
+        shapes = {key: (value.shape, value.dtype) for key, value in brick.state_dict().items()}
+        assert {key: (value.shape, value.dtype) for key, value in fresh[path].state_dict().items()} == shapes
+    assert all(parameter.requires_grad for parameter in fresh.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(folder.name for folder in ZOO.parent.iterdir()))
+def test_a_zoo_folder_is_named_as_its_manifest_and_as_its_bricks(name):
+    assert json.loads((ZOO.parent / name / "bricks.json").read_text(encoding="utf-8"))["collection"] == name
+    assert name_of(create_model(name).bricks(), name.partition(".")[2]) == name
+
+
+def test_a_name_without_a_tag_means_the_default_tag_also_without_weights():
+    for name in ("tf_efficientnet_lite0_seg-unet", "test_resnet_cls-multilabel_seg-tower_det"):
+        assert repr(create_model(name)) == repr(create_model(f"{name}.digits_v1", pretrained=True))
+
+
+@pytest.mark.filterwarnings("ignore:'seg' starts with fresh weights")
+def test_trained_weights_never_come_with_another_head_than_the_name_says(monkeypatch):
+    monkeypatch.setattr(TIMM_DOWNLOAD, lambda *args, **kwargs: load_file(ZOO / "backbone.safetensors"))
+    trained = create_model("tf_efficientnet_lite0_seg", pretrained=True)
+    assert repr(trained) == repr(create_model("tf_efficientnet_lite0_seg"))
+
+
+def test_a_zoo_folder_of_another_name_than_its_model_is_refused(own_zoo):
+    (own_zoo / "test_resnet_cls.mine").rename(own_zoo / "test_resnet_seg.mine")
+    with pytest.raises(BrickMismatchError, match=r"test_resnet_seg\.mine"):
+        create_model("test_resnet_seg.mine", pretrained=True)

@@ -28,7 +28,7 @@ def open_zoo(name: str, access: Access = DEFAULT_ACCESS) -> FolderFiles:
 
     Raises:
         UnknownNameError: There is no such model.
-        BrickMismatchError: The manifest states another name than that of the folder.
+        BrickMismatchError: The manifest states another name than that of the folder (with or without the tag).
     """
     folders = zoo_folders()
     if name not in folders:
@@ -36,7 +36,7 @@ def open_zoo(name: str, access: Access = DEFAULT_ACCESS) -> FolderFiles:
     files = FolderFiles(folders[name], access, name)
     location = f"{files.location}/{MANIFEST}"
     stated = Manifest.from_json(parse(files.peek(MANIFEST), location), location).collection
-    if stated not in (None, name):
+    if stated not in (None, name, name.partition(".")[0]):
         raise BrickMismatchError(f"{location} is not of the model '{name}'", [f"it states the name '{stated}'"])
     return files
 
