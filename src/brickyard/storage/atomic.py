@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from uuid import uuid4
 if sys.platform != "win32":
     import fcntl
 
-from brickyard.errors import UnsafeBrickError
+from brickyard.errors import BrickError, UnsafeBrickError
 
 PRIVATE = ".brickyard"
 _COMMIT = "commit"
@@ -90,15 +91,45 @@ def removed(folder: Path) -> set[str]:
     return _removed_in(folder / PRIVATE / _COMMIT)
 
 
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path of the same file name, and move it to `path` when the block ends without an exception.
+
+    The temporary file is in a folder of its own next to `path`, which is removed in any case. The file is flushed to
+    disk before it is moved, and its folder afterwards: a kill or a power failure leaves the old file or the new one.
+
+    Raises:
+        OSError: The file could not be written; an existing file at `path` is unchanged.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        temp = Path(folder) / path.name
+        try:
+            yield temp
+            _flush(temp)
+            os.replace(temp, path)
+            _flush(path.parent)
+        except BrickError:  # some are OSErrors with a message of their own
+            raise
+        except OSError as error:
+            raise OSError(f"{path} was not written: {error}") from error
+
+
 def write_whole(file: Path, text: str) -> None:
-    """Write one file: all of it, or nothing."""
+    """Write a text file atomically; its folder is created if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{uuid4().hex}")
+    with write_atomically(file) as temp:
+        temp.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk."""
+    if path.is_dir() and sys.platform == "win32":  # which cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+        os.fsync(descriptor)
     finally:
-        draft.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 @contextmanager
