@@ -28,8 +28,8 @@ def _photos(name: str) -> Image.Image:
     samples = Path(brickyard.__file__).parent / "samples"
     pictures = []
     for prediction in Predictor(name).predict(samples, draw=True):
-        assert prediction.drawn is not None
-        pictures.append(prediction.drawn.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS))
+        assert prediction.visualization is not None
+        pictures.append(prediction.visualization.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS))
     return _sheet(pictures, len(pictures))
 
 

@@ -1,4 +1,4 @@
-"""A small training in a process of its own, to be killed, or in two: `python -m tests.runs FOLDER ...`."""
+"""Run a small training in a separate process, to be killed, or in two processes: `python -m tests.runs FOLDER ...`."""
 
 import argparse
 import os
@@ -15,28 +15,32 @@ from brickyard.training.config import TrainerConfig, TrainingConfig
 from brickyard.training.fit import fit
 
 SIDE = 64
-LABELS = {"cls": ("red", "green", "blue"), "seg": ("nothing", "red", "green", "blue"), "det": ("red", "green", "blue")}
+LABELS = {
+    "cls": ("red", "green", "blue"),
+    "seg": ("background", "red", "green", "blue"),
+    "det": ("red", "green", "blue"),
+}
 
 
 class Rectangles:
-    """Pictures with one rectangle each, red, green or blue.
+    """Images with one rectangle each, red, green or blue.
 
     Args:
-        length: How many.
-        lacking: The pictures without a label, by task.
-        noisy: Draw another noise whenever a picture is read.
-        kill_at: Kill this process when so many have been read.
+        length: Number of images.
+        unlabelled: Indices of the images without a label, by task.
+        noisy: Whether each read adds new noise; otherwise the noise depends on the index only.
+        kill_at: Kill this process at the read of this number, counted from 1.
     """
 
     def __init__(
         self,
         length: int,
-        lacking: Mapping[str, set[int]] = MappingProxyType({}),
+        unlabelled: Mapping[str, set[int]] = MappingProxyType({}),
         *,
         noisy: bool = False,
         kill_at: int | None = None,
     ) -> None:
-        self.labels, self.length, self.lacking, self.noisy = LABELS, length, lacking, noisy
+        self.labels, self.length, self.unlabelled, self.noisy = LABELS, length, unlabelled, noisy
         self.kill_at, self.read = kill_at, 0
 
     def __len__(self) -> int:
@@ -62,7 +66,7 @@ class Rectangles:
         return {
             name: value
             for name, value in sample.items()
-            if index not in self.lacking.get(name.removeprefix("targets/"), ())
+            if index not in self.unlabelled.get(name.removeprefix("targets/"), ())
         }
 
 
@@ -72,7 +76,7 @@ def small_model(name: str = "test_resnet_cls_seg-lraspp_det-ssdlite", **options:
 
 
 def without_batch_statistics(model: BrickCollection) -> BrickCollection:
-    """The same with normalisation of each picture alone, so that two halves of a batch are what the whole is."""
+    """Replace batch norms by group norms, so that two halves of a batch give the results of the whole batch."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -84,25 +88,26 @@ def without_batch_statistics(model: BrickCollection) -> BrickCollection:
     return model
 
 
-# Of the training, about half of the pictures lack each label; of the validation, those of the second process lack two.
-LACKING = {"cls": {0, 1, 3}, "seg": {2, 3, 5, 6}, "det": {1, 4, 6, 7}}
-LACKING_IN_VAL = {"cls": {1, 3}, "seg": {0}, "det": {1, 2, 3}}
+# About half of the training images lack each label; the validation images of the second process lack two of them.
+UNLABELLED = {"cls": {0, 1, 3}, "seg": {2, 3, 5, 6}, "det": {1, 4, 6, 7}}
+UNLABELLED_IN_VAL = {"cls": {1, 3}, "seg": {0}, "det": {1, 2, 3}}
 
 
 def train_in_parts(out: Path, devices: int, strategy: str) -> None:
-    """Two processes with two pictures a step, or one with four; labels are missing here and there."""
+    """Train with two processes and two images per step, or one process and four; some labels are missing."""
     model = without_batch_statistics(small_model("test_resnet_cls_seg-lraspp_det-retinanet"))
-    brick = model["seg/loss"]  # by default it has a part that is no mean over pixels
+    brick = model["seg/loss"]  # the default loss has a term that is not a mean over pixels
     model["seg/loss"] = BrickLoss(create_part("segmentation_loss"), brick.input_names, brick.output_names)
-    course = TrainingConfig(steps=6, batch_size=4 // devices, every=3, lr=1e-4)
-    machines = TrainerConfig(accelerator="cpu", devices=devices, strategy=strategy)
-    fit(model, Rectangles(8, LACKING, noisy=True), Rectangles(5, LACKING_IN_VAL), out, course, machines)
+    config = TrainingConfig(steps=6, batch_size=4 // devices, every=3, lr=1e-4)
+    trainer_config = TrainerConfig(accelerator="cpu", devices=devices, strategy=strategy)
+    fit(model, Rectangles(8, UNLABELLED, noisy=True), Rectangles(5, UNLABELLED_IN_VAL), out, config, trainer_config)
 
 
 def train_until_killed(out: Path, kill_at: int | None, resume: bool) -> None:
+    """Train with a moving average and drop path; kill this process at a read of the training data."""
     model = small_model(drop_path_rate=0.3)
-    course = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
-    fit(model, Rectangles(7, noisy=True, kill_at=kill_at), Rectangles(3), out, course, resume=resume)
+    config = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
+    fit(model, Rectangles(7, noisy=True, kill_at=kill_at), Rectangles(3), out, config, resume=resume)
 
 
 if __name__ == "__main__":
@@ -112,9 +117,9 @@ if __name__ == "__main__":
     parser.add_argument("--strategy", default="ddp")
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--resume", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if given.devices is not None:
-        train_in_parts(given.out, given.devices, given.strategy)
+    if options.devices is not None:
+        train_in_parts(options.out, options.devices, options.strategy)
     else:
-        train_until_killed(given.out, given.kill_at, given.resume)
+        train_until_killed(options.out, options.kill_at, options.resume)

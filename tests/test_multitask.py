@@ -152,8 +152,8 @@ def test_three_heads_train_every_weight_and_predict_in_one_pass(name: str, tmp_p
     photo = Path(brickyard.__file__).parent / "samples" / "coffee.jpg"
     (prediction,) = brickyard.Predictor(model).predict(photo, draw=True)
     assert set(prediction.results) == {"cls", "seg", "det"}
-    assert prediction.drawn is not None
-    assert prediction.drawn.width == 600
+    assert prediction.visualization is not None
+    assert prediction.visualization.width == 600
 
 
 def _no_boxes() -> dict[str, torch.Tensor]:

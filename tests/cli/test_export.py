@@ -32,81 +32,85 @@ def run(command: click.Command, *arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def rows(told: str) -> dict[str, list[str]]:
-    cells = [line.replace("│", " ").split() for line in told.splitlines() if line.startswith("│")]
+def rows(output: str) -> dict[str, list[str]]:
+    cells = [line.replace("│", " ").split() for line in output.splitlines() if line.startswith("│")]
     return {name: values for name, *values in cells}
 
 
 @pytest.mark.slow
-def test_with_labelled_pictures_int8_tells_the_metrics_before_and_after(file: Path, tmp_path: Path) -> None:
-    done = run(quantize, file, tmp_path / "small.onnx", "--data", "digits", *SIZE, "--length", 5)
-    assert done.exit_code == 0, done.output
+def test_with_data_the_metrics_are_shown_before_and_after_quantization(file: Path, tmp_path: Path) -> None:
+    result = run(quantize, file, tmp_path / "small.onnx", "--data", "digits", *SIZE, "--length", 5)
+    assert result.exit_code == 0, result.output
     data = brickyard.open_data("digits", "test", length=5, image_size=48)
     before, after = brickyard.evaluate(file, data), brickyard.evaluate(tmp_path / "small.onnx", data)
-    assert rows(done.stdout) == {name: [f"{before[name]:.4f}", f"{after[name]:.4f}"] for name in before}
-    assert "5 pictures of test" in done.stdout
+    assert rows(result.stdout) == {name: [f"{before[name]:.4f}", f"{after[name]:.4f}"] for name in before}
+    assert "5 images of test" in result.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 3])
-def test_without_pictures_int8_is_calibrated_on_the_first_of_the_validation(
+def test_without_images_int8_is_calibrated_on_the_first_validation_images(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
-    monkeypatch.setattr("brickyard.cli.export._CALIBRATED", 5)
+    monkeypatch.setattr("brickyard.cli.export._MAX_CALIBRATION_IMAGES", 5)
     seen: list[np.ndarray] = []
     monkeypatch.setattr("brickyard.quantize_onnx", lambda source, path, images, **_: seen.extend(images))
     run(quantize, file, tmp_path / "small.onnx", "--data", "digits", *SIZE, "--batch-size", batch_size)
     expected = brickyard.open_data("digits", "val", image_size=48)
-    found = np.concatenate(seen)
-    assert 5 <= len(found) < 10
-    for scene, picture in enumerate(found):
-        np.testing.assert_array_equal(picture, expected[scene]["image"].numpy())
+    used = np.concatenate(seen)
+    assert 5 <= len(used) < 10
+    for index, image in enumerate(used):
+        np.testing.assert_array_equal(image, expected[index]["image"].numpy())
 
 
 @pytest.mark.slow
-def test_pictures_are_what_int8_is_calibrated_on(file: Path, tmp_path: Path) -> None:
+def test_int8_is_calibrated_on_the_images(file: Path, tmp_path: Path) -> None:
     samples = SOURCE / "brickyard" / "samples"
-    done = run(quantize, file, tmp_path / "small.onnx", samples)
-    assert done.exit_code == 0, done.output
+    result = run(quantize, file, tmp_path / "small.onnx", samples)
+    assert result.exit_code == 0, result.output
     predictor = brickyard.Predictor(file)
     images = predictor.read(predictor.find(samples))
     brickyard.quantize_onnx(file, tmp_path / "same.onnx", [images])
-    found, expected = (
+    actual, expected = (
         OnnxSession(tmp_path / name)({"image": images.astype(np.float32) / 255}) for name in ("small.onnx", "same.onnx")
     )
-    np.testing.assert_array_equal(found["cls/logits"], expected["cls/logits"])
+    np.testing.assert_array_equal(actual["cls/logits"], expected["cls/logits"])
 
 
 @pytest.mark.slow
-def test_data_that_the_file_is_not_for_is_refused_before_anything_is_written(
+def test_mismatched_data_is_refused_before_anything_is_written(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("brickyard.open_data", lambda *_, **__: Rectangles(2))
-    done = run(quantize, file, tmp_path / "small.onnx", "--data", "digits")
-    assert isinstance(done.exception, BrickMismatchError)
+    result = run(quantize, file, tmp_path / "small.onnx", "--data", "digits")
+    assert isinstance(result.exception, BrickMismatchError)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        ([], "Give PICTURES, or --data"),
-        (["photos", "--length", 3], "--image-size and --length are of --data"),
-        (["photos"], "is there already. Pass --overwrite"),
+        ([], "pass IMAGES or --data"),
+        (["photos", "--length", 3], "--image-size and --length need --data"),
+        (["photos"], "exists. Pass --overwrite"),
     ],
 )
-def test_what_cannot_be_quantised_is_told_at_once(tmp_path: Path, arguments: list[object], told: str) -> None:
-    (tmp_path / "small.onnx").write_bytes(b"mine")
-    done = run(quantize, tmp_path / "model.onnx", tmp_path / "small.onnx", *arguments)
-    assert done.exit_code == 2
-    assert told in " ".join(done.output.replace("│", " ").split())
-    assert (tmp_path / "small.onnx").read_bytes() == b"mine"
+def test_wrong_use_of_quantize_is_refused_at_once(tmp_path: Path, arguments: list[object], message: str) -> None:
+    (tmp_path / "small.onnx").write_bytes(b"other")
+    result = run(quantize, tmp_path / "model.onnx", tmp_path / "small.onnx", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert (tmp_path / "small.onnx").read_bytes() == b"other"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["model.tflite"], "What kind is model.tflite?"), (["m.pt2", "--opset", 18], "ONNX only")]
+    ("arguments", "message"),
+    [
+        (["model.tflite"], "Unknown export format of model.tflite"),
+        (["m.pt2", "--opset", 18], "only for the format onnx"),
+    ],
 )
-def test_a_kind_of_file_that_nobody_writes_is_refused(arguments: list[object], told: str) -> None:
-    done = run(export, "test_resnet_cls", *arguments)
-    assert done.exit_code == 2
-    assert told in " ".join(done.output.replace("│", " ").split())
+def test_an_unknown_export_format_is_refused(arguments: list[object], message: str) -> None:
+    result = run(export, "test_resnet_cls", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())

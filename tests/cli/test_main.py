@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import brickyard
-from brickyard import create_mermaid_dag_graph, create_model
+from brickyard import BrickMismatchError, create_mermaid_dag_graph, create_model
 from brickyard.cli.main import main
 from tests.toys import run_python
 
@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 
 
 def failed(*arguments: object) -> str:
-    """The one line that a command that fails writes."""
+    """Run a command that fails and return its error, which is one line."""
     result = run(*arguments)
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -40,7 +40,7 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Three pictures with the same stem, one with another, in two folders."""
+    """Three images with the same stem and one with another, in two folders."""
     for name in ("a.png", "a.jpg", "deep/a.png", "b.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(len(name)).integers(0, 256, (30, 400, 3), dtype=np.uint8)
@@ -48,7 +48,7 @@ def folder(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-def test_predict_writes_pictures_and_json(model, folder, tmp_path):
+def test_predict_writes_visualizations_and_json(model, folder, tmp_path):
     result = run("predict", folder, "--model", model, "--out", tmp_path / "out")
     assert result.exit_code == 0
     rows = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def test_predict_writes_pictures_and_json(model, folder, tmp_path):
         assert {key: row[key] for key in ("file", "width", "height")} == {
             k: other[k] for k in ("file", "width", "height")
         }
-        assert [found["label"] for found in row["cls"]] == [found["label"] for found in other["cls"]]
+        assert [result["label"] for result in row["cls"]] == [result["label"] for result in other["cls"]]
 
 
 def test_files_with_the_same_stem_do_not_overwrite_each_other(model, folder, tmp_path):
@@ -69,21 +69,21 @@ def test_files_with_the_same_stem_do_not_overwrite_each_other(model, folder, tmp
     assert all(any(np.array_equal(one, source) for one in drawn) for source in sources)
 
 
-def test_names_that_differ_in_case_only_are_kept_apart_on_every_system(model, folder, tmp_path):
+def test_names_that_differ_only_in_case_do_not_collide(model, folder, tmp_path):
     (folder / "a.png").rename(folder / "A.png")
     run("predict", folder / "A.png", folder / "a.jpg", "--model", model, "--out", tmp_path / "out")
     names = [file.name.lower() for file in (tmp_path / "out").glob("*.png")]
     assert len(names) == len(set(names)) == 2
 
 
-def test_pictures_that_were_given_are_never_overwritten(model, folder):
+def test_the_input_images_are_never_overwritten(model, folder):
     (folder / "b.png").rename(folder / "a_2.png")
     before = {file: file.read_bytes() for file in folder.rglob("*.*")}
     run("predict", folder, "--model", model, "--out", folder)
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_predict_prints_every_label_as_it_is(model, folder, tmp_path, monkeypatch):
+def test_labels_are_printed_without_markup(model, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("predict", folder / "b.png", "--model", model)
     assert len(list((tmp_path / "predictions").glob("b*.png"))) == 1
@@ -91,13 +91,13 @@ def test_predict_prints_every_label_as_it_is(model, folder, tmp_path, monkeypatc
     assert result.stdout.count("%") == 3
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_the_exit_code_is_1(model, folder, tmp_path):
-    (folder / "bad [1].jpg").write_text("no picture")
+def test_an_unreadable_image_is_reported_and_the_exit_code_is_1(model, folder, tmp_path):
+    (folder / "bad [1].jpg").write_text("not an image")
     result = run("predict", folder, "--model", model, "--out", tmp_path / "out")
     assert result.exit_code == 1
-    told = [line for line in result.stderr.splitlines() if line.startswith("not read: ")]
-    assert len(told) == 1
-    assert f"{folder}/bad [1].jpg" in told[0]  # on one line, as it is
+    lines = [line for line in result.stderr.splitlines() if line.startswith("not read: ")]
+    assert len(lines) == 1
+    assert f"{folder}/bad [1].jpg" in lines[0]  # on one line, without markup
     rows = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
     assert [("error" in row) for row in rows].count(True) == 1
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
@@ -112,7 +112,7 @@ def test_the_shipped_model_names_the_samples(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["nowhere.jpg"], "nowhere.jpg"),
         ([SAMPLES, "--model", "reznet18_cls"], "'resnet18_cls'"),
@@ -120,12 +120,12 @@ def test_the_shipped_model_names_the_samples(tmp_path):
         ([SAMPLES, "--device", "nonsense"], "nonsense"),
     ],
 )
-def test_what_cannot_be_predicted_is_one_line(arguments, told, tmp_path, monkeypatch):
+def test_an_error_of_predict_is_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert told in failed("predict", *arguments)
+    assert message in failed("predict", *arguments)
 
 
-def test_a_folder_without_pictures_is_one_line(tmp_path):
+def test_a_folder_without_images_is_one_line(tmp_path):
     assert "pictures in this folder" in failed("predict", tmp_path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -144,10 +144,10 @@ def test_list_prints_one_name_a_line():
     assert "'cls'" in failed("list", "--task", "clz")
 
 
-def test_info_shows_the_facts():
+def test_info_shows_the_model():
     shown = run("info", "tf_efficientnet_lite0_cls").stdout
-    for fact in ("tf_efficientnet_lite0_cls.in1k", "3x224x224", "bicubic", "3,371,008", "1,281,000", "apache-2.0"):
-        assert fact in shown
+    for text in ("tf_efficientnet_lite0_cls.in1k", "3x224x224", "bicubic", "3,371,008", "1,281,000", "apache-2.0"):
+        assert text in shown
     assert "1000 classes" in shown
     assert "r160_in1k" in run("info", "test_vit_cls").stdout
     assert "'resnet18_cls'" in failed("info", "reznet18_cls")
@@ -173,14 +173,14 @@ def test_every_command_has_help(command, flag):
 
 def test_help_shows_the_examples_line_by_line():
     lines = [line.strip() for line in run("--help").stdout.splitlines()]
-    assert any(re.fullmatch(r"brickyard predict photo\.jpg +say what is on a picture", line) for line in lines)
+    assert any(re.fullmatch(r"brickyard predict photo\.jpg +run a model on an image", line) for line in lines)
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert brickyard.__version__ in run("--version").stdout
 
 
-def test_an_error_in_a_process_of_its_own_is_one_line_without_traceback():
+def test_an_error_in_a_new_process_is_one_line_without_traceback():
     code = """
 import sys
 from click.testing import CliRunner
@@ -196,7 +196,7 @@ except SystemExit as end:
     assert [lines[0].partition(":")[0], lines[1:]] == ["Error", ["code 1"]]
 
 
-def test_a_module_of_the_user_s_own_is_imported_first(tmp_path):
+def test_a_user_module_is_imported_first(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from brickyard import BrickTrainable, Task, create_part, register_task\n"
         "class Size(Task):\n"
@@ -207,11 +207,27 @@ def test_a_module_of_the_user_s_own_is_imported_first(tmp_path):
         "register_task(Size())\n",
         encoding="utf-8",
     )
-    told = run_python(
+    output = run_python(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from brickyard.cli import main; "
         "main(['--import', 'mine', 'info', 'test_resnet_size'])"
     )
-    assert "size: task size, 1 classes" in told
+    assert "size: task size, 1 classes" in output
     missing = run("--import", "not_there", "list")
     assert missing.exit_code == 2
     assert "No module named 'not_there'. It must be installed" in " ".join(missing.stderr.split())
+
+
+def test_lines_and_notes_of_an_error_are_printed(monkeypatch):
+    def fail(*_, **__):
+        error = BrickMismatchError("The head does not fit", ["channels: expected 3, found 4", "sha256 " + "0" * 64])
+        error.add_note("In brick 'seg/head'")
+        raise error
+
+    monkeypatch.setattr("brickyard.list_models", fail)
+    lines = run("list").stderr.splitlines()
+    assert lines == [
+        "Error: The head does not fit:",
+        "  - channels: expected 3, found 4",
+        "  - sha256 " + "0" * 64,
+        "In brick 'seg/head'",
+    ]

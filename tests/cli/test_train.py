@@ -26,7 +26,7 @@ def run(command: click.Command, *arguments: object) -> str:
     return result.stdout
 
 
-def figures(model: str | Path, file: Path, *arguments: object) -> dict[str, Any]:
+def evaluated(model: str | Path, file: Path, *arguments: object) -> dict[str, Any]:
     run(evaluate, model, "--data", "digits", "--image-size", "48", "--json", file, *arguments)
     return json.loads(file.read_text())
 
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         return folder, run(train, NAME, *SHORT, "--out", folder, "--freeze", "backbone", "--ema", "0.5")
 
 
-def test_a_training_tells_the_figures_of_each_validation(trained: tuple[Path, str]) -> None:
+def test_a_training_prints_the_metrics_of_each_validation(trained: tuple[Path, str]) -> None:
     lines = trained[1].splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 2", "step 4"]
     assert "seg/MeanIoU 0." in lines[1]
@@ -55,30 +55,30 @@ def test_a_trained_model_has_the_classes_of_the_data_and_its_frozen_brick_unchan
     assert all((value == weights[name]).all() for name, value in model["backbone"].state_dict().items())
 
 
-def test_the_settings_are_kept_beside_the_model(trained: tuple[Path, str]) -> None:
+def test_the_settings_are_saved_with_the_model(trained: tuple[Path, str]) -> None:
     settings = json.loads((trained[0] / "train.json").read_text())
     assert settings["model"] == NAME
     assert (settings["data"], settings["image_size"], settings["freeze"]) == ("digits", 48, ["backbone"])
     assert (settings["steps"], settings["ema"], settings["seed"]) == (4, 0.5, 0)
 
 
-def test_an_evaluation_gives_the_same_figures_each_time_as_a_table_and_as_json(
+def test_an_evaluation_is_reproducible_and_written_as_a_table_and_as_json(
     trained: tuple[Path, str], tmp_path: Path
 ) -> None:
-    first = figures(trained[0] / "last", tmp_path / "first.json")
-    assert figures(trained[0] / "last", tmp_path / "second.json") == first
+    first = evaluated(trained[0] / "last", tmp_path / "first.json")
+    assert evaluated(trained[0] / "last", tmp_path / "second.json") == first
     assert (first["split"], first["length"], first["data"]) == ("test", 6, "digits")
     assert 0 <= first["metrics"]["seg/MeanIoU"] <= 1
-    told = run(evaluate, trained[0] / "last", "--data", "digits", "--image-size", 48)
-    assert "seg/MeanIoU" in told
-    assert f"{first['metrics']['seg/MeanIoU']:.4f}" in told
-    assert "6 pictures of test" in told
+    output = run(evaluate, trained[0] / "last", "--data", "digits", "--image-size", 48)
+    assert "seg/MeanIoU" in output
+    assert f"{first['metrics']['seg/MeanIoU']:.4f}" in output
+    assert "6 images of test" in output
 
 
 def test_the_validation_of_a_training_and_an_evaluation_agree(trained: tuple[Path, str], tmp_path: Path) -> None:
     last = [json.loads(line) for line in (trained[0] / "log.jsonl").read_text().splitlines()][-1]
     assert last["step"] == 4
-    measured = figures(trained[0] / "last", tmp_path / "val.json", "--split", "val")["metrics"]
+    measured = evaluated(trained[0] / "last", tmp_path / "val.json", "--split", "val")["metrics"]
     assert measured
     for name, value in measured.items():
         logged = last[f"validation/{name}"]
@@ -86,24 +86,26 @@ def test_the_validation_of_a_training_and_an_evaluation_agree(trained: tuple[Pat
 
 
 @pytest.mark.slow
-def test_the_figures_of_an_exported_file_are_those_of_its_model(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_metrics_of_an_exported_file_equal_those_of_its_model(trained: tuple[Path, str], tmp_path: Path) -> None:
     model = BrickCollection.from_pretrained(trained[0] / "last")
     brickyard.export_onnx(model, tmp_path / "model.onnx", image_size=48)
-    expected = figures(trained[0] / "last", tmp_path / "expected.json")["metrics"]
-    found = figures(tmp_path / "model.onnx", tmp_path / "found.json")
-    assert found["model"] == str(tmp_path / "model.onnx")
-    assert found["metrics"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+    expected = evaluated(trained[0] / "last", tmp_path / "expected.json")["metrics"]
+    actual = evaluated(tmp_path / "model.onnx", tmp_path / "actual.json")
+    assert actual["model"] == str(tmp_path / "model.onnx")
+    assert actual["metrics"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
-def test_length_split_and_seed_choose_the_pictures(trained: tuple[Path, str], tmp_path: Path) -> None:
-    short = figures(trained[0] / "last", tmp_path / "a.json", "--length", 3)
+def test_length_split_and_seed_select_the_images(trained: tuple[Path, str], tmp_path: Path) -> None:
+    short = evaluated(trained[0] / "last", tmp_path / "a.json", "--length", 3)
     assert short["length"] == 3
-    assert figures(trained[0] / "last", tmp_path / "b.json", "--length", 3, "--seed", 1)["metrics"] != short["metrics"]
+    assert (
+        evaluated(trained[0] / "last", tmp_path / "b.json", "--length", 3, "--seed", 1)["metrics"] != short["metrics"]
+    )
 
 
-def test_a_training_goes_on_or_is_refused(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_training_is_resumed_or_refused(trained: tuple[Path, str], tmp_path: Path) -> None:
     options = [NAME, *SHORT, "--freeze", "backbone", "--ema", "0.5"]
-    assert run(train, *options, "--out", trained[0], "--resume") == ""  # it is at its end
+    assert run(train, *options, "--out", trained[0], "--resume") == ""  # it is finished
     for arguments, error in (
         ([*options, "--out", trained[0]], FileExistsError),
         ([*options, "--out", tmp_path / "none", "--resume"], BrickNotFoundError),
@@ -114,7 +116,7 @@ def test_a_training_goes_on_or_is_refused(trained: tuple[Path, str], tmp_path: P
 
 
 def test_a_brick_of_another_model_is_where_a_training_starts(trained: tuple[Path, str], tmp_path: Path) -> None:
-    place = trained[0] / "last" / "backbone"
+    source = trained[0] / "last" / "backbone"
     run(
         train,
         "test_resnet_det-ssdlite",
@@ -122,7 +124,7 @@ def test_a_brick_of_another_model_is_where_a_training_starts(trained: tuple[Path
         "--out",
         tmp_path / "run",
         "--brick",
-        f"backbone={place}",
+        f"backbone={source}",
         "--freeze",
         "backbone",
     )
@@ -139,21 +141,21 @@ def test_a_saved_model_can_be_trained_on(trained: tuple[Path, str], tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["--brick", "backbone"], "expected BRICK=PLACE, found 'backbone'"),
-        (["--freeze", "neck"], "'neck' is none of preprocessor, backbone, cls, seg"),
+        (["--brick", "backbone"], "expected BRICK=SOURCE, found 'backbone'"),
+        (["--freeze", "neck"], "unknown brick 'neck': expected one of preprocessor, backbone, cls, seg"),
         (["--steps", "0"], "--steps"),
         (["--ema", "2"], "--ema"),
     ],
 )
-def test_wrong_options_are_refused_by_name(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_wrong_options_are_refused_by_name(tmp_path: Path, arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(train, [NAME, *SHORT, "--out", str(tmp_path / "run"), *arguments])
     assert result.exit_code == 2
-    assert told in " ".join(result.output.replace("│", " ").split())
+    assert message in " ".join(result.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", [train, evaluate])
 def test_help_names_every_kind_of_data(command: click.Command) -> None:
-    told = " ".join(run(command, "--help").split())
-    assert all(kind in told for kind in KINDS)
+    shown = " ".join(run(command, "--help").split())
+    assert all(kind in shown for kind in KINDS)

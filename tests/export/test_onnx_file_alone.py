@@ -163,8 +163,8 @@ def test_a_predictor_of_the_file_gives_what_that_of_the_model_gives(model, file)
         assert [row["label"] for row in found.results["cls"]] == [row["label"] for row in expected.results["cls"]]
         for head in ("seg", "det"):
             assert len(found.results[head]) == pytest.approx(len(expected.results[head]), abs=2)
-        assert isinstance(found.drawn, Image.Image)
-        difference = np.abs(np.asarray(found.drawn, int) - np.asarray(expected.drawn, int))
+        assert isinstance(found.visualization, Image.Image)
+        difference = np.abs(np.asarray(found.visualization, int) - np.asarray(expected.visualization, int))
         assert difference.mean() < 2
 
 

@@ -1,4 +1,4 @@
-"""Jobs over some hundred small pictures; the reference is `Predictor.predict`, one picture after the other."""
+"""Jobs over 150 small images; the reference is `Predictor.predict`, one image per batch."""
 
 import io
 import json
@@ -26,11 +26,11 @@ from brickyard import (
 from brickyard.inference.jobs import predict_rows
 from tests.toys import ROOT, SOURCE
 
-# Of torch's advice, on a machine with one core.
+# torch warns about data loading processes on a machine with one core
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 COUNT = 150
-DAMAGED = {"0007.jpg": b"", "0040.jpg": b"no picture", "0119.jpg": None}  # None: cut short
+DAMAGED = {"0007.jpg": b"", "0040.jpg": b"not an image", "0119.jpg": None}  # None: truncated
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +50,31 @@ def encoded(seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for number in range(COUNT):
         name = f"{number:04}.jpg"
         data = encoded(number)
-        spoiled = DAMAGED.get(name, data)
-        (folder / name).write_bytes(data[: len(data) // 2] if spoiled is None else spoiled)
+        damaged = DAMAGED.get(name, data)
+        (folder / name).write_bytes(data[: len(data) // 2] if damaged is None else damaged)
     return folder
 
 
 @pytest.fixture(scope="module")
-def expected(model, pictures) -> dict[str, dict]:
-    """What `Predictor.predict` says of each file."""
+def expected(model, images) -> dict[str, dict]:
+    """The predictions of `Predictor.predict` by file name."""
     predictor = Predictor(model, device="cpu", batch_size=1)
-    return {prediction.file.name: prediction.to_json() for prediction in predictor.predict(pictures)}
+    return {prediction.file.name: prediction.to_json() for prediction in predictor.predict(images)}
 
 
-def job(model: str, prefixes: list | Path, out: Path, **options) -> object:
+def job(model: str, sources: list | Path, out: Path, **options) -> object:
     settings = {"shard_size": 40, "batch_size": 8, "device": "cpu", "workers": 0, "actors": 1, **options}
-    found = str(prefixes) if isinstance(prefixes, Path) else [str(place) for place in prefixes]
-    return predict_rows(model, found, out, **settings)
+    texts = str(sources) if isinstance(sources, Path) else [str(source) for source in sources]
+    return predict_rows(model, texts, out, **settings)
 
 
 def rows_in(out: Path) -> list[dict]:
-    """The rows of all parts, in their order."""
+    """The rows of all parts, in order."""
     rows = []
     for part in sorted(out.glob("part-*")):
         if part.suffix == ".jsonl":
@@ -90,39 +90,39 @@ def content(out: Path) -> dict[str, bytes]:
     return {part.name: part.read_bytes() for part in out.glob("part-*")}
 
 
-def check(row: dict, told: dict) -> None:
-    """A row against what `Prediction.to_json` says."""
+def check(row: dict, prediction: dict) -> None:
+    """Compare a row with the output of `Prediction.to_json`."""
     assert list(row) == ["file", "width", "height", "error", "cls", "seg"]
-    if "error" in told:
-        assert row["error"] == told["error"]
+    if "error" in prediction:
+        assert row["error"] == prediction["error"]
         assert [row[name] for name in ("width", "height", "cls", "seg")] == [None] * 4
         return
     assert row["error"] is None
-    assert (row["width"], row["height"]) == (told["width"], told["height"])
-    assert [found["label"] for found in row["cls"]] == [found["label"] for found in told["cls"]]
+    assert (row["width"], row["height"]) == (prediction["width"], prediction["height"])
+    assert [result["label"] for result in row["cls"]] == [result["label"] for result in prediction["cls"]]
     for head, number in (("cls", "probability"), ("seg", "share")):
-        found = {each["class"]: each[number] for each in row[head]}
-        assert found == pytest.approx({each["class"]: each[number] for each in told[head]}, abs=1e-3)
+        values = {result["class"]: result[number] for result in row[head]}
+        assert values == pytest.approx({result["class"]: result[number] for result in prediction[head]}, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_there_is_a_row_for_each_picture_with_what_the_predictor_says(kind, model, pictures, expected, tmp_path):
-    done = job(model, [pictures], tmp_path / "out", kind=kind, workers=2, actors=2)
-    assert (done.pictures, done.unread, done.before) == (COUNT, len(DAMAGED), 0)
+def test_each_image_has_a_row_with_the_results_of_the_predictor(kind, model, images, expected, tmp_path):
+    result = job(model, [images], tmp_path / "out", kind=kind, workers=2, actors=2)
+    assert (result.images, result.unreadable, result.skipped) == (COUNT, len(DAMAGED), 0)
     rows = rows_in(tmp_path / "out")
-    assert [row["file"] for row in rows] == [str(pictures / name) for name in sorted(expected)]
+    assert [row["file"] for row in rows] == [str(images / name) for name in sorted(expected)]
     for row in rows:
         check(row, expected[Path(row["file"]).name])
     names = sorted(file.name for file in (tmp_path / "out").iterdir())
     assert names == ["_job.json", *(f"part-00000{number}.{kind}" for number in range(4))]
 
 
-def test_the_folder_is_one_table_with_one_schema(model, pictures, tmp_path):
+def test_the_folder_is_one_table_with_one_schema(model, images, tmp_path):
     only_bad = tmp_path / "bad"
     only_bad.mkdir()
     for number in range(3):
         (only_bad / f"{number}.jpg").write_bytes(b"")
-    job(model, [only_bad, pictures], tmp_path / "out", shard_size=3)
+    job(model, [only_bad, images], tmp_path / "out", shard_size=3)
     table = pyarrow.parquet.read_table(tmp_path / "out")
     assert table.num_rows == COUNT + 3
     text, number = pyarrow.string(), pyarrow.int32()
@@ -130,41 +130,43 @@ def test_the_folder_is_one_table_with_one_schema(model, pictures, tmp_path):
     assert dict(zip(table.schema.names, table.schema.types, strict=True)) == kinds
 
 
-def test_workers_and_threads_do_not_change_a_byte(model, pictures, tmp_path):
-    job(model, [pictures], tmp_path / "one")
+def test_rows_do_not_depend_on_workers_and_threads(model, images, tmp_path):
+    job(model, [images], tmp_path / "one")
     for number, options in enumerate([{"workers": 2, "actors": 1}, {"workers": 0, "actors": 4}]):
-        job(model, [pictures], tmp_path / f"{number}", **options)
+        job(model, [images], tmp_path / f"{number}", **options)
         assert content(tmp_path / f"{number}") == content(tmp_path / "one")
-    assert torch.get_num_threads() == 1  # as conftest has set it
+    assert torch.get_num_threads() == 1  # set by conftest
 
 
-def test_a_job_that_was_killed_goes_on_to_the_same_result(model, pictures, tmp_path):
-    job(model, [pictures], tmp_path / "whole", shard_size=10)
+def test_a_killed_job_resumes_to_the_same_rows(model, images, tmp_path):
+    job(model, [images], tmp_path / "whole", shard_size=10)
     out = tmp_path / "out"
     settings = {"shard_size": 10, "batch_size": 8, "device": "cpu", "workers": 1, "actors": 1}
-    call = f"predict_rows({model!r}, [{str(pictures)!r}], {str(out)!r}, **{settings})"
+    call = f"predict_rows({model!r}, [{str(images)!r}], {str(out)!r}, **{settings})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(ROOT)])}
     process = subprocess.Popen(
         [sys.executable, "-c", f"from brickyard.inference.jobs import *; {call}"], env=environment
     )
     while len(list(out.glob("part-*"))) < 3:
-        assert process.poll() is None, "it was to be killed before it ended"
+        assert process.poll() is None, "the job ended before it was killed"
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (out / ".part-000014.parquet").write_bytes(b"half of a fi")  # what it was writing
+    (out / ".part-000014.parquet-x").mkdir(exist_ok=True)
+    (out / ".part-000014.parquet-x" / "part-000014.parquet").write_bytes(b"half of a fi")  # left by a kill
     before = {part.name: part.stat().st_mtime_ns for part in out.glob("part-*")}
     assert 3 <= len(before) < 15
-    done = job(model, [pictures], out, shard_size=10)
-    assert (done.pictures, done.before) == (COUNT - 10 * len(before), 10 * len(before))
+    result = job(model, [images], out, shard_size=10)
+    assert (result.images, result.skipped) == (COUNT - 10 * len(before), 10 * len(before))
     assert content(out) == content(tmp_path / "whole")
+    assert not [file for file in out.iterdir() if file.name.startswith(".")]
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
     names = [row["file"] for row in rows_in(out)]
     assert len(names) == len(set(names)) == COUNT
-    assert job(model, [pictures], out, shard_size=10).pictures == 0
+    assert job(model, [images], out, shard_size=10).images == 0
 
 
-def test_another_job_is_refused_and_the_rows_stay(model, pictures, tmp_path):
+def test_another_job_is_refused_and_the_rows_stay(model, images, tmp_path):
     out, other = tmp_path / "out", tmp_path / "other"
     for number in range(5):
         (other / f"{number}.jpg").parent.mkdir(exist_ok=True)
@@ -173,122 +175,122 @@ def test_another_job_is_refused_and_the_rows_stay(model, pictures, tmp_path):
     before = content(out)
     untrained = tmp_path / "untrained"
     create_model("test_resnet_cls_seg", num_classes={"cls": 7, "seg": 3}).save_pretrained(untrained)
-    for source, prefixes, options, told in [
-        (model, [other, pictures], {}, "pictures: sha256 is another"),
-        (model, [other], {"shard_size": 2}, "shard_size was 40, is now 2"),
-        (model, [other], {"batch_size": 2}, "batch_size was 8, is now 2"),
-        (model, [other], {"kind": "jsonl"}, "rows was parquet, is now jsonl"),
-        (f"local-dir:{untrained}", [other], {}, "cls/head is another"),
+    for source, sources, options, message in [
+        (model, [other, images], {}, "images: sha256 differs"),
+        (model, [other], {"shard_size": 2}, "shard_size: expected 40, found 2"),
+        (model, [other], {"batch_size": 2}, "batch_size: expected 8, found 2"),
+        (model, [other], {"kind": "jsonl"}, "rows: expected parquet, found jsonl"),
+        (f"local-dir:{untrained}", [other], {}, "cls/head differs"),
     ]:
-        with pytest.raises(BrickMismatchError, match=told):
-            job(source, prefixes, out, **options)
+        with pytest.raises(BrickMismatchError, match=message):
+            job(source, sources, out, **options)
     (other / "0.jpg").write_bytes(encoded(9))
-    with pytest.raises(BrickMismatchError, match="pictures: sha256 is another"):
+    with pytest.raises(BrickMismatchError, match="images: sha256 differs"):
         job(model, [other], out)
     assert content(out) == before
 
 
-def test_the_same_model_from_another_place_goes_on(model, pictures, tmp_path):
-    job(model, [pictures], tmp_path / "out")
-    assert job(model.removeprefix("local-dir:"), [pictures], tmp_path / "out").before == COUNT
+def test_a_job_resumes_with_the_same_model_from_another_source(model, images, tmp_path):
+    job(model, [images], tmp_path / "out")
+    assert job(model.removeprefix("local-dir:"), [images], tmp_path / "out").skipped == COUNT
 
 
-def test_rows_of_an_unknown_job_are_refused(model, pictures, tmp_path):
-    (tmp_path / "part-000000.parquet").write_bytes(b"somebody's")
+def test_rows_of_an_unknown_job_are_refused(model, images, tmp_path):
+    (tmp_path / "part-000000.parquet").write_bytes(b"unknown")
     with pytest.raises(BrickMismatchError, match=r"no _job\.json"):
-        job(model, [pictures], tmp_path)
+        job(model, [images], tmp_path)
 
 
-@pytest.mark.parametrize("text", [b"", b'{"format": 1, "ro'], ids=["empty", "cut short"])
-def test_a_job_that_was_killed_before_its_first_rows_begins_anew(text, model, pictures, tmp_path):
+@pytest.mark.parametrize("text", [b"", b'{"format": 1, "ro'], ids=["empty", "truncated"])
+def test_a_job_killed_before_its_first_rows_starts_again(text, model, images, tmp_path):
     (tmp_path / "_job.json").write_bytes(text)
-    assert job(model, [pictures], tmp_path).pictures == COUNT
-    assert json.loads((tmp_path / "_job.json").read_text())["pictures"]["count"] == COUNT
+    assert job(model, [images], tmp_path).images == COUNT
+    assert json.loads((tmp_path / "_job.json").read_text())["images"]["count"] == COUNT
     (tmp_path / "_job.json").write_bytes(text)
-    with pytest.raises(BrickMismatchError, match=r"_job\.json is no JSON"):
-        job(model, [pictures], tmp_path)
+    with pytest.raises(BrickMismatchError, match=r"_job\.json is not valid JSON"):
+        job(model, [images], tmp_path)
 
 
-def test_two_processes_do_not_write_one_job_at_once(model, pictures, tmp_path):
-    job(model, [pictures], tmp_path)
+def test_two_processes_do_not_run_one_job_at_the_same_time(model, images, tmp_path):
+    job(model, [images], tmp_path)
     before = content(tmp_path)
-    hold = "file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
-    code = f"import fcntl, sys; {hold}"
-    command = [sys.executable, "-c", code, str(tmp_path / "_job.json")]
+    hold = "lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
+    code = f"import filelock, sys; {hold}"
+    command = [sys.executable, "-c", code, str(tmp_path / "_job.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(BrickInputError, match="in use"):
-            job(model, [pictures], tmp_path)
+            job(model, [images], tmp_path)
         other.kill()
-    assert job(model, [pictures], tmp_path).before == COUNT
+    assert job(model, [images], tmp_path).skipped == COUNT
     assert content(tmp_path) == before
 
 
-def test_rows_are_not_written_among_the_pictures(model, pictures):
+def test_rows_are_not_written_into_a_folder_of_images(model, images):
     with pytest.raises(BrickInputError, match="outside of"):
-        job(model, [pictures], pictures / "out")
-    assert not (pictures / "out").exists()
+        job(model, [images], images / "out")
+    assert not (images / "out").exists()
 
 
-def test_a_place_without_pictures_leaves_no_folder(model, tmp_path):
+def test_a_source_without_images_creates_no_folder(model, tmp_path):
     (tmp_path / "empty").mkdir()
-    for place in ("empty", "nowhere"):
-        with pytest.raises(BrickInputError, match=place):
-            job(model, [tmp_path / place], tmp_path / "out")
+    for name in ("empty", "nowhere"):
+        with pytest.raises(BrickInputError, match=name):
+            job(model, [tmp_path / name], tmp_path / "out")
     pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), tmp_path / "t.parquet")
-    with pytest.raises(BrickInputError, match=r"t\.parquet: expected pictures, found tables without rows"):
+    with pytest.raises(BrickInputError, match=r"t\.parquet: expected images, found tables without rows"):
         job(model, [tmp_path / "t.parquet"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_head_with_the_name_of_a_column_is_refused(pictures, tmp_path):
+def test_a_head_with_the_name_of_a_column_is_refused(images, tmp_path):
     create_model(backbone="test_resnet", tasks={"width": "cls"}, num_classes=2).save_pretrained(tmp_path / "model")
     with pytest.raises(BrickInputError, match="width"):
-        job(f"local-dir:{tmp_path / 'model'}", [pictures], tmp_path / "out")
+        job(f"local-dir:{tmp_path / 'model'}", [images], tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_names_that_are_no_text_do_not_stop_a_job(kind, model, tmp_path):
+def test_undecodable_file_names_do_not_stop_a_job(kind, model, tmp_path):
     (tmp_path / "in").mkdir()
     for name in (b"a\xff.jpg", b"b\xfe.jpg"):
         with open(os.fsencode(tmp_path / "in") + b"/" + name, "wb") as file:
-            file.write(encoded(0) if name.startswith(b"a") else b"no picture")
-    assert job(model, [tmp_path / "in"], tmp_path / "out", kind=kind).unread == 1
+            file.write(encoded(0) if name.startswith(b"a") else b"not an image")
+    assert job(model, [tmp_path / "in"], tmp_path / "out", kind=kind).unreadable == 1
     names = [os.path.basename(row["file"]) for row in rows_in(tmp_path / "out")]
     assert names == (["a\\udcff.jpg", "b\\udcfe.jpg"] if kind == "parquet" else ["a\udcff.jpg", "b\udcfe.jpg"])
 
 
 @pytest.mark.parametrize(("kind", "module"), [("parquet", "pyarrow.parquet"), ("jsonl", "ray")])
-def test_what_is_not_installed_is_told_by_its_extra(kind, module, model, pictures, tmp_path, monkeypatch):
+def test_a_missing_package_is_an_error_that_names_the_extra(kind, module, model, images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'brickyard\[scale\]'"):
-        job(model, [pictures], tmp_path / "out", kind=kind, engine="ray")
+        job(model, [images], tmp_path / "out", kind=kind, engine="ray")
     assert not (tmp_path / "out").exists()
 
 
-def test_one_place_needs_no_list(model, pictures, tmp_path):
-    assert job(model, pictures, tmp_path).pictures == COUNT
+def test_a_single_source_needs_no_list(model, images, tmp_path):
+    assert job(model, images, tmp_path).images == COUNT
 
 
-def test_a_folder_of_rows_with_the_model_s_name_is_no_model(pictures, tmp_path, monkeypatch):
+def test_a_folder_of_rows_with_the_name_of_a_model_is_not_a_model(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "test_resnet_cls-multilabel_seg-tower_det.digits_v1"
     for before in (0, COUNT):
-        assert job(name, pictures, name).before == before
+        assert job(name, images, name).skipped == before
 
 
-def test_an_empty_part_is_done_again(model, pictures, tmp_path):
-    job(model, pictures, tmp_path)
+def test_an_empty_part_is_written_again(model, images, tmp_path):
+    job(model, images, tmp_path)
     before = content(tmp_path)
     (tmp_path / "part-000001.parquet").write_bytes(b"")
-    assert job(model, pictures, tmp_path).pictures == 40
+    assert job(model, images, tmp_path).images == 40
     assert content(tmp_path) == before
 
 
-def test_nothing_is_written_through_a_link(model, pictures, tmp_path):
-    (tmp_path / "other").write_text("mine")
+def test_nothing_is_written_through_a_link(model, images, tmp_path):
+    (tmp_path / "other").write_text("other")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".part-000000.parquet").symlink_to(tmp_path / "other")
-    job(model, pictures, tmp_path / "out")
-    assert (tmp_path / "other").read_text() == "mine"
+    job(model, images, tmp_path / "out")
+    assert (tmp_path / "other").read_text() == "other"
     assert not (tmp_path / "out" / "part-000000.parquet").is_symlink()

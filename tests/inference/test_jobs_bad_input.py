@@ -5,7 +5,7 @@ from brickyard.inference.jobs import predict_rows
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"shard_size": 0}, "shard_size: expected 1 or more, found 0"),
         ({"workers": -1}, "workers: expected 0 or more"),
@@ -14,7 +14,7 @@ from brickyard.inference.jobs import predict_rows
         ({"engine": "Ray"}, "Unknown engine 'Ray'. Did you mean 'ray'"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_done(options, told, tmp_path):
-    with pytest.raises((BrickInputError, UnknownNameError), match=told):
+def test_invalid_options_are_errors_before_anything_is_written(options, message, tmp_path):
+    with pytest.raises((BrickInputError, UnknownNameError), match=message):
         predict_rows("test_resnet_cls", str(tmp_path), tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Two actors of Ray on this machine, as a job and under `map_batches`."""
+"""Two Ray actors on this machine, in a job and in `map_batches`."""
 
 import json
 import os
@@ -27,25 +27,25 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(COUNT):
         pixels = np.random.default_rng(number).integers(0, 256, (40 + number % 30, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:04}.png")
-    (folder / "0033.png").write_bytes(b"no picture")
+    (folder / "0033.png").write_bytes(b"not an image")
     return folder
 
 
-# Ray starts processes and threads of its own, so each test has a process for it.
+# Ray starts processes and threads, so each test runs it in a separate process.
 
 _JOB = """
 import json, sys
 from brickyard.inference.jobs import predict_rows
-model, pictures, out = sys.argv[1:]
+model, images, out = sys.argv[1:]
 for _ in range(2):
-    done = predict_rows(model, [pictures], out, engine="ray", shard_size=30, batch_size=8, device="cpu", actors=2)
-    print(json.dumps([done.pictures, done.unread, done.before]))
+    result = predict_rows(model, [images], out, engine="ray", shard_size=30, batch_size=8, device="cpu", actors=2)
+    print(json.dumps([result.images, result.unreadable, result.skipped]))
 """
 
 _MAP = """
@@ -72,7 +72,7 @@ ray.shutdown()
 
 
 def run(code: str, *arguments: object, folder: Path | None = None) -> str:
-    """What a new interpreter prints, in a folder."""
+    """Run code in a new interpreter and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=folder,
@@ -87,11 +87,11 @@ def run(code: str, *arguments: object, folder: Path | None = None) -> str:
 
 
 @pytest.mark.slow
-def test_actors_write_what_this_machine_writes_to_the_byte(model, pictures, tmp_path):
-    told = [json.loads(line) for line in run(_JOB, model, pictures, tmp_path / "ray").splitlines()]
-    assert told == [[COUNT, 1, 0], [0, 0, COUNT]]  # the second start has nothing to do
+def test_actors_write_the_same_bytes_as_the_local_engine(model, images, tmp_path):
+    results = [json.loads(line) for line in run(_JOB, model, images, tmp_path / "ray").splitlines()]
+    assert results == [[COUNT, 1, 0], [0, 0, COUNT]]  # the second run has nothing to do
     predict_rows(
-        model, [str(pictures)], tmp_path / "local", shard_size=30, batch_size=8, device="cpu", workers=0, actors=1
+        model, [str(images)], tmp_path / "local", shard_size=30, batch_size=8, device="cpu", workers=0, actors=1
     )
     files = {
         folder: {file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()} for folder in ("ray", "local")
@@ -104,13 +104,13 @@ def test_actors_write_what_this_machine_writes_to_the_byte(model, pictures, tmp_
 def test_map_batches_takes_the_class_as_it_is(model, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (22, 3, 160, 160), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    run(_MAP, model, tmp_path / "images.npy", tmp_path / "found.npz")
-    found = np.load(tmp_path / "found.npz")
-    assert found["columns"].tolist() == ["cls/logits", "path"]
+    run(_MAP, model, tmp_path / "images.npy", tmp_path / "mapped.npz")
+    mapped = np.load(tmp_path / "mapped.npz")
+    assert mapped["columns"].tolist() == ["cls/logits", "path"]
     logits = Predictor(model, device="cpu")({"image": images})["cls/logits"]
     expected = {f"{number}.jpg": row for number, row in enumerate(logits)}
-    assert sorted(found["names"].tolist()) == sorted(expected)
-    for name, row in zip(found["names"].tolist(), found["logits"], strict=True):
+    assert sorted(mapped["names"].tolist()) == sorted(expected)
+    for name, row in zip(mapped["names"].tolist(), mapped["logits"], strict=True):
         np.testing.assert_allclose(row, expected[name], rtol=1e-4, atol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_the_block_of_the_readme_runs(tmp_path):
         Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
     run(block, folder=tmp_path)
     rows = pyarrow.parquet.read_table(tmp_path / "rows").to_pylist()
-    found = {Path(row["path"]).name: row["cls/class_prediction"] for row in rows}
+    predicted = {Path(row["path"]).name: row["cls/class_prediction"] for row in rows}
     predictor = Predictor(tmp_path / "model.lock.json", device="cpu")
     best = predictor({"image": images.transpose(0, 3, 1, 2)})["cls/class_prediction"]
-    assert found == {f"{number}.png": label for number, label in enumerate(best.tolist())}
+    assert predicted == {f"{number}.png": label for number, label in enumerate(best.tolist())}

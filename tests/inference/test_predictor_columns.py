@@ -1,4 +1,4 @@
-"""The predictor as engines hold it: called with columns, from threads and in processes of their own."""
+"""The predictor in engines: called with columns, from threads and in other processes."""
 
 import multiprocessing
 import pickle
@@ -46,7 +46,7 @@ def test_arrays_of_any_layout_are_taken(predictor):
     expected = predictor({"image": np.ascontiguousarray(mirrored)})["cls/logits"]
     np.testing.assert_allclose(predictor({"image": mirrored})["cls/logits"], expected, rtol=1e-5)
     fixed = np.ascontiguousarray(mirrored)
-    fixed.flags.writeable = False  # as numpy makes them from pictures of Pillow
+    fixed.flags.writeable = False  # like arrays made from Pillow images
     np.testing.assert_allclose(predictor({"image": fixed})["cls/logits"], expected, rtol=1e-5)
 
 
@@ -60,17 +60,17 @@ def test_arrays_of_any_layout_are_taken(predictor):
     ],
     ids=["rank", "channels last", "uint16", "255"],
 )
-def test_arrays_that_are_no_images_are_refused(predictor, image):
+def test_invalid_image_arrays_are_refused(predictor, image):
     with pytest.raises(BrickInputError, match=r"expected .*, found"):
         predictor({"image": image})
 
 
-def test_a_folder_is_a_source_by_its_path_as_well(model, stored, monkeypatch):
+def test_a_folder_is_a_source_by_path_and_by_uri(model, stored, monkeypatch):
     image = batch_of(1)
     monkeypatch.chdir(stored.parent)
     for source in (stored, str(stored), f"local-dir:{stored}", stored.name):
-        found = Predictor(source, device="cpu")({"image": image})["cls/logits"]
-        np.testing.assert_allclose(found, by_hand(model, image), rtol=1e-5, atol=1e-6)
+        logits = Predictor(source, device="cpu")({"image": image})["cls/logits"]
+        np.testing.assert_allclose(logits, by_hand(model, image), rtol=1e-5, atol=1e-6)
 
 
 def test_a_lock_is_a_source(tmp_path):
@@ -79,11 +79,11 @@ def test_a_lock_is_a_source(tmp_path):
     trained.lock(tmp_path / "x.lock.json")
     image = np.random.default_rng(0).random((1, 3, 224, 224), dtype=np.float32)
     for source in (tmp_path / "x.lock.json", str(tmp_path / "x.lock.json")):
-        found = Predictor(source, device="cpu")({"image": image})["cls/logits"]
-        np.testing.assert_allclose(found, by_hand(trained, image), rtol=1e-4, atol=1e-5)
+        logits = Predictor(source, device="cpu")({"image": image})["cls/logits"]
+        np.testing.assert_allclose(logits, by_hand(trained, image), rtol=1e-4, atol=1e-5)
 
 
-def test_columns_that_the_model_does_not_read_stay_with_their_rows(model, predictor):
+def test_columns_that_the_model_does_not_read_are_returned(model, predictor):
     image = batch_of(3)
     paths, numbers = np.array(["a", "b", "c"]), np.arange(3)
     outputs = predictor({"path": paths, "image": image, "number": numbers})
@@ -99,7 +99,7 @@ def test_a_column_with_the_name_of_an_output_is_refused(predictor):
         predictor({"image": batch_of(1), "cls/logits": np.zeros(1)})
 
 
-def test_a_batch_without_images_is_refused_with_the_columns_that_there_are(predictor):
+def test_a_batch_without_images_is_an_error_that_lists_the_columns(predictor):
     with pytest.raises(MissingInputError, match=r"'image'.*'imaged', 'path'.*Did you mean 'imaged'"):
         predictor({"imaged": batch_of(1), "path": np.array(["a"])})
 
@@ -111,7 +111,7 @@ def test_images_of_several_sizes_in_one_batch_are_refused(predictor):
         predictor({"image": images})
 
 
-def test_threads_that_call_at_once_get_what_single_calls_give():
+def test_parallel_calls_return_the_results_of_single_calls():
     torch.manual_seed(0)
     trained = create_model("test_resnet_cls_seg_det", num_classes={"cls": 3, "seg": 4, "det": 5})
     batches = [np.random.default_rng(seed).random((1 + seed % 3, 3, 64, 64), dtype=np.float32) for seed in range(6)]
@@ -121,41 +121,41 @@ def test_threads_that_call_at_once_get_what_single_calls_give():
         together = threading.Barrier(len(batches))
 
         def call(image: np.ndarray, fresh: Predictor = fresh, together: threading.Barrier = together) -> dict:
-            together.wait()  # the first call plans: all of them are the first
+            together.wait()  # all calls are the first one, which makes the plan
             return fresh({"image": image})
 
         with ThreadPoolExecutor(len(batches)) as pool:
-            found = list(pool.map(call, batches))
-        for one, other in zip(found, expected, strict=True):
+            outputs = list(pool.map(call, batches))
+        for one, other in zip(outputs, expected, strict=True):
             assert one.keys() == other.keys()
             for name, array in one.items():
                 np.testing.assert_allclose(array, other[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
-def test_a_spawned_process_builds_its_own(model, stored, monkeypatch):
+def test_a_spawned_process_loads_the_model_again(model, stored, monkeypatch):
     image = batch_of(2)
     monkeypatch.chdir(stored.parent)
     sent = Predictor(f"local-dir:{stored.name}", device="cpu", batch_size=3, outputs=["cls/logits"])
-    monkeypatch.chdir("/")  # where the other process runs
+    monkeypatch.chdir("/")  # the working folder of the other process
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         outputs = pool.submit(sent, {"image": image}).result()
     assert set(outputs) == {"cls/logits"}
     np.testing.assert_allclose(outputs["cls/logits"], by_hand(model, image), rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_pickled_is_the_source_and_not_the_weights(stored):
+def test_the_source_is_pickled_and_not_the_weights(stored):
     text = pickle.dumps(Predictor(stored, device="cpu", batch_size=3))
     assert len(text) < 1000
     assert pickle.loads(text).batch_size == 3
 
 
-def test_a_model_in_memory_is_not_pickled(predictor):
-    with pytest.raises(TypeError, match="make it of a name"):
+def test_a_model_in_memory_cannot_be_pickled(predictor):
+    with pytest.raises(TypeError, match="create it from a name"):
         pickle.dumps(predictor)
 
 
-def test_hashes_tell_models_apart(model, stored):
+def test_hashes_differ_for_different_models(model, stored):
     other = create_model("test_vit_cls", num_classes=7)
     assert Predictor(stored, device="cpu").hashes() == Predictor(model, device="cpu").hashes()
     differ = {

@@ -82,8 +82,8 @@ def test_a_predictor_tells_depths_and_draws_them_onto_the_picture(tmp_path):
     prediction = checks.predicted(model_of(), tmp_path)
     (found,) = prediction.results["depth"]
     assert 0 < found["nearest"] <= found["median"] <= found["farthest"]
-    assert prediction.drawn.width == 400
-    assert prediction.drawn.height > 120
+    assert prediction.visualization.width == 400
+    assert prediction.visualization.height > 120
 
 
 def test_the_picture_is_bright_where_it_is_near():

@@ -67,9 +67,9 @@ def test_a_predictor_gives_the_vector_and_draws_it_under_the_picture(tmp_path):
     (found,) = prediction.results["emb"]
     assert len(found["vector"]) == 16
     assert sum(number**2 for number in found["vector"]) == pytest.approx(1, abs=1e-4)
-    assert prediction.drawn.width == 400
-    assert prediction.drawn.height > 120
-    strip = prediction.drawn.crop((0, 120, 400, prediction.drawn.height))
+    assert prediction.visualization.width == 400
+    assert prediction.visualization.height > 120
+    strip = prediction.visualization.crop((0, 120, 400, prediction.visualization.height))
     assert len(strip.getcolors()) > 8
 
 

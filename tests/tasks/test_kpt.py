@@ -99,7 +99,7 @@ def test_a_predictor_tells_places_in_the_picture_s_own_pixels(tmp_path):
     assert {each["label"] for each in found} == set(LABELS)
     assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
     assert all(0 < each["x"] < 400 and 0 < each["y"] < 120 for each in found)
-    assert prediction.drawn.size == (400, 120)
+    assert prediction.visualization.size == (400, 120)
 
 
 def test_places_move_with_the_picture_s_size():

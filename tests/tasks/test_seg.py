@@ -230,5 +230,5 @@ def test_a_predictor_draws_all_heads_on_one_picture(tmp_path):
     prediction = next(Predictor(model).predict(file, draw=True))
     for head in ("parts", "stuff"):
         assert sum(found["share"] for found in prediction.results[head]) == pytest.approx(1)
-    assert prediction.drawn.width == 400
-    assert prediction.drawn.height > 120
+    assert prediction.visualization.width == 400
+    assert prediction.visualization.height > 120

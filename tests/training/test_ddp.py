@@ -1,4 +1,4 @@
-"""Two processes with DDP on gloo, where one has no label for a task."""
+"""Two DDP processes on gloo, one of which has no label for a task."""
 
 from pathlib import Path
 

@@ -46,27 +46,27 @@ def test_weights_and_statistics_are_averaged_with_a_decay_that_grows_from_0() ->
                 expected[name] = decay * expected.get(name, 0) + (1 - decay) * value
             else:
                 expected[name] = value.clone()
-    found = average.averaged.state_dict()
-    assert list(found) == list(expected)
+    averaged = average.averaged.state_dict()
+    assert list(averaged) == list(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value)
-    assert torch.equal(found["frozen.model.weight"], model["frozen"].model.weight)  # to the last bit
+        torch.testing.assert_close(averaged[name], value)
+    assert torch.equal(averaged["frozen.model.weight"], model["frozen"].model.weight)  # bitwise
 
 
-def test_a_validation_has_the_average_and_the_training_its_own_weights() -> None:
+def test_the_model_holds_the_average_in_a_validation_and_after_the_training() -> None:
     model = collection()
     average = MovingAverage(model, decay=0.9)
     average.on_fit_start(at(0), SimpleNamespace(device="cpu"))
     for step in (1, 2, 3):
         change(model)
         average.on_train_batch_end(at(step), None, None, None, 0)
-    own = {name: value.clone() for name, value in model.state_dict().items()}
+    current = {name: value.clone() for name, value in model.state_dict().items()}
     averaged = {name: value.clone() for name, value in average.averaged.state_dict().items()}
     average.on_validation_start(None, None)
     assert all(torch.equal(value, averaged[name]) for name, value in model.state_dict().items())
     average.on_validation_end(None, None)
-    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
-    assert not torch.equal(own["layer.model.weight"], averaged["layer.model.weight"])
+    assert all(torch.equal(value, current[name]) for name, value in model.state_dict().items())
+    assert not torch.equal(current["layer.model.weight"], averaged["layer.model.weight"])
     average.on_fit_end(None, None)
     assert all(torch.equal(value, averaged[name]) for name, value in model.state_dict().items())
 
@@ -82,7 +82,7 @@ def test_metrics_are_not_averaged() -> None:
     assert average.averaged["mean"].metrics["MeanMetric"].update_count == 0
 
 
-def test_it_goes_on_from_a_state() -> None:
+def test_a_restored_average_continues_with_the_same_values() -> None:
     model = collection()
     first, second = MovingAverage(model, decay=0.9), MovingAverage(model, decay=0.9)
     first.on_fit_start(at(0), SimpleNamespace(device="cpu"))
@@ -105,6 +105,6 @@ def test_a_decay_out_of_range_is_refused(decay: float) -> None:
         MovingAverage(collection(), decay)
 
 
-def test_shared_out_weights_are_refused() -> None:
+def test_sharded_weights_are_refused() -> None:
     with pytest.raises(BrickInputError, match="fsdp"):
         MovingAverage(collection(), 0.9).setup(None, SimpleNamespace(device_mesh=object()), "fit")

@@ -19,8 +19,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def finding() -> BrickCollection:
-    """A model that finds things although nobody trained it, with statistics of its own."""
+def detecting_model() -> BrickCollection:
+    """An untrained model that outputs detections, with updated normalization statistics."""
     model = small_model("test_resnet_cls_seg_det")
     with torch.no_grad():
         for layer in model["det/head"].modules():
@@ -32,9 +32,9 @@ def finding() -> BrickCollection:
 
 
 @pytest.fixture(scope="module")
-def file(finding: BrickCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(detecting_model: BrickCollection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(finding, path, image_size=64)
+    export_onnx(detecting_model, path, image_size=64)
     return path
 
 
@@ -47,9 +47,9 @@ def changed(file: Path, path: Path, change: Callable[[onnx.ModelProto], None]) -
 
 def without_outputs(*names: str) -> Callable[[onnx.ModelProto], None]:
     def change(stored: onnx.ModelProto) -> None:
-        kept = [value for value in stored.graph.output if value.name not in names]
+        remaining = [value for value in stored.graph.output if value.name not in names]
         del stored.graph.output[:]
-        stored.graph.output.extend(kept)
+        stored.graph.output.extend(remaining)
 
     return change
 
@@ -58,7 +58,7 @@ def without_metrics(stored: onnx.ModelProto) -> None:
     next(each for each in stored.metadata_props if each.key == "brickyard.beside").value = "{}"
 
 
-def test_figures_are_those_of_torchmetrics_on_the_models_outputs(model) -> None:
+def test_metrics_equal_torchmetrics_on_the_outputs_of_the_model(model) -> None:
     data = Rectangles(5, {"cls": {1}, "det": {0}})
     accuracy, iou = MulticlassAccuracy(3, average="micro"), MulticlassJaccardIndex(4, ignore_index=255)
     precision = MeanAveragePrecision(backend="faster_coco_eval")
@@ -71,33 +71,35 @@ def test_figures_are_those_of_torchmetrics_on_the_models_outputs(model) -> None:
             accuracy.update(values["cls/logits"], sample["targets/cls"][None])
         iou.update(values["seg/class_prediction"], sample["targets/seg"][None])
         if "targets/det" in sample:
-            there = values["det/labels"][0] >= 0
-            found = {name: values[f"det/{name}"][0][there] for name in ("boxes", "scores", "labels")}
-            precision.update([found], [sample["targets/det"]])
-    figures = evaluate(model, data, batch_size=2)
-    assert figures["cls/Accuracy"] == pytest.approx(float(accuracy.compute()))
-    assert figures["seg/MeanIoU"] == pytest.approx(float(iou.compute()), abs=1e-4)
-    assert figures["det/map_50"] == pytest.approx(float(precision.compute()["map_50"]), abs=1e-4)
+            detected = values["det/labels"][0] >= 0
+            detections = {name: values[f"det/{name}"][0][detected] for name in ("boxes", "scores", "labels")}
+            precision.update([detections], [sample["targets/det"]])
+    metrics = evaluate(model, data, batch_size=2)
+    assert metrics["cls/Accuracy"] == pytest.approx(float(accuracy.compute()))
+    assert metrics["seg/MeanIoU"] == pytest.approx(float(iou.compute()), abs=1e-4)
+    assert metrics["det/map_50"] == pytest.approx(float(precision.compute()["map_50"]), abs=1e-4)
 
 
-def test_figures_are_the_same_each_time_and_the_model_stays_as_it_is(model) -> None:
+def test_metrics_are_reproducible_and_the_model_is_unchanged(model) -> None:
     model.train()
-    model({"image": torch.rand(2, 3, 64, 64), "targets/cls": torch.tensor([0, 1])}, skip_missing=True)  # gathers
+    model(
+        {"image": torch.rand(2, 3, 64, 64), "targets/cls": torch.tensor([0, 1])}, skip_missing=True
+    )  # updates the metrics
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    gathered = model.summarize(reset=False)
+    state = model.summarize(reset=False)
     first, second = (evaluate(model, Rectangles(6), batch_size=4) for _ in range(2))
     assert first == pytest.approx(second, abs=0, nan_ok=True)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert model.summarize(reset=True).keys() == gathered.keys()
+    assert model.summarize(reset=True).keys() == state.keys()
 
 
-def test_a_label_that_no_picture_has_is_not_measured(model) -> None:
-    figures = evaluate(model, Rectangles(3, {"seg": {0, 1, 2}}))
-    assert {name.partition("/")[0] for name in figures} == {"cls", "det"}
+def test_a_head_without_labels_has_no_metrics(model) -> None:
+    metrics = evaluate(model, Rectangles(3, {"seg": {0, 1, 2}}))
+    assert {name.partition("/")[0] for name in metrics} == {"cls", "det"}
 
 
-def test_data_of_another_kind_is_refused(model) -> None:
+def test_data_of_other_classes_is_refused(model) -> None:
     data = Rectangles(3)
     data.labels = {"cls": ("a", "b")}
     with pytest.raises(BrickMismatchError, match="head 'cls'"):
@@ -105,38 +107,38 @@ def test_data_of_another_kind_is_refused(model) -> None:
 
 
 @pytest.mark.slow
-def test_figures_of_an_exported_file_are_those_of_its_model(finding: BrickCollection, file: Path) -> None:
+def test_metrics_of_an_exported_file_equal_those_of_its_model(detecting_model: BrickCollection, file: Path) -> None:
     data = Rectangles(5, {"cls": {1}, "det": {0}})
-    expected = evaluate(finding, data, batch_size=2)
-    assert 0 < expected["det/map_50"] < 1, "or there is nothing to compare"
+    expected = evaluate(detecting_model, data, batch_size=2)
+    assert 0 < expected["det/map_50"] < 1, "without detections this compares nothing"
     assert evaluate(file, data, batch_size=3) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow
-def test_a_metric_without_its_values_is_left_out_of_a_files_figures_with_a_warning(file: Path, tmp_path: Path) -> None:
+def test_a_metric_whose_inputs_a_file_does_not_output_is_left_out_with_a_warning(file: Path, tmp_path: Path) -> None:
     cut = changed(file, tmp_path / "cut.onnx", without_outputs("det/scores", "seg/logits"))
-    with pytest.warns(UserWarning, match=r"'det/metrics' reads \['det/scores'\], which the file does not give"):
-        figures = evaluate(str(cut), Rectangles(2))
-    assert {name.partition("/")[0] for name in figures} == {"cls", "seg"}
+    with pytest.warns(UserWarning, match=r"'det/metrics' reads \['det/scores'\], which the file does not output"):
+        metrics = evaluate(str(cut), Rectangles(2))
+    assert {name.partition("/")[0] for name in metrics} == {"cls", "seg"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (without_metrics, "it holds no metric"),
+        (without_metrics, "it holds no metrics"),
         (without_outputs("cls/logits", "seg/class_prediction", "det/boxes"), "'cls/metrics' reads"),
     ],
 )
-def test_a_file_that_no_metric_can_read_is_refused(
-    file: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], told: str
+def test_a_file_without_any_computable_metric_is_refused(
+    file: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str
 ) -> None:
-    with pytest.raises(BrickMismatchError, match=told):
+    with pytest.raises(BrickMismatchError, match=message):
         evaluate(changed(file, tmp_path / "other.onnx", change), Rectangles(1))
 
 
 @pytest.mark.slow
-def test_data_that_a_file_is_not_for_is_refused(file: Path) -> None:
+def test_data_of_other_classes_than_a_file_is_refused(file: Path) -> None:
     data = Rectangles(3)
     data.labels = {"seg": ("a", "b")}
     with pytest.raises(BrickMismatchError, match="head 'seg': expected the 4 classes"):
@@ -144,12 +146,12 @@ def test_data_that_a_file_is_not_for_is_refused(file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_of_another_size_than_a_file_takes_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_another_size_than_the_file_takes_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.runs.SIDE", 96)
     with pytest.raises(BrickInputError, match=r"\(batch, 3, 64, 64\), found \(2, 3, 96, 96\)"):
         evaluate(file, Rectangles(2))
 
 
-def test_a_file_must_be_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BrickNotFoundError, match=r"model\.onnx"):
         evaluate(tmp_path / "model.onnx", Rectangles(1))

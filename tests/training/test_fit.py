@@ -19,7 +19,7 @@ from brickyard import (
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.checkpoints import CHECKPOINT
 from brickyard.training.config import TrainerConfig, TrainingConfig
-from brickyard.training.fit import _schedule, fit
+from brickyard.training.fit import _optimizer_and_schedule, fit
 from tests.runs import SIDE, Rectangles, small_model, train_until_killed
 from tests.toys import ROOT, SOURCE
 
@@ -27,7 +27,7 @@ SHORT = TrainingConfig(steps=2, batch_size=2, every=2)
 
 
 class Interrupted(BaseException):
-    """What a kill is within one process."""
+    """Stands in for a kill within one process."""
 
 
 class Interrupting(Rectangles):
@@ -39,8 +39,8 @@ class Interrupting(Rectangles):
 
 
 def rows(folder: Path, kind: str = "") -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [row for row in found if any(name.startswith(kind) for name in row if name != "step")]
+    parsed = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [row for row in parsed if any(name.startswith(kind) for name in row if name != "step")]
 
 
 def same_weights(first: BrickCollection, second: BrickCollection) -> bool:
@@ -56,9 +56,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_as_if_it_had_not_been(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_with_the_results_of_an_uninterrupted_one(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "tests.runs", str(tmp_path / "run")]
-    # Step 8 reads pictures 15 and 16; the last checkpoint is of step 6, in the middle of the epoch.
+    # Step 8 reads images 15 and 16; the last checkpoint is of step 6, in the middle of the epoch.
     killed = subprocess.run([*command, "--kill-at", "15"], cwd=ROOT, capture_output=True, timeout=300, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert torch.load(tmp_path / "run" / CHECKPOINT, weights_only=False)["global_step"] == 6
@@ -71,39 +73,39 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(uninterrupted: Path, tm
             assert (tmp_path / "run" / file).read_bytes() == (uninterrupted / file).read_bytes(), file
 
 
-# Of 8 steps with 2 pictures each; checkpoints after steps 3, 4, 6 and 8, validations of 3 pictures after 4 and 8.
+# 8 steps of 2 images; checkpoints after steps 3, 4, 6 and 8, validations of 3 images after steps 4 and 8.
 @pytest.mark.parametrize(
     ("of", "kill_at"), [("train", 4), ("train", 7), ("train", 9), ("train", 16), ("val", 2), ("val", 6)]
 )
-def test_a_training_goes_on_from_wherever_it_was_interrupted(
+def test_a_training_interrupted_anywhere_resumes_with_the_same_results(
     uninterrupted: Path, tmp_path: Path, of: str, kill_at: int
 ) -> None:
-    course = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
+    config = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3, ema=0.9)
     train = Interrupting(7, noisy=True, kill_at=kill_at if of == "train" else None)
     val = Interrupting(3, kill_at=kill_at if of == "val" else None)
     with pytest.raises(Interrupted):
-        fit(small_model(drop_path_rate=0.3), train, val, tmp_path / "run", course)
+        fit(small_model(drop_path_rate=0.3), train, val, tmp_path / "run", config)
     model = small_model(drop_path_rate=0.3)
-    fit(model, Rectangles(7, noisy=True), Rectangles(3), tmp_path / "run", course, resume=True)
+    fit(model, Rectangles(7, noisy=True), Rectangles(3), tmp_path / "run", config, resume=True)
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == (uninterrupted / "log.jsonl").read_bytes()
     assert same_weights(model, BrickCollection.from_pretrained(uninterrupted / "last"))
 
 
-def test_a_finished_training_has_nothing_to_go_on_with(uninterrupted: Path) -> None:
+def test_resuming_a_finished_training_changes_nothing(uninterrupted: Path) -> None:
     before = (uninterrupted / "log.jsonl").read_bytes()
     train_until_killed(uninterrupted, kill_at=None, resume=True)
     assert (uninterrupted / "log.jsonl").read_bytes() == before
 
 
-def test_a_training_that_is_another_is_not_resumed(uninterrupted: Path) -> None:
-    course = TrainingConfig(steps=8, batch_size=4, every=4, save_every=3, ema=0.9)
+def test_a_training_with_other_settings_is_not_resumed(uninterrupted: Path) -> None:
+    config = TrainingConfig(steps=8, batch_size=4, every=4, save_every=3, ema=0.9)
     with pytest.raises(BrickMismatchError) as error:
         fit(
             small_model(),
             Rectangles(7),
             Rectangles(3),
             uninterrupted,
-            course,
+            config,
             resume=True,
             provenance={"data": "other"},
         )
@@ -115,7 +117,7 @@ def test_a_folder_with_a_training_is_not_overwritten(uninterrupted: Path) -> Non
         fit(small_model(), Rectangles(7), Rectangles(3), uninterrupted, SHORT)
 
 
-def test_a_training_that_never_began_is_not_resumed(tmp_path: Path) -> None:
+def test_without_a_training_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(BrickNotFoundError, match="No training"):
         fit(small_model(), Rectangles(7), Rectangles(3), tmp_path / "none", SHORT, resume=True)
 
@@ -124,47 +126,47 @@ def test_the_log_has_a_row_for_every_step_and_validation_of_a_short_training(uni
     assert [row["step"] for row in rows(uninterrupted, "train/")] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [row["step"] for row in rows(uninterrupted, "validation/")] == [4, 8]
     names = {
-        f"validation_{head}_picture_{step}_{n}.png"
+        f"validation_{head}_visualization_{step}_{n}.png"
         for head in ("cls", "seg", "det")
         for step in (4, 8)
         for n in range(2)
     }
-    assert {file.name for file in (uninterrupted / "pictures").iterdir()} == names
+    assert {file.name for file in (uninterrupted / "visualizations").iterdir()} == names
 
 
-def test_what_is_told_and_returned_are_the_figures_of_the_validations(tmp_path: Path) -> None:
-    told = []
-    course = TrainingConfig(steps=4, batch_size=2, every=2)
-    found = fit(
+def test_the_callback_and_the_return_value_get_the_metrics_of_the_validations(tmp_path: Path) -> None:
+    received = []
+    config = TrainingConfig(steps=4, batch_size=2, every=2)
+    returned = fit(
         small_model(),
         Rectangles(5),
         Rectangles(3),
         tmp_path,
-        course,
-        tell=lambda step, figures: told.append((step, figures)),
+        config,
+        on_validation=lambda step, metrics: received.append((step, metrics)),
     )
     logged = [(row.pop("step"), row) for row in rows(tmp_path, "validation/")]
-    assert told == logged
-    assert found == logged[-1][1]
+    assert received == logged
+    assert returned == logged[-1][1]
 
 
-def test_the_average_is_the_result_and_a_frozen_brick_keeps_its_hash(tmp_path: Path) -> None:
+def test_the_average_is_saved_and_returned_and_a_frozen_brick_keeps_its_hash(tmp_path: Path) -> None:
     model = small_model()
     model.freeze("backbone")
     before = weights_sha256(model["backbone"].model, {})
     fit(model, Rectangles(5), Rectangles(3), tmp_path, TrainingConfig(steps=4, batch_size=2, every=4, ema=0.5))
     state = torch.load(tmp_path / CHECKPOINT, weights_only=False)
     trained = state["state_dict"]["bricks.cls.head.model.weight"]
-    kept = BrickCollection.from_pretrained(tmp_path / "last")
-    assert same_weights(model, kept)
-    assert not torch.equal(kept["cls/head"].model.weight, trained)
-    assert weights_sha256(kept["backbone"].model, {}) == weights_sha256(model["backbone"].model, {}) == before
+    saved = BrickCollection.from_pretrained(tmp_path / "last")
+    assert same_weights(model, saved)
+    assert not torch.equal(saved["cls/head"].model.weight, trained)
+    assert weights_sha256(saved["backbone"].model, {}) == weights_sha256(model["backbone"].model, {}) == before
 
 
-def test_the_seed_makes_the_training(tmp_path: Path) -> None:
+def test_the_seed_determines_the_training(tmp_path: Path) -> None:
     def losses(seed: int, folder: str) -> list[float]:
-        course = TrainingConfig(steps=3, batch_size=2, every=3, seed=seed)
-        fit(small_model(), Rectangles(6, noisy=True), Rectangles(1), tmp_path / folder, course)
+        config = TrainingConfig(steps=3, batch_size=2, every=3, seed=seed)
+        fit(small_model(), Rectangles(6, noisy=True), Rectangles(1), tmp_path / folder, config)
         return [row["train/loss"] for row in rows(tmp_path / folder, "train/")]
 
     first = losses(0, "first")
@@ -172,58 +174,58 @@ def test_the_seed_makes_the_training(tmp_path: Path) -> None:
     assert losses(1, "other") != first
 
 
-def test_the_rate_rises_then_falls_along_a_cosine_from_layer_to_layer() -> None:
+def test_the_learning_rate_warms_up_then_decays_along_a_cosine_scaled_by_layer() -> None:
     model = small_model()
-    course = TrainingConfig(steps=100, every=100, lr=0.1, warmup=0.1, layer_decay=0.5, weight_decay=0.2)
-    made = _schedule(model, course)
-    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
-    place = max(range(len(optimizer.param_groups)), key=lambda at: optimizer.param_groups[at]["lr"])
+    config = TrainingConfig(steps=100, every=100, lr=0.1, warmup=0.1, layer_decay=0.5, weight_decay=0.2)
+    configured = _optimizer_and_schedule(model, config)
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    fastest = max(range(len(optimizer.param_groups)), key=lambda index: optimizer.param_groups[index]["lr"])
     rates = []
     for _ in range(100):
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    heads = [rate[place] for rate in rates]
+    heads = [rate[fastest] for rate in rates]
     assert heads[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
     assert heads[10] == pytest.approx(0.1)
-    assert heads[55] == pytest.approx(0.05)  # half of the way down
+    assert heads[55] == pytest.approx(0.05)  # half of the decay
     assert 0 < heads[99] < 1e-4
     assert min(rates[10]) < 0.1 * 0.5
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2}
 
 
-def test_a_data_set_of_one_picture_trains(tmp_path: Path) -> None:
+def test_a_data_set_of_one_image_trains(tmp_path: Path) -> None:
     assert fit(small_model(), Rectangles(1), Rectangles(1), tmp_path, SHORT)["validation/loss"] > 0
 
 
-def test_heads_remember_the_size_of_the_images_that_they_learnt_from(uninterrupted: Path) -> None:
+def test_heads_store_the_image_size_of_the_training_data(uninterrupted: Path) -> None:
     predictor = Predictor(uninterrupted / "last")
     assert predictor.read([SOURCE / "brickyard" / "samples" / "coffee.jpg"]).shape == (1, 3, SIDE, SIDE)
 
 
-def test_a_training_may_end_while_the_rate_still_rises(tmp_path: Path) -> None:
-    course = TrainingConfig(steps=1, batch_size=2, every=1)
-    fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", course)
+def test_a_training_may_end_in_the_warmup(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=1, batch_size=2, every=1)
+    fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", config)
     assert (tmp_path / "run" / "last" / "bricks.json").is_file()
 
 
 @pytest.mark.parametrize(
-    ("course", "machines", "told"),
+    ("config", "trainer_config", "message"),
     [
         (TrainingConfig(steps=2, precision="fp16"), TrainerConfig(), "fp16"),
         (SHORT, TrainerConfig(accelerator="abacus"), "abacus"),
         (SHORT, TrainerConfig(devices=0), "0"),
     ],
 )
-def test_machines_that_are_not_there_are_told_and_the_folder_stays_free(
-    course: TrainingConfig, machines: TrainerConfig, told: str, tmp_path: Path
+def test_unavailable_hardware_is_an_error_and_no_run_is_started(
+    config: TrainingConfig, trainer_config: TrainerConfig, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BrickInputError, match=told):
-        fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", course, machines)
+    with pytest.raises(BrickInputError, match=message):
+        fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", config, trainer_config)
     assert not (tmp_path / "run" / "train.json").exists()
 
 
-def test_nothing_to_train_is_told_and_the_folder_stays_free(tmp_path: Path) -> None:
+def test_a_fully_frozen_model_is_an_error_and_no_run_is_started(tmp_path: Path) -> None:
     model = small_model("test_resnet_cls")
     model.freeze("backbone")
     model.freeze("cls")
@@ -238,15 +240,15 @@ class Swapped(Rectangles):
         self.labels = {**self.labels, "cls": ("green", "red", "blue")}
 
 
-@pytest.mark.parametrize(("val", "told"), [(Swapped(), "validation data"), (Rectangles(0), "validation data")])
-def test_data_that_does_not_fit_is_told_and_the_folder_stays_free(val: Rectangles, told: str, tmp_path: Path) -> None:
-    with pytest.raises((BrickMismatchError, BrickInputError), match=told):
+@pytest.mark.parametrize(("val", "message"), [(Swapped(), "validation data"), (Rectangles(0), "validation data")])
+def test_mismatched_data_is_an_error_and_no_run_is_started(val: Rectangles, message: str, tmp_path: Path) -> None:
+    with pytest.raises((BrickMismatchError, BrickInputError), match=message):
         fit(small_model("test_resnet_cls"), Rectangles(2), val, tmp_path / "run", SHORT)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "5"])
-def test_damaged_settings_are_named(text: str, tmp_path: Path) -> None:
+def test_the_error_for_damaged_settings_names_the_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(text)
     with pytest.raises(BrickIntegrityError, match=r"train\.json is damaged"):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True)

@@ -34,16 +34,16 @@ pytestmark = QUIET
 
 
 class Cifar10Like(pl.LightningDataModule):
-    """Random pictures in the shape of CIFAR10; each is told by its mean colour."""
+    """Random images in the shape of CIFAR10; the class is the mean colour."""
 
     def __init__(self, batch_size: int = 5, length: int = 10) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.labels = torch.arange(length) % 10
-        self.pictures = torch.rand(length, 3, 32, 32) * 0.2 + self.labels.view(-1, 1, 1, 1) / 13
+        self.images = torch.rand(length, 3, 32, 32) * 0.2 + self.labels.view(-1, 1, 1, 1) / 13
 
     def _loader(self) -> DataLoader[Any]:
-        return DataLoader(TensorDataset(self.pictures, self.labels), batch_size=self.batch_size)
+        return DataLoader(TensorDataset(self.images, self.labels), batch_size=self.batch_size)
 
     train_dataloader = val_dataloader = test_dataloader = _loader
 
@@ -66,14 +66,14 @@ def cifar_collection() -> BrickCollection:
 
 
 class Memory(Logger):
-    """Keeps what is logged."""
+    """Keep the logged values in memory."""
 
     name = version = "memory"
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[tuple[int, dict[str, float]]] = []
-        self.pictures: dict[str, list[Any]] = {}
+        self.images: dict[str, list[Any]] = {}
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.rows.append((step, metrics))
@@ -82,7 +82,7 @@ class Memory(Logger):
         pass
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        self.pictures[key] = images
+        self.images[key] = images
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_the_block_of_the_readme_runs(tmp_path, monkeypatch):
     assert module.path_experiment == Path("build") / "experiments" / "default"
 
 
-def test_the_loss_goes_down_on_a_batch_that_is_seen_again_and_again(tmp_path):
+def test_the_loss_decreases_on_a_repeated_batch(tmp_path):
     data = Cifar10Like(batch_size=10)
     model = create_model("test_resnet_cls", num_classes=10)
     module = lightning(
@@ -111,24 +111,24 @@ def test_the_loss_goes_down_on_a_batch_that_is_seen_again_and_again(tmp_path):
     losses = [row["train/cls/loss"] for _, row in memory.rows]
     assert len(losses) == 40
     assert losses[-1] < 0.3 * losses[0]
-    assert not torch.equal(model["cls/head"].model.weight, before)  # the collection that was given is trained
+    assert not torch.equal(model["cls/head"].model.weight, before)  # the collection is trained in place
 
 
-def test_what_is_logged_is_the_loss_and_the_metric_over_the_epoch(tmp_path):
+def test_the_loss_and_the_metric_over_the_epoch_are_logged(tmp_path):
     data = Cifar10Like(batch_size=4, length=10)
     collection = cifar_collection()
     module = lightning(collection, tmp_path)
     result = quiet_trainer(tmp_path).test(module, datamodule=data, verbose=False)[0]
     collection.eval()
     with torch.no_grad():
-        logits = collection({"raw": data.pictures}, outputs=["logits"])["logits"]
+        logits = collection({"raw": data.images}, outputs=["logits"])["logits"]
     expected = nn.functional.cross_entropy(logits, data.labels).item()
     assert result["test/loss_ce"] == pytest.approx(expected, rel=1e-4)
     right = (logits.argmax(1) == data.labels).float().mean().item()
     assert result["test/MulticlassAccuracy"] == pytest.approx(right)
 
 
-def test_a_validation_leaves_the_metrics_of_training_alone(tmp_path):
+def test_a_validation_leaves_the_metrics_of_training_unchanged(tmp_path):
     data = Cifar10Like(batch_size=5)
     module = lightning(cifar_collection(), tmp_path)
     seen = []
@@ -140,22 +140,22 @@ def test_a_validation_leaves_the_metrics_of_training_alone(tmp_path):
 
     trainer = quiet_trainer(tmp_path, max_epochs=1, val_check_interval=1, callbacks=[Count()], num_sanity_val_steps=0)
     trainer.fit(module, datamodule=data)
-    assert seen == [0, 0]  # what came before a validation is logged then, and the validation is not in it
+    assert seen == [0, 0]  # training metrics are logged and reset before a validation
     assert {"train/MulticlassAccuracy", "validation/MulticlassAccuracy"} <= set(trainer.callback_metrics)
 
 
-def test_its_state_is_that_of_the_collection_once(tmp_path):
+def test_the_state_dict_is_that_of_the_collection(tmp_path):
     collection = cifar_collection()
     module = lightning(collection, tmp_path)
     assert list(module.state_dict()) == [f"bricks.{key}" for key in collection.state_dict()]
 
 
-def test_only_trainable_parameters_go_to_the_optimizer(tmp_path):
+def test_the_optimizer_gets_only_trainable_parameters(tmp_path):
     collection = cifar_collection()
     collection["backbone"].requires_grad_(False)
     optimizer = lightning(collection, tmp_path).configure_optimizers()
-    given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert given == {id(parameter) for parameter in collection["image_classifier"].parameters()}
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in collection["image_classifier"].parameters()}
 
 
 def test_a_batch_may_be_a_dictionary(tmp_path):
@@ -174,7 +174,7 @@ def test_a_batch_of_another_length_is_refused(tmp_path):
         module.training_step((torch.rand(2, 3, 32, 32),), 0)
 
 
-def test_without_a_loss_the_error_says_so(tmp_path):
+def test_a_collection_without_a_loss_is_an_error(tmp_path):
     collection = cifar_collection()
     collection.pop("loss")
     module = lightning(collection, tmp_path)
@@ -182,7 +182,7 @@ def test_without_a_loss_the_error_says_so(tmp_path):
         module.training_step((torch.rand(2, 3, 32, 32), torch.tensor([1, 2])), 0)
 
 
-def test_an_epoch_of_one_picture_trains_validates_and_tests(tmp_path):
+def test_an_epoch_of_one_image_trains_validates_and_tests(tmp_path):
     module = lightning(small_model("test_resnet_cls_seg_det"), tmp_path)
     loader = DataLoader(Rectangles(1), batch_size=1, collate_fn=collate)
     trainer = quiet_trainer(tmp_path, max_epochs=2)
@@ -191,7 +191,7 @@ def test_an_epoch_of_one_picture_trains_validates_and_tests(tmp_path):
     assert "test/cls/Accuracy" in trainer.test(module, loader, verbose=False)[0]
 
 
-def test_training_is_logged_every_so_many_steps_over_what_came_since(tmp_path):
+def test_training_is_logged_at_the_interval_over_the_steps_since_the_last_row(tmp_path):
     module = lightning(small_model("test_resnet_cls"), tmp_path, optimizer=partial(torch.optim.SGD, lr=0.0))
     memory, data = Memory(), Rectangles(10)
     trainer = quiet_trainer(tmp_path, max_epochs=1, logger=memory, log_every_n_steps=2)
@@ -212,22 +212,22 @@ def test_training_is_logged_every_so_many_steps_over_what_came_since(tmp_path):
     assert all("train/cls/Accuracy" in row for _, row in memory.rows)
 
 
-def test_pictures_of_the_validation_go_to_a_logger_that_keeps_them(tmp_path):
-    module = lightning(small_model(MULTITASK), tmp_path, pictures=2)
+def test_visualizations_of_the_validation_go_to_an_image_logger(tmp_path):
+    module = lightning(small_model(MULTITASK), tmp_path, num_visualizations=2)
     memory = Memory()
     loader = DataLoader(Rectangles(6), batch_size=3, collate_fn=collate)
     quiet_trainer(tmp_path, logger=memory).validate(module, loader, verbose=False)
-    assert sorted(memory.pictures) == [f"validation/{head}/picture" for head in ("cls", "det", "seg")]
-    assert all(len(pictures) == 2 for pictures in memory.pictures.values())
-    assert isinstance(memory.pictures["validation/seg/visualization"][0], Image.Image)
+    assert sorted(memory.images) == [f"validation/{head}/visualization" for head in ("cls", "det", "seg")]
+    assert all(len(images) == 2 for images in memory.images.values())
+    assert isinstance(memory.images["validation/seg/visualization"][0], Image.Image)
 
 
-def test_a_frozen_backbone_stays_as_it_is_and_keeps_no_graph(tmp_path):
+def test_a_frozen_backbone_is_unchanged_and_has_no_autograd_graph(tmp_path):
     model = small_model(MULTITASK)
     model.freeze("backbone")
     before = {name: value.clone() for name, value in model["backbone"].state_dict().items()}
     seen = []
-    model["backbone"].register_forward_hook(lambda brick, given, made: seen.append(made["features"]))
+    model["backbone"].register_forward_hook(lambda brick, inputs, outputs: seen.append(outputs["features"]))
     loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate)
     quiet_trainer(tmp_path, max_epochs=2).fit(lightning(model, tmp_path), loader)
     assert len(seen) == 4

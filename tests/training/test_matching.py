@@ -15,7 +15,7 @@ def test_a_model_has_the_classes_of_the_data_and_only_the_heads_of_its_name() ->
     assert model["seg/head"].head.variant == "fpn"
 
 
-def test_the_seed_makes_the_fresh_weights_and_leaves_the_generator_alone() -> None:
+def test_the_seed_determines_the_initial_weights_and_leaves_the_global_random_state_unchanged() -> None:
     state = torch.get_rng_state()
     weights = [
         create_model_for(Rectangles(1), "test_resnet_cls", seed=seed)["cls/head"].model.weight for seed in (1, 1, 2)
@@ -42,14 +42,14 @@ def test_data_of_other_classes_is_refused_for_each_head() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
-        ("test_resnet_cls", DigitScenes("val", 1), "several classes a picture, for which 'cls-multilabel' is made"),
-        ("test_resnet_cls-multilabel", Rectangles(1), "one class a picture, for which 'cls' is made"),
+        ("test_resnet_cls", DigitScenes("val", 1), "several classes per image: use a 'cls-multilabel' head"),
+        ("test_resnet_cls-multilabel", Rectangles(1), "one class per image: use a 'cls' head"),
     ],
 )
-def test_one_class_a_picture_is_not_taken_for_several(name: str, data: Rectangles, told: str) -> None:
-    with pytest.raises(BrickMismatchError, match=told):
+def test_single_label_and_multi_label_data_are_not_confused(name: str, data: Rectangles, message: str) -> None:
+    with pytest.raises(BrickMismatchError, match=message):
         create_model_for(data, name)
 
 
@@ -58,3 +58,13 @@ def test_data_may_have_more_tasks_than_the_model_and_the_model_than_the_data() -
     data = Rectangles(1)
     data.labels = {"det": LABELS["det"]}
     check_labels(create_model("test_resnet_cls_det", labels={"det": LABELS["det"]}), data)
+
+
+def test_the_kind_of_labels_is_checked_by_task_and_not_by_the_name_of_the_head() -> None:
+    model = create_model(backbone="test_resnet", tasks={"color": "cls-multilabel"}, labels={"color": LABELS["cls"]})
+    data = Rectangles(1)
+    data.labels = {"color": LABELS["cls"]}
+    sample = {"image": data[0]["image"], "targets/color": torch.tensor(1)}
+    data.__class__ = type("Renamed", (Rectangles,), {"__getitem__": lambda self, index: sample})
+    with pytest.raises(BrickMismatchError, match="head 'color': the data has one class per image"):
+        check_labels(model, data)

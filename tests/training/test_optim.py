@@ -8,7 +8,7 @@ def _rates(groups: list[dict]) -> dict[int, float]:
     return {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
 
 
-def test_layer_decay_gives_the_backbone_the_rates_that_timm_gives_it() -> None:
+def test_layer_decay_gives_the_backbone_the_learning_rates_of_timm() -> None:
     model = brickyard.create_model("test_vit_cls", num_classes=3)
     backbone = model["backbone"].model
     rates = _rates(brickyard.parameter_groups(model, lr=0.1, layer_decay=0.5))
@@ -40,7 +40,7 @@ def test_a_module_that_two_bricks_share_is_counted_once() -> None:
     assert sum(len(group["params"]) for group in groups) == 2
 
 
-def test_there_are_as_few_groups_as_settings() -> None:
+def test_each_setting_has_one_group() -> None:
     model = brickyard.create_model("test_resnet_cls_seg", num_classes={"cls": 3, "seg": 3})
     groups = brickyard.parameter_groups(model, lr=0.1, weight_decay=0.2)
     assert sorted((group["lr"], group["weight_decay"]) for group in groups) == [(0.1, 0.0), (0.1, 0.2)]

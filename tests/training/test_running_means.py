@@ -23,7 +23,7 @@ def test_a_name_without_values_or_weight_is_left_out() -> None:
     assert set(means.compute()) == {"a"}
 
 
-def test_a_reset_starts_anew() -> None:
+def test_a_reset_clears_the_sums() -> None:
     means = RunningMeans(["a"])
     means.add(weighted(a=(1.0, 1.0)))
     means.reset()
@@ -38,14 +38,14 @@ def test_many_small_values_are_added_exactly() -> None:
     assert float(means.compute()["a"]) == pytest.approx(0.1, rel=1e-6)
 
 
-def test_values_lose_their_graph() -> None:
+def test_values_are_detached() -> None:
     means = RunningMeans(["a"])
     means.add({"a": (torch.ones((), requires_grad=True) * 2, torch.tensor(1.0))})
     assert not means.compute()["a"].requires_grad
     assert not means.state.requires_grad
 
 
-def test_a_state_can_be_taken_up() -> None:
+def test_a_state_can_be_restored() -> None:
     first, second = RunningMeans(["a"]), RunningMeans(["a"])
     first.add(weighted(a=(1.0, 1.0)))
     second.state = first.state

@@ -13,7 +13,7 @@ def means() -> BrickCollection:
     return BrickCollection({"mean": BrickMetricSingle(MeanMetric(), ["value"])})
 
 
-def test_each_stage_has_a_collection_with_shared_modules_and_metrics_of_its_own(collection: BrickCollection) -> None:
+def test_each_stage_has_a_collection_with_shared_modules_and_separate_metrics(collection: BrickCollection) -> None:
     stages = per_stage_brick_collections(collection)
     assert list(stages) == ["TRAIN", "VALIDATION", "TEST"]
     stages["TRAIN"](BATCH)
@@ -32,21 +32,23 @@ def test_metrics_of_stages_do_not_mix() -> None:
         assert collection.summarize(reset=True) == {"MeanMetric": torch.tensor(5.0)}
     with stages.using(Stage.TEST):
         assert collection.summarize(reset=True) == {}
-    assert collection.summarize(reset=True) == {"MeanMetric": torch.tensor(2.0)}  # its own are those of training
+    assert collection.summarize(reset=True) == {
+        "MeanMetric": torch.tensor(2.0)
+    }  # the metrics of the collection are those of training
 
 
-def test_own_metrics_are_back_after_an_error() -> None:
+def test_the_metrics_are_restored_after_an_error() -> None:
     collection = means()
-    own = collection["mean"].metrics
+    original = collection["mean"].metrics
     stages = StageMetrics(collection)
     try:
         with stages.using(Stage.TEST):
             raise RuntimeError
     except RuntimeError:
-        assert collection["mean"].metrics is own
+        assert collection["mean"].metrics is original
 
 
-def test_modules_and_state_stay_one_set(collection: BrickCollection) -> None:
+def test_the_state_dict_does_not_change_with_the_stage(collection: BrickCollection) -> None:
     before = collection.state_dict()
     stages = StageMetrics(collection)
     with stages.using(Stage.VALIDATION):
@@ -54,7 +56,7 @@ def test_modules_and_state_stay_one_set(collection: BrickCollection) -> None:
         assert list(collection.state_dict()) == list(before)
 
 
-def test_gathered_states_can_be_taken_up() -> None:
+def test_accumulated_states_can_be_restored() -> None:
     first, second = BrickCollection(tiny_bricks()), BrickCollection(tiny_bricks())
     second.load_state_dict(first.state_dict())
     stages, others = StageMetrics(first.eval()), StageMetrics(second.eval())
@@ -63,14 +65,14 @@ def test_gathered_states_can_be_taken_up() -> None:
     more = {"raw": torch.rand(2, 3, 8, 8), "targets": torch.tensor([1, 1])}
     for collection in (first, second):
         collection(more)
-    expected, found = first.summarize(reset=True), second.summarize(reset=True)
-    assert list(found) == list(expected)
+    expected, actual = first.summarize(reset=True), second.summarize(reset=True)
+    assert list(actual) == list(expected)
     for name, value in expected.items():
-        assert torch.equal(found[name], value)
-    assert int(found["head/ConfMat"].sum()) == 6
+        assert torch.equal(actual[name], value)
+    assert int(actual["head/ConfMat"].sum()) == 6
 
 
-def test_states_of_metrics_that_share_theirs_can_be_taken_up() -> None:
+def test_states_shared_by_a_compute_group_can_be_restored() -> None:
     def grouped() -> BrickCollection:
         metrics = {"Accuracy": MulticlassAccuracy(3, average="macro"), "ConfMat": MulticlassConfusionMatrix(3)}
         macro = {"a": MulticlassAccuracy(3, average="macro"), "b": MulticlassAccuracy(3, average="micro"), **metrics}
@@ -79,7 +81,7 @@ def test_states_of_metrics_that_share_theirs_can_be_taken_up() -> None:
     first, second = grouped(), grouped()
     batch = {"preds": torch.tensor([0, 1, 2, 1]), "target": torch.tensor([0, 1, 1, 1])}
     stages, others = StageMetrics(first), StageMetrics(second)
-    for _ in range(3):  # after the first call metrics of one kind share their state
+    for _ in range(3):  # after the first call the metrics of a compute group share a state
         first(batch)
     others.load_state(Stage.TRAIN, stages.state(Stage.TRAIN))
     for collection in (first, second):

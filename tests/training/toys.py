@@ -1,4 +1,4 @@
-"""A trainer without a word, and a module for it."""
+"""A trainer without output, and a module for it."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`brickyard pull`, `push`, `swap`, `inspect`, `lock` and `verify`: one brick at a time."""
+"""`brickyard pull`, `push`, `swap`, `inspect`, `lock` and `verify`: models and single bricks on the Hub and on disk."""
 
 from __future__ import annotations
 
@@ -8,31 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-import brickyard  # its names load torch when they are used, so that --help is quick
-from brickyard.cli.models import trained
+import brickyard  # torch is loaded when a name is first used, so that --help is fast
+from brickyard.cli.models import load_trained
+from brickyard.cli.output import echo_rows
 
 if TYPE_CHECKING:
     from brickyard.storage.fit import Check
 
-_PLACES = """
+_SOURCES = """
     \b
-    path/to/model, path/to/model/seg          a folder, or a place in it
-    tf_efficientnet_lite0_cls.in1k            a model of the zoo
-    hf://user/repo, hf://user/repo@v1/seg     a repo of the Hub, or a place in it
-    model.lock.json                           a lock
+    path/to/model, path/to/model/seg          a folder, or a brick or prefix in it
+    tf_efficientnet_lite0_cls.in1k            a zoo model
+    hf://user/repo, hf://user/repo@v1/seg     a repo on the Hub, or a brick or prefix in it
+    model.lock.json                           a lock file
 """
 _CHECK = click.option(
     "--check",
     default="exact",
     show_default=True,
     type=click.Choice(["exact", "input", "shape"]),
-    help="How well a head must fit: the very backbone, its images and features, or its features alone.",
+    help="What must match for a head: the weights of the backbone, its image input and features, or its features only.",
 )
-_BRICKS = click.option("--brick", "bricks", multiple=True, metavar="PATH", help="Only this brick or place; repeatable.")
+_BRICKS = click.option(
+    "--brick",
+    "bricks",
+    multiple=True,
+    metavar="PATH",
+    help="Only this brick, or the bricks under this prefix; repeatable.",
+)
 
 
 @click.command()
@@ -41,9 +45,9 @@ _BRICKS = click.option("--brick", "bricks", multiple=True, metavar="PATH", help=
 @_BRICKS
 @_CHECK
 def pull(source: str, folder: Path, bricks: tuple[str, ...], check: Check) -> None:
-    """Fetch the model SOURCE, or some of its bricks, into FOLDER.
+    """Download the model SOURCE, or some of its bricks, into FOLDER.
 
-    Every file is checked against its hash. Tokens and caches are huggingface_hub's (`hf auth login`).
+    The hash of every file is verified. Tokens and the cache are those of huggingface_hub (`hf auth login`).
     """
     model = brickyard.BrickCollection.from_pretrained(source, bricks=bricks or None, check=check)
     model.save_pretrained(folder)
@@ -54,11 +58,16 @@ def pull(source: str, folder: Path, bricks: tuple[str, ...], check: Check) -> No
 @click.argument("folder")
 @click.argument("repo")
 @_BRICKS
-@click.option("--refer", multiple=True, metavar="PATH[=URI]", help="Name it where it is published already; repeatable.")
-@click.option("--private", is_flag=True, help="Make a new repo private.")
-@click.option("--pr", "create_pr", is_flag=True, help="Propose it as a pull request.")
-@click.option("--allow-stale", is_flag=True, help="Push heads, too, whose backbone was changed after their training.")
-@click.option("--message", default=None, help="Of the commit.")
+@click.option(
+    "--refer",
+    multiple=True,
+    metavar="PATH[=URI]",
+    help="Refer to a published brick instead of uploading it; repeatable.",
+)
+@click.option("--private", is_flag=True, help="Create a new repo as private.")
+@click.option("--pr", "create_pr", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--allow-stale", is_flag=True, help="Also push heads whose backbone has changed since their training.")
+@click.option("--message", default=None, help="Commit message.")
 def push(
     folder: str,
     repo: str,
@@ -69,21 +78,21 @@ def push(
     allow_stale: bool,
     message: str | None,
 ) -> None:
-    """Publish the model in FOLDER, or some of its bricks, in the REPO user/repo of the Hub.
+    """Upload the model in FOLDER, or some of its bricks, to the REPO user/repo on the Hub.
 
-    One commit, with the bricks that changed and nothing else. What others pushed there stays.
+    Makes one commit with the changed bricks only. Bricks pushed by others are kept.
     """
-    named = dict(each.split("=", 1) for each in refer if "=" in each)
-    done = brickyard.BrickCollection.from_pretrained(folder).push_to_hub(
+    uris = dict(item.split("=", 1) for item in refer if "=" in item)
+    pushed = brickyard.BrickCollection.from_pretrained(folder).push_to_hub(
         repo,
         bricks=bricks or None,
-        refer=named or refer,
+        refer=uris or refer,
         private=private or None,
         create_pr=create_pr,
         allow_stale=allow_stale,
         commit_message=message,
     )
-    click.echo(done.pr_url or done.commit_url)
+    click.echo(pushed.pr_url or pushed.commit_url)
 
 
 @click.command()
@@ -92,9 +101,9 @@ def push(
 @click.argument("source")
 @_CHECK
 def swap(folder: Path, name: str, source: str, check: Check) -> None:
-    """Put the brick or head of SOURCE in the place NAME of the model in FOLDER.
+    """Replace the brick or head NAME of the model in FOLDER by that of SOURCE.
 
-    A head that does not fit is refused before its weights travel.
+    A head that does not fit is refused before its weights are downloaded.
 
     \b
     brickyard swap models/mine seg hf://user/repo/seg
@@ -108,48 +117,45 @@ def swap(folder: Path, name: str, source: str, check: Check) -> None:
 
 @click.command()
 @click.argument("source")
-@click.option("--model", default=None, help="Say, too, whether it fits this model: a name or a place.")
+@click.option("--model", default=None, help="Also check whether it fits this model, a name or a source.")
 @_CHECK
 def inspect(source: str, model: str | None, check: Check) -> None:
-    """Show what a stored brick or head is, without fetching its weights.
+    """Show the metadata of a stored brick or head, without downloading its weights.
 
     With --model the exit code is 1 if it does not fit.
     """
     info = brickyard.inspect_brick(source)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column()
-    table.add_column(overflow="fold")  # a hash is worth nothing cut short
-    facts = {"kind": info.config.get("kind"), "part": info.config.get("type"), "task": info.task}
-    facts |= {"reads": info.config.get("inputs"), "writes": info.config.get("outputs"), "licence": info.licence}
+    rows = {"kind": info.config.get("kind"), "part": info.config.get("type"), "task": info.task}
+    rows |= {"reads": info.config.get("inputs"), "writes": info.config.get("outputs"), "licence": info.licence}
     if info.labels:
-        facts["classes"] = (
+        rows["classes"] = (
             f"{len(info.labels)}: {', '.join(map(str, info.labels[:8]))}{', ...' * (len(info.labels) > 8)}"
         )
     if info.weights:
-        facts["weights"] = f"{info.weights['size']} bytes, sha256 {info.weights['sha256']}"
-    for what, needs in (("needs", info.requires), ("provides", info.config.get("provides"))):
-        for key, value in (needs or {}).items():
-            facts[f"{what} {key}"] = value
-    facts |= {f"measured {key}": value for key, value in info.config.get("metrics", {}).items()}
-    table.add_row("brick", escape(info.uri or f"{info.location}/{info.path}"))
-    for key, value in facts.items():
-        if value is not None:
-            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))
-    Console(soft_wrap=True).print(table, highlight=False)
+        rows["weights"] = f"{info.weights['size']} bytes, sha256 {info.weights['sha256']}"
+    for what, values in (("requires", info.requires), ("provides", info.config.get("provides"))):
+        for key, value in (values or {}).items():
+            rows[f"{what} {key}"] = value
+    rows |= {f"metric {key}": value for key, value in info.config.get("metrics", {}).items()}
+    shown = {name: value for name, value in rows.items() if value is not None}
+    echo_rows(
+        [("brick", info.uri or f"{info.location}/{info.path}")]
+        + [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in shown.items()]
+    )
     if model is not None:
-        problems = brickyard.fits(info, trained(model), check)
+        problems = brickyard.fits(info, load_trained(model), check)
         click.echo("\n".join([f"does not fit {model}:", *problems]) if problems else f"fits {model}")
         sys.exit(1 if problems else 0)
 
 
 @click.command()
 @click.argument("source")
-@click.option("--out", default=None, type=click.Path(path_type=Path), help="Write it there.  [default: print it]")
+@click.option("--out", default=None, type=click.Path(path_type=Path), help="File to write.  [default: print]")
 def lock(source: str, out: Path | None) -> None:
-    """Pin the model SOURCE: a file with nothing but references and hashes.
+    """Write a lock file of the model SOURCE: pinned references and hashes of all bricks.
 
-    `brickyard pull model.lock.json FOLDER` and `BrickCollection.from_pretrained("model.lock.json")` build exactly this
-    model anywhere.
+    `brickyard pull model.lock.json FOLDER` and `BrickCollection.from_pretrained("model.lock.json")` create exactly this
+    model on any machine.
     """
     values = brickyard.BrickCollection.from_pretrained(source).lock(out)
     click.echo(
@@ -160,7 +166,7 @@ def lock(source: str, out: Path | None) -> None:
 @click.command()
 @click.argument("source")
 def verify(source: str) -> None:
-    """Read every file of the model SOURCE and compare its hash. The exit code is 1 if one is wrong."""
+    """Read every file of the model SOURCE and verify its hash. The exit code is 1 if one differs."""
     paths, problems = brickyard.verify(source)
     for problem in problems:
         click.echo(problem, err=True)
@@ -169,4 +175,4 @@ def verify(source: str) -> None:
 
 
 for command in (pull, inspect, lock, verify):
-    command.help = f"{command.help}\n\n    SOURCE may be:\n{_PLACES}"
+    command.help = f"{command.help}\n\n    SOURCE may be:\n{_SOURCES}"

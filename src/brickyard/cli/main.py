@@ -8,23 +8,23 @@ from typing import Any
 
 import click
 from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolutionError
-from rich.console import Console
-from rich.table import Table
 
-import brickyard  # its names load torch when they are used, so that --help is quick
+import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli import export, hub, predict, train
 from brickyard.cli.models import locate
+from brickyard.cli.output import echo_rows
 from brickyard.errors import BrickError
 
 
 class _Commands(click.Group):
-    """Commands whose expected errors are one clear line instead of a traceback."""
+    """A group of commands that print the text and the notes of expected errors instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (BrickError, OSError, HFValidationError, HfUriError, RevisionResolutionError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from None
+            notes = getattr(error, "__notes__", [])  # a collection names the brick that raised
+            raise click.ClickException("\n".join([str(error).strip(), *notes])) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,29 +34,29 @@ class _Commands(click.Group):
     "modules",
     multiple=True,
     metavar="MODULE",
-    help="Import a module first, which registers tasks or parts of your own; repeatable.",
+    help="Import a module that registers custom tasks or parts; repeatable.",
 )
 def main(modules: Sequence[str]) -> None:
     """A zoo of multi-task vision models made of bricks.
 
     \b
-    brickyard predict photo.jpg                say what is on a picture
+    brickyard predict photo.jpg                run a model on an image
     brickyard list "resnet*_cls_seg"           find models
-    brickyard inspect hf://user/repo/seg       what a stored head is and needs, before any download
-    brickyard swap models/mine seg hf://user/repo/seg
+    brickyard inspect hf://user/repo/seg       show what a stored head is and requires, without its weights
+    brickyard swap models/mine seg hf://user/repo/seg      replace a head
     """  # noqa: D301 - click reads the \b
     for module in modules:
         try:
             import_module(module)
         except ImportError as error:
-            hint = "It must be installed, or in a folder of PYTHONPATH."
+            hint = "It must be installed, or in a folder on PYTHONPATH."
             raise click.BadParameter(f"{error}. {hint}", param_hint="--import") from error
 
 
 @main.command(name="list")
 @click.argument("filter", default="*")
 @click.option("--pretrained", is_flag=True, help="Only models with trained weights on this machine.")
-@click.option("--task", "tasks", multiple=True, help="Only models with this task; may be given several times.")
+@click.option("--task", "tasks", multiple=True, help="Only models with this task; repeatable.")
 def list_command(filter: str, pretrained: bool, tasks: Sequence[str]) -> None:
     """List the names of models that match FILTER, such as "resnet*_cls"."""
     for name in brickyard.list_models(filter, pretrained=pretrained, tasks=tasks):
@@ -66,24 +66,21 @@ def list_command(filter: str, pretrained: bool, tasks: Sequence[str]) -> None:
 @main.command()
 @click.argument("name")
 def info(name: str) -> None:
-    """Show the facts about the model NAME."""
-    facts = brickyard.model_info(name)
-    images = facts.spec.input
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("model", facts.name)
-    table.add_row("backbone", f"{facts.backbone}, strides {list(facts.spec.features.strides)}")
-    for head, task in facts.tasks.items():
-        table.add_row("head", f"{head}: task {task}, {facts.num_classes[head]} classes")
+    """Show the architecture, parameters and metrics of the model NAME."""
+    model = brickyard.model_info(name)
+    images = model.spec.input
+    rows = [("model", model.name)]
+    rows.append(("backbone", f"{model.backbone}, strides {list(model.spec.features.strides)}"))
+    rows += [("head", f"{head}: task {task}, {model.num_classes[head]} classes") for head, task in model.tasks.items()]
     fixed = "fixed size" if images.fixed else "any size"
-    table.add_row("image", f"{images.channels}x{images.size[0]}x{images.size[1]}, {fixed}, {images.interpolation}")
-    for path, count in facts.parameters.items():
-        licence = f", {facts.licence[path]}" if path in facts.licence else ""
-        table.add_row("brick", f"{path}: {count:,} parameters{licence}")
-    for metric, value in facts.metrics.items():
-        table.add_row("metric", f"{metric}: {value:.4g}")
-    timm = f"timm's for the backbone: {', '.join(facts.backbone_weights) or 'none'}"
-    table.add_row("weights", str(facts.weights) if facts.weights else timm)
-    Console().print(table, highlight=False)
+    rows.append(("image", f"{images.channels}x{images.size[0]}x{images.size[1]}, {fixed}, {images.interpolation}"))
+    for path, count in model.parameters.items():
+        licence = f", {model.licence[path]}" if path in model.licence else ""
+        rows.append(("brick", f"{path}: {count:,} parameters{licence}"))
+    rows += [("metric", f"{metric}: {value:.4g}") for metric, value in model.metrics.items()]
+    timm = f"timm weights of the backbone: {', '.join(model.backbone_weights) or 'none'}"
+    rows.append(("weights", str(model.weights) if model.weights else timm))
+    echo_rows(rows)
 
 
 @main.command()

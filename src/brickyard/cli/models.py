@@ -1,4 +1,4 @@
-"""The model that an argument of a command means."""
+"""Load the model that an argument of a command names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def locate(name: str) -> str:
-    """What the name means here, for `create_model`: see `sources.located`."""
-    from brickyard.storage.sources import uri  # noqa: PLC0415 - it loads torch, and --help is to be quick
+    """Return the source that a name means in the current folder; see `brickyard.storage.sources.uri.locate`."""
+    from brickyard.storage.sources import uri  # noqa: PLC0415 - it loads torch, and --help must be fast
 
     return uri.locate(name)
 
 
-def trained(name: str) -> BrickCollection:
-    """The trained model of a name, a folder, a repo or a lock."""
+def load_trained(name: str) -> BrickCollection:
+    """Load the trained model of a name, a folder, a repo or a lock."""
     return brickyard.create_model(locate(name), pretrained=True)

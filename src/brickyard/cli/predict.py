@@ -1,4 +1,4 @@
-"""`brickyard predict`: a few pictures to look at, or many as a job."""
+"""`brickyard predict`: a few images with visualizations, or many images as a job."""
 
 from __future__ import annotations
 
@@ -14,58 +14,68 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import brickyard  # its names load torch when they are used, so that --help is quick
+import brickyard  # torch is loaded when a name is first used, so that --help is fast
 
 if TYPE_CHECKING:
     from brickyard.inference.predictor import Prediction
 
 DEFAULT_MODEL = "tf_efficientnet_lite0_cls.in1k"
-_SHARES = ("probability", "score", "share")  # of results, all of them in [0, 1]
-_OF_JOBS = ("rows", "shard_size", "workers", "actors", "address")
+_CONFIDENCES = ("probability", "score", "share")  # keys of results with values in [0, 1]
+_JOB_OPTIONS = ("rows", "shard_size", "workers", "actors", "address")
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True)
 @click.option(
     "--model",
     default=DEFAULT_MODEL,
     show_default=True,
-    help="A model's name, local-dir:FOLDER, hf://USER/REPO, a lock or an exported .onnx file.",
+    help="A model name, local-dir:FOLDER, hf://USER/REPO, a lock file or an exported .onnx file.",
 )
+@click.option("--out", default="predictions", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
 @click.option(
-    "--out", default="predictions", show_default=True, type=click.Path(path_type=Path), help="Folder for results."
+    "--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Number of images per batch."
 )
-@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Pictures at a time.")
-@click.option("--device", default=None, help="cpu, cuda, ...  [default: a GPU if there is one]")
+@click.option("--device", default=None, help="Device: cpu, cuda, ...  [default: a GPU if there is one]")
 @click.option(
     "--engine",
     default=None,
     type=click.Choice(["local", "ray"]),
-    help="Run as a job, see above: on this machine, or by actors of Ray.",
+    help="Run as a job, see above: on this machine, or on a Ray cluster.",
 )
 @click.option(
-    "--rows", default="parquet", show_default=True, type=click.Choice(["parquet", "jsonl"]), help="A job's files."
+    "--rows",
+    default="parquet",
+    show_default=True,
+    type=click.Choice(["parquet", "jsonl"]),
+    help="File format of a job.",
 )
 @click.option(
-    "--shard-size", default=1000, show_default=True, type=click.IntRange(min=1), help="Pictures a file of a job."
+    "--shard-size",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of images per file of a job.",
 )
 @click.option(
     "--workers",
     default=None,
     type=click.IntRange(min=0),
-    help="Processes that read pictures, for each actor of ray.  [default: one for two CPU cores; ray: 0]",
+    help="Number of data loading processes, per actor of Ray.  [default: one per two CPU cores; ray: 0]",
 )
 @click.option(
     "--actors",
     default=None,
     type=click.IntRange(min=1),
-    help="Models at work at once.  [default: one a GPU, or else a CPU core]",
+    help="Number of models that run in parallel.  [default: one per GPU, or else per CPU core]",
 )
-@click.option("--address", default=None, help="Of a Ray cluster, or auto.  [default: Ray starts on this machine]")
+@click.option(
+    "--address", default=None, help="Address of a Ray cluster, or auto.  [default: start Ray on this machine]"
+)
 @click.pass_context
 def predict(
     context: click.Context,
-    pictures: tuple[str, ...],
+    images: tuple[str, ...],
     model: str,
     out: Path,
     batch_size: int,
@@ -77,34 +87,34 @@ def predict(
     actors: int | None,
     address: str | None,
 ) -> None:
-    """Say what is on PICTURES: files, or folders of them.
+    """Run a model on IMAGES: files, or folders of them.
 
-    Prints the most likely classes, writes an annotated picture for each file, and predictions.json with all of it. A
-    picture that cannot be read is reported and does not stop the others; the exit code is then 1.
+    Prints the results, saves a visualization of each image, and writes all results to predictions.json. An image that
+    cannot be read is reported, and the others follow; the exit code is then 1.
 
     \b
-    Many pictures, as a job:
+    Many images, as a job:
         brickyard predict photos/ --engine local --out rows
         brickyard predict hf://datasets/user/name --engine ray --address auto --out rows
 
-    With --engine there is nothing but rows, in part-000000.parquet and so on, a row a picture: file, width, height,
-    error, and what each head found. PICTURES may then also be parquet files, folders of them, or a data set of the Hub,
-    with a column image or path. The same command goes on with a job that was stopped. A picture that cannot be read is
-    a row with its error, and the exit code is 0.
+    With --engine only rows are written, in part-000000.parquet and so on, one row per image: file, width, height,
+    error, and the results of each head. IMAGES may then also be parquet files, folders of them, or a data set on the
+    Hub, with a column image or path. Run the same command again to resume an interrupted job. An image that cannot be
+    read is a row with its error, and the exit code is 0.
     """  # noqa: D301 - click reads the \b
     if engine is None:
-        for name in _OF_JOBS:
+        for name in _JOB_OPTIONS:
             if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{name.replace('_', '-')} is for jobs: add --engine local or --engine ray.")
-        if tables := [place for place in pictures if place.startswith("hf://") or place.endswith(".parquet")]:
+        if tables := [source for source in images if source.startswith("hf://") or source.endswith(".parquet")]:
             raise click.UsageError(f"{tables[0]} is for jobs: add --engine local or --engine ray.")
-        _look(pictures, model, out, batch_size, device)
+        _predict_files(images, model, out, batch_size, device)
         return
     if engine == "local" and address is not None:
         raise click.UsageError("--address is for --engine ray.")
-    done = brickyard.predict_rows(
+    result = brickyard.predict_rows(
         model,
-        pictures,
+        images,
         out,
         engine=engine,
         kind=rows,
@@ -116,17 +126,16 @@ def predict(
         address=address,
         progress=True,
     )
-    earlier = f" ({done.before} before)" if done.before else ""
-    click.echo(
-        f"{done.pictures} pictures{earlier}, {done.unread} of them not read; rows in {click.format_filename(out)}"
-    )
+    skipped = f" ({result.skipped} done before)" if result.skipped else ""
+    counts = f"{result.images} images{skipped}, {result.unreadable} of them unreadable"
+    click.echo(f"{counts}; rows in {click.format_filename(out)}")
 
 
-def _look(pictures: tuple[str, ...], model: str, out: Path, batch_size: int, device: str | None) -> None:
-    """Print, draw and write what is on a few pictures."""
+def _predict_files(images: tuple[str, ...], model: str, out: Path, batch_size: int, device: str | None) -> None:
+    """Print the results of a few images, and write them with visualizations into a folder."""
     predictor = brickyard.Predictor(model, device=device, batch_size=batch_size)
     console = Console(soft_wrap=True)
-    files = predictor.find(pictures)
+    files = predictor.find(images)
     out.mkdir(parents=True, exist_ok=True)
     taken = {file.name.lower() for file in files if file.parent.resolve() == out.resolve()}
     rows = []
@@ -135,49 +144,50 @@ def _look(pictures: tuple[str, ...], model: str, out: Path, batch_size: int, dev
         rows.append(prediction.to_json())
         if prediction.error is not None:
             failed += 1
-            told = f"[red]not read:[/red] {_shown(prediction.error)}"
-            Console(stderr=True, soft_wrap=True).print(told, highlight=False)
+            line = f"[red]not read:[/red] {_escape_text(prediction.error)}"
+            Console(stderr=True, soft_wrap=True).print(line, highlight=False)
             continue
         _print(console, prediction)
-        if prediction.drawn is not None:
-            prediction.drawn.save(out / _free_name(prediction.file.stem, taken))
+        if prediction.visualization is not None:
+            prediction.visualization.save(out / _free_name(prediction.file.stem, taken))
     text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
-    (out / "predictions.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # names may be no UTF-8
-    console.print(f"{len(rows) - failed} of {len(rows)} pictures; results in {_shown(out)}", highlight=False)
+    # file names may not be valid UTF-8
+    (out / "predictions.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+    console.print(f"{len(rows) - failed} of {len(rows)} images; results in {_escape_text(out)}", highlight=False)
     sys.exit(1 if failed else 0)
 
 
 def _print(console: Console, prediction: Prediction) -> None:
     width, height = prediction.size
-    console.print(f"\n[bold]{_shown(prediction.file)}[/bold]  {width}x{height}", highlight=False)
+    console.print(f"\n[bold]{_escape_text(prediction.file)}[/bold]  {width}x{height}", highlight=False)
     for head, results in prediction.results.items():
         if len(prediction.results) > 1:
-            console.print(f" {head}" if results else f" {head}: nothing", highlight=False)
+            console.print(f" {head}" if results else f" {head}: no results", highlight=False)
         table = Table(show_header=False, box=None)
         for result in results:
-            table.add_row(*map(escape, _told(result)))
+            table.add_row(*map(escape, _columns(result)))
         if results:
             console.print(table, highlight=False)
 
 
-def _told(result: Mapping[str, Any]) -> tuple[str, str]:
-    """A result in two columns: how sure or how large it is, if it says so, and what else can be told in a line."""
-    share = next((result[name] for name in _SHARES if name in result), None)
-    if share is not None:
+def _columns(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Format a result in two columns: its confidence in percent, if it has one, and its label and other values."""
+    confidence = next((result[name] for name in _CONFIDENCES if name in result), None)
+    if confidence is not None:
         box = ", ".join(f"{value:.0f}" for value in result.get("box", ()))
-        return f"{share:7.2%}", f"{result['label']}  at {box}" if box else result["label"]
+        return f"{confidence:7.2%}", f"{result['label']}  at {box}" if box else result["label"]
     numbers = [f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float)]
-    many = [f"{len(value)} numbers" for value in result.values() if isinstance(value, list)]
-    return "", "  ".join([result["label"], *numbers, *many])
+    lists = [f"{len(value)} numbers" for value in result.values() if isinstance(value, list)]
+    return "", "  ".join([result["label"], *numbers, *lists])
 
 
-def _shown(text: str | Path) -> str:
-    """As it is, but for names of files that are no text."""
+def _escape_text(text: str | Path) -> str:
+    """Escape rich markup, and the undecodable bytes of file names."""
     return escape(click.format_filename(str(text)))
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
-    """A file name that no other picture of this run has."""
+    """Choose a name for a visualization that differs from all names in `taken` ignoring case, and add it to them."""
     name, number = f"{stem}.png", 2
     while name.lower() in taken:
         name, number = f"{stem}_{number}.png", number + 1

@@ -13,53 +13,55 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-import brickyard  # its names load torch when they are used, so that --help is quick
-from brickyard.cli.models import locate, trained
+import brickyard  # torch is loaded when a name is first used, so that --help is fast
+from brickyard.cli.models import load_trained, locate
 
 if TYPE_CHECKING:
     from brickyard.data.synthetic.backgrounds import Split
 
-_DATA = click.option("--data", required=True, help="digits, coco:FOLDER, yolo:FOLDER, pets:FOLDER or voc:FOLDER.")
+_DATA = click.option(
+    "--data", required=True, help="Data set: digits, coco:FOLDER, yolo:FOLDER, pets:FOLDER or voc:FOLDER."
+)
 _SIZE = click.option(
-    "--image-size", type=click.IntRange(min=1), help="Pixels of a side.  [default: as the data has it]"
+    "--image-size", type=click.IntRange(min=1), help="Image side in pixels.  [default: that of the data]"
 )
 _WORKERS = click.option(
-    "--workers", default=0, show_default=True, type=click.IntRange(min=0), help="Processes that read pictures."
+    "--workers", default=0, show_default=True, type=click.IntRange(min=0), help="Number of data loading processes."
 )
-_POSITIVE, _SHARE = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0, max=1)
+_POSITIVE, _FRACTION = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0, max=1)
 _COUNT = click.IntRange(min=1)
 
 
 @click.command()
 @click.argument("name")
 @_DATA
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the training.")
-@click.option("--resume", is_flag=True, help="Go on with the training in --out, wherever it was interrupted.")
-@click.option("--pretrained", is_flag=True, help="Start from trained weights, where there are any.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.")
+@click.option("--resume", is_flag=True, help="Resume the interrupted training in --out.")
+@click.option("--pretrained", is_flag=True, help="Start from trained weights where available.")
 @click.option(
-    "--brick", "bricks", multiple=True, metavar="BRICK=PLACE", help="Start with a brick of another model; repeatable."
+    "--brick", "bricks", multiple=True, metavar="BRICK=SOURCE", help="Start from a brick of another model; repeatable."
 )
-@click.option("--freeze", multiple=True, metavar="BRICK", help="Leave a brick as it is: backbone, ...; repeatable.")
-@click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Of the optimizer.")
-@click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Pictures a step and device.")
-@click.option("--lr", default=1e-3, show_default=True, type=_POSITIVE, help="Highest learning rate; it falls to 0.")
-@click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0))
-@click.option("--layer-decay", default=1.0, show_default=True, type=_SHARE, help="From layer to layer of the backbone.")
-@click.option("--ema", type=_SHARE, metavar="DECAY", help="Average the weights over the steps: 0.999, ...")
-@click.option("--precision", default="32-true", show_default=True, help="bf16-mixed, 16-mixed, ...")
-@click.option("--every", default=1000, show_default=True, type=_COUNT, help="Steps between two validations, about.")
+@click.option("--freeze", multiple=True, metavar="BRICK", help="Freeze a brick: backbone, ...; repeatable.")
+@click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Number of optimizer steps.")
+@click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per step and device.")
+@click.option("--lr", default=1e-3, show_default=True, type=_POSITIVE, help="Peak learning rate.")
+@click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="Weight decay.")
+@click.option(
+    "--layer-decay", default=1.0, show_default=True, type=_FRACTION, help="Learning rate factor per backbone layer."
+)
+@click.option("--ema", type=_FRACTION, metavar="DECAY", help="Decay of a moving average of the weights, e.g. 0.999.")
+@click.option("--precision", default="32-true", show_default=True, help="Precision: bf16-mixed, 16-mixed, ...")
+@click.option("--every", default=1000, show_default=True, type=_COUNT, help="Approximate steps between validations.")
 @_SIZE
 @click.option(
-    "--flip/--no-flip", default=True, show_default=True, help="Mirror half of a folder's pictures; not for text."
+    "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
 )
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another one is another training."
-)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random choices.")
 @_WORKERS
-@click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, ...")
-@click.option("--devices", default="1", show_default=True, help="How many on each machine, or auto for all.")
-@click.option("--nodes", default=1, show_default=True, type=_COUNT, help="How many machines.")
-@click.option("--strategy", default="auto", show_default=True, help="ddp, fsdp, ... for several devices.")
+@click.option("--accelerator", default="auto", show_default=True, help="Accelerator: cpu, gpu, ...")
+@click.option("--devices", default="1", show_default=True, help="Number of devices per node, or auto for all.")
+@click.option("--nodes", default=1, show_default=True, type=_COUNT, help="Number of nodes.")
+@click.option("--strategy", default="auto", show_default=True, help="Strategy for several devices: ddp, fsdp, ...")
 def train(
     name: str,
     data: str,
@@ -70,34 +72,38 @@ def train(
     freeze: Sequence[str],
     **options: Any,
 ) -> None:
-    """Train the model NAME on labelled pictures.
+    """Train the model NAME on labelled images.
 
     \b
     brickyard train test_resnet_seg --data digits --out runs/first
     brickyard train resnet18_cls_seg --data pets:path/to/data --pretrained --out runs/pets
     brickyard eval runs/first/best --data digits
 
-    NAME is one that `brickyard list` shows, or a folder with a saved model. The classes are those of the data. The
-    folder --out gets the model as it was last and as it was best, the figures in log.jsonl, pictures of the validation,
-    and checkpoints. A training that was interrupted goes on with the same command and --resume, as if it had not been.
+    NAME is a name that `brickyard list` shows, or a folder with a saved model. The classes are those of the data. The
+    last and the best model, the metrics (log.jsonl), visualizations of the validation and a checkpoint are written to
+    --out. To resume an interrupted training, run the same command with --resume: results are the same as without the
+    interruption.
     """  # noqa: D301 - click reads the \b
-    machines = brickyard.TrainerConfig(
+    trainer_config = brickyard.TrainerConfig(
         accelerator=options.pop("accelerator"),
-        devices=_number(options.pop("devices")),
+        devices=_parse_devices(options.pop("devices")),
         nodes=options.pop("nodes"),
         strategy=options.pop("strategy"),
         workers=options.pop("workers"),
     )
     image_size, flip, seed = options.pop("image_size"), options.pop("flip"), options["seed"]
-    pictures = {
+    datasets = {
         split: brickyard.open_data(data, split, image_size=image_size, seed=seed, flip=flip)
         for split in ("train", "val")
     }
-    taken = _by_path(bricks)
-    model = brickyard.create_model_for(pictures["train"], locate(name), pretrained=pretrained, bricks=taken, seed=seed)
+    model = brickyard.create_model_for(
+        datasets["train"], locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=seed
+    )
     for path in freeze:
         if path not in model:
-            raise click.BadParameter(f"'{path}' is none of {', '.join(model)}", param_hint="--freeze")
+            raise click.BadParameter(
+                f"unknown brick '{path}': expected one of {', '.join(model)}", param_hint="--freeze"
+            )
         model.freeze(path)
     provenance = {
         "model": name,
@@ -112,35 +118,33 @@ def train(
     try:
         brickyard.fit(
             model,
-            pictures["train"],
-            pictures["val"],
+            datasets["train"],
+            datasets["val"],
             out,
             brickyard.TrainingConfig(**options),
-            machines,
+            trainer_config,
             resume=resume,
             provenance=provenance,
             progress=sys.stderr.isatty(),
-            tell=lambda step, figures: console.print(_line(step, figures), highlight=False),
+            on_validation=lambda step, metrics: console.print(_format_metrics(step, metrics), highlight=False),
         )
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other
-        click.echo("Interrupted. The same command with --resume goes on from the last checkpoint.", err=True)
+    except (KeyboardInterrupt, SystemExit):  # Lightning converts the first to the second
+        click.echo("Interrupted. Run the same command with --resume to resume from the last checkpoint.", err=True)
         sys.exit(130)
 
 
 @click.command(name="eval")
 @click.argument("name")
 @_DATA
-@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--length", type=_COUNT, help="Only so many pictures, the first ones.")
-@click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Pictures at a time.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]), help="Split.")
+@click.option("--length", type=_COUNT, help="Use the first images only, this many.")
+@click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per batch.")
 @_SIZE
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of data that is made by chance."
-)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of synthetic data.")
 @_WORKERS
-@click.option("--device", default=None, help="cpu, cuda, ...  [default: a GPU if there is one]")
+@click.option("--device", default=None, help="Device: cpu, cuda, ...  [default: a GPU if there is one]")
 @click.option(
-    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures to a file, too."
+    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the metrics to this file."
 )
 def evaluate(
     name: str,
@@ -154,39 +158,41 @@ def evaluate(
     device: str | None,
     file: Path | None,
 ) -> None:
-    """Measure the trained model NAME on labelled pictures.
+    """Measure the metrics of the trained model NAME on labelled images.
 
-    NAME is a model of the zoo, a folder with a saved model, a repo of the Hub as hf://user/repo, or a file that
-    `brickyard export` or `brickyard quantize` wrote (.onnx). On one machine, the figures are the same each time.
+    NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or a file written by
+    `brickyard export` or `brickyard quantize` (.onnx). Results are reproducible on one machine.
     """
-    pictures = brickyard.open_data(data, split, length=length, image_size=image_size, seed=seed)
-    model = name if name.endswith(".onnx") else trained(name)
-    figures = brickyard.evaluate(
-        model, pictures, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
+    dataset = brickyard.open_data(data, split, length=length, image_size=image_size, seed=seed)
+    model = name if name.endswith(".onnx") else load_trained(name)
+    metrics = brickyard.evaluate(
+        model, dataset, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
     )
-    table = Table("metric", data, title=f"{name}, {len(pictures)} pictures of {split}", title_justify="left")
-    for metric, value in figures.items():
+    table = Table("metric", data, title=f"{name}, {len(dataset)} images of {split}", title_justify="left")
+    for metric, value in metrics.items():
         table.add_row(metric, f"{value:.4f}")
     Console(soft_wrap=True).print(table, highlight=False)
     if file is not None:
-        about = {"model": name, "data": data, "split": split, "length": len(pictures), "image_size": image_size}
-        known = {metric: None if isnan(value) else value for metric, value in figures.items()}
-        file.write_text(json.dumps({**about, "seed": seed, "metrics": known}, indent=2) + "\n", encoding="utf-8")
+        settings = {"model": name, "data": data, "split": split, "length": len(dataset), "image_size": image_size}
+        numbers = {metric: None if isnan(value) else value for metric, value in metrics.items()}  # JSON has no nan
+        file.write_text(json.dumps({**settings, "seed": seed, "metrics": numbers}, indent=2) + "\n", encoding="utf-8")
 
 
-def _by_path(bricks: Sequence[str]) -> dict[str, str] | None:
+def _parse_bricks(bricks: Sequence[str]) -> dict[str, str] | None:
     for brick in bricks:
         if "=" not in brick:
-            raise click.BadParameter(f"expected BRICK=PLACE, found '{brick}'", param_hint="--brick")
+            raise click.BadParameter(f"expected BRICK=SOURCE, found '{brick}'", param_hint="--brick")
     return dict(brick.split("=", 1) for brick in bricks) or None
 
 
-def _number(devices: str) -> int | str:
+def _parse_devices(devices: str) -> int | str:
     return int(devices) if devices.isdigit() else devices
 
 
-def _line(step: int, figures: dict[str, float]) -> str:
-    """The figures of a validation, without those of single classes."""
-    short = {name.partition("/")[2]: value for name, value in figures.items()}
-    told = [f"{name} {value:.4f}" for name, value in short.items() if name.count("/") < 2 and value != -1]
-    return f"step {step}  " + "  ".join(told)
+def _format_metrics(step: int, metrics: dict[str, float]) -> str:
+    """Format the metrics of a validation in one line, without those of single classes and undefined ones (-1)."""
+    names = {name: name.partition("/")[2] for name in metrics}
+    texts = [
+        f"{names[name]} {value:.4f}" for name, value in metrics.items() if names[name].count("/") < 2 and value != -1
+    ]
+    return f"step {step}  " + "  ".join(texts)

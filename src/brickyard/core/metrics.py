@@ -12,6 +12,7 @@ from torchmetrics import Metric, MetricCollection
 
 from brickyard.core.brick import Brick, InputNames, Tags
 from brickyard.core.compiling import not_compiled
+from brickyard.core.distributed import is_distributed, world_size
 from brickyard.core.names import join, prefix_of
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickGraphError
@@ -84,9 +85,9 @@ class BrickMetrics(Brick):
         """Compute every metric over the calls since the last reset, by name; empty if no process had a call."""
         metrics = list(self.metrics.values())
         called = any(metric.update_called for metric in metrics)
-        if distributed.is_available() and distributed.is_initialized():
+        if is_distributed():
             # All processes compute or none does: one that returned early would leave the others waiting.
-            everywhere: list[Any] = [None] * distributed.get_world_size()
+            everywhere: list[Any] = [None] * world_size()
             distributed.all_gather_object(everywhere, [_row_kinds(metric) for metric in metrics] if called else None)
             called = any(kinds is not None for kinds in everywhere)
             _fill(metrics, [kinds for kinds in everywhere if kinds is not None])

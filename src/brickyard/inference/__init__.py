@@ -1,1 +1,1 @@
-"""Trained models on pictures: one, a folder, millions."""
+"""Run trained models on images: one image, a folder, or large data sets as resumable jobs."""

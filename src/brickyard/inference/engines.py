@@ -1,4 +1,4 @@
-"""What runs a model over many pictures: this machine, or actors of Ray (the extra `scale`)."""
+"""Engines that run a model over shards of images: on this machine, or on Ray (the extra `scale`)."""
 
 from __future__ import annotations
 
@@ -15,102 +15,102 @@ import torch
 
 from brickyard.errors import BrickInputError, BrickMismatchError, MissingExtraError
 from brickyard.inference.predictor import Predictor
-from brickyard.inference.reading import Batch, ShardBatches, batches_of
+from brickyard.inference.reading import Batch, ShardBatches, num_batches
 from brickyard.inference.shards import Shard
 
 Row = dict[str, Any]
-Tell = Callable[[int], Any]
+OnProgress = Callable[[int], Any]
 
 
 class Engine(ABC):
-    """What runs a model over shards.
+    """Runs a model over shards.
 
     Attributes:
-        about: The model: its `source`, `heads`, `hashes`, and the `batch_size`, as JSON values.
+        info: The model, as JSON values: its `source`, `heads`, `hashes` and `batch_size`.
     """
 
-    about: Mapping[str, Any]
+    info: Mapping[str, Any]
 
     @abstractmethod
-    def run(self, shards: Sequence[Shard], tell: Tell) -> Iterator[tuple[int, list[Row]]]:
-        """Yields each shard's number and rows, in any order.
+    def run(self, shards: Sequence[Shard], on_progress: OnProgress) -> Iterator[tuple[int, list[Row]]]:
+        """Yield the number and the rows of each shard, in any order.
 
         Args:
-            shards: What to do.
-            tell: Called with numbers of pictures while it goes on.
+            shards: The shards to predict.
+            on_progress: Called with the number of images processed since the last call.
         """
 
 
 @final
 class LocalEngine(Engine):
-    """The model in threads of this process; other processes read, decode and resize.
+    """Run the model in threads of this process; worker processes read, decode and resize.
 
-    Each thread computes on one core: several batches at once are faster than one that is shared out, and the results
-    are the same to the last bit whatever the engine.
+    Each thread computes on one core: several batches in parallel are faster than one batch on several cores, and the
+    results are bitwise the same on every engine.
 
     Args:
-        source: As for `Predictor`.
-        device: As for `Predictor`.
-        batch_size: Pictures at a time.
-        workers: How many other processes; 0 to read in this one.
-        threads: How many batches the model takes at once; None for one a CPU core, or one on a GPU.
+        source: See `Predictor`.
+        device: See `Predictor`.
+        batch_size: Number of images per batch.
+        workers: Number of data loading processes; 0 loads in this process.
+        threads: Number of batches that the model runs in parallel; None is one per CPU core, or one on a GPU.
     """
 
     def __init__(self, source: str, device: str | None, batch_size: int, workers: int, threads: int | None) -> None:
-        with _on_one_core():
+        with _single_core():
             self._predictor = predictor = Predictor(source, device=device, batch_size=batch_size)
         self._workers = workers
         self._threads = threads or ((os.cpu_count() or 1) if predictor.device == "cpu" else 1)
-        self.about = {
+        self.info = {
             "source": source,
             "heads": predictor.heads,
             "hashes": predictor.hashes(),
             "batch_size": predictor.batch_size,
         }
 
-    def run(self, shards: Sequence[Shard], tell: Tell) -> Iterator[tuple[int, list[Row]]]:
-        size = self._predictor.batch_size
-        left = {shard.number: batches_of(shard, size) for shard in shards}
-        rows: dict[int, dict[int, list[Row]]] = {number: {} for number in left}
-        batches = ShardBatches(shards, self._predictor.reader, size).loader(self._workers)
-        for shard, number, found in self._in_threads(batches):
-            rows[shard][number] = found
-            tell(len(found))
-            left[shard] -= 1
-            if not left[shard]:
+    def run(self, shards: Sequence[Shard], on_progress: OnProgress) -> Iterator[tuple[int, list[Row]]]:
+        batch_size = self._predictor.batch_size
+        remaining = {shard.number: num_batches(shard, batch_size) for shard in shards}
+        rows: dict[int, dict[int, list[Row]]] = {number: {} for number in remaining}
+        batches = ShardBatches(shards, self._predictor.reader, batch_size).loader(self._workers)
+        for shard, index, batch_rows in self._in_threads(batches):
+            rows[shard][index] = batch_rows
+            on_progress(len(batch_rows))
+            remaining[shard] -= 1
+            if not remaining[shard]:
                 yield shard, [row for _, group in sorted(rows.pop(shard).items()) for row in group]
 
     def _in_threads(self, batches: Iterable[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, list[Row]]]:
-        """The rows of each batch; never more than two for each thread are waiting."""
-        waiting: deque[tuple[int, int, Future[list[Row]]]] = deque()
-        with _on_one_core(), ThreadPoolExecutor(self._threads, initializer=_use_one_core) as pool:
-            for shard, number, batch in batches:
-                waiting.append((shard, number, pool.submit(_rows, batch, self._predictor)))
-                if len(waiting) > 2 * self._threads:
-                    yield _result(*waiting.popleft())
-            while waiting:
-                yield _result(*waiting.popleft())
+        """Yield the rows of each batch, in order. At most two batches per thread are queued."""
+        queue: deque[tuple[int, int, Future[list[Row]]]] = deque()
+        with _single_core(), ThreadPoolExecutor(self._threads, initializer=_use_one_core) as pool:
+            for shard, index, batch in batches:
+                queue.append((shard, index, pool.submit(_rows, batch, self._predictor)))
+                if len(queue) > 2 * self._threads:
+                    yield _result(*queue.popleft())
+            while queue:
+                yield _result(*queue.popleft())
 
 
 @final
 class RayEngine(Engine):
-    """Actors of Ray, each with a model of its own; a shard is a task. To be opened by `ray_engine`.
+    """Run each shard as a task of a Ray actor that has its own copy of the model. `ray_engine` creates it.
 
     Args:
         actors: Handles of `_Actor`.
 
     Raises:
-        BrickMismatchError: The actors have different models.
+        BrickMismatchError: The actors loaded different models.
     """
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = actors
-        self.about, *others = _got([actor.about.remote() for actor in actors])
-        if any(other != self.about for other in others):
-            hint = "each builds its own: pin the revision of the source, and give it trained heads"
-            raise BrickMismatchError(f"The actors have different models of {self.about['source']}", [hint])
+        self.info, *others = _results([actor.info.remote() for actor in actors])
+        if any(other != self.info for other in others):
+            hint = "each actor loads the source itself: pin its revision, and use a source with trained heads"
+            raise BrickMismatchError(f"The actors loaded different models from {self.info['source']}", [hint])
 
-    def run(self, shards: Sequence[Shard], tell: Tell) -> Iterator[tuple[int, list[Row]]]:
+    def run(self, shards: Sequence[Shard], on_progress: OnProgress) -> Iterator[tuple[int, list[Row]]]:
         from ray.util import ActorPool  # noqa: PLC0415
 
         sizes = {shard.number: len(shard) for shard in shards}
@@ -118,9 +118,9 @@ class RayEngine(Engine):
         for shard in shards:
             pool.submit(lambda actor, shard: actor.run.remote(shard), shard)
         while pool.has_next():
-            with _own_errors():
+            with _original_errors():
                 number, rows = pool.get_next_unordered()
-            tell(sizes[number])
+            on_progress(sizes[number])
             yield number, rows
 
 
@@ -128,56 +128,59 @@ class RayEngine(Engine):
 def ray_engine(
     source: str, device: str | None, batch_size: int, workers: int, actors: int | None, address: str | None
 ) -> Iterator[RayEngine]:
-    """Ray with actors that each build the model; it ends with the block.
+    """Connect to Ray and create actors that each load the model; the connection is closed at the end of the block.
 
     Args:
-        source: As for `Predictor`; every machine must reach it.
-        device: Where each runs; None for a GPU of its own if there are any.
-        batch_size: Pictures at a time.
-        workers: Processes that read pictures for each actor; 0 if it reads by itself.
-        actors: How many; None for one a GPU, or as many as there are CPU cores for.
-        address: Of a cluster, or "auto"; None starts Ray on this machine.
+        source: See `Predictor`; every node must be able to read it.
+        device: Device of each actor; None is one GPU for each if the cluster has GPUs.
+        batch_size: Number of images per batch.
+        workers: Number of data loading processes per actor; 0 loads in the actor.
+        actors: Number of actors; None is one per GPU, or as many as the CPU cores allow.
+        address: Address of a Ray cluster, or "auto"; None starts Ray on this machine.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        BrickInputError: More actors than there is room for.
-        Else as for `Predictor`.
+        BrickInputError: The cluster has not enough resources for the actors.
+        The exceptions of `Predictor`.
     """
     ray = _load_ray()
-    own = {"include_dashboard": False} if address is None else {}
-    ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
+    local_options = {"include_dashboard": False} if address is None else {}
+    ray.init(address=address or "local", log_to_driver=False, logging_level="error", **local_options)
     try:
-        machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-        on_gpus = device in (None, "cuda") and any(each.get("GPU", 0) >= 1 for each in machines)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        on_gpus = device in (None, "cuda") and any(node.get("GPU", 0) >= 1 for node in nodes)
         needs = {"CPU": 1 + workers, **({"GPU": 1} if on_gpus else {})}
-        room = sum(min(int(each.get(name, 0) // need) for name, need in needs.items()) for each in machines)
-        count = room if actors is None else actors
-        if not 0 < count <= room:  # the rest would wait for ever
-            expected = f"from 1 to {room}, of {needs} each" if room else f"a machine with {needs} for each"
-            raise BrickInputError("actors", expected, f"{count}", "Take fewer workers for each, or fewer actors.")
-        again = {"max_restarts": -1, "max_task_retries": 3}  # machines come and go; what kills every actor does not
-        made = ray.remote(_Actor).options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), **again)
-        yield RayEngine([made.remote(source, device, batch_size, workers) for _ in range(count)])
+        capacity = sum(min(int(node.get(name, 0) // need) for name, need in needs.items()) for node in nodes)
+        count = capacity if actors is None else actors
+        if not 0 < count <= capacity:  # Ray would wait without limit for the resources of the others
+            expected = f"from 1 to {capacity}, of {needs} each" if capacity else f"a node with {needs} for each"
+            raise BrickInputError("actors", expected, f"{count}", "Use fewer workers per actor, or fewer actors.")
+        restarts = {
+            "max_restarts": -1,
+            "max_task_retries": 3,
+        }  # nodes may come and go; a shard that kills 4 actors fails
+        actor_class = ray.remote(_Actor).options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), **restarts)
+        yield RayEngine([actor_class.remote(source, device, batch_size, workers) for _ in range(count)])
     finally:
         ray.shutdown()
 
 
 @final
 class _Actor:
-    """A predictor in a process of Ray. It is built at the first call, so that its errors are those of that call."""
+    """A local engine in a process of Ray. It is created in the first call, so that this call raises its errors."""
 
     def __init__(self, source: str, device: str | None, batch_size: int, workers: int) -> None:
-        self._made_of = (source, device, batch_size, workers)
+        self._arguments = (source, device, batch_size, workers)
 
     @cached_property
     def _engine(self) -> LocalEngine:
-        return LocalEngine(*self._made_of, threads=1)
+        return LocalEngine(*self._arguments, threads=1)
 
-    def about(self) -> Mapping[str, Any]:
-        return self._engine.about
+    def info(self) -> Mapping[str, Any]:
+        return self._engine.info
 
     def run(self, shard: Shard) -> tuple[int, list[Row]]:
-        return next(self._engine.run([shard], lambda pictures: None))
+        return next(self._engine.run([shard], lambda count: None))
 
 
 def _use_one_core() -> None:
@@ -185,8 +188,8 @@ def _use_one_core() -> None:
 
 
 @contextmanager
-def _on_one_core() -> Iterator[None]:
-    """Models that are made or called in the block compute on one core."""
+def _single_core() -> Iterator[None]:
+    """Let models that are created or called in the block compute on one core."""
     cores = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -195,8 +198,8 @@ def _on_one_core() -> Iterator[None]:
         torch.set_num_threads(cores)
 
 
-def _result(shard: int, number: int, rows: Future[list[Row]]) -> tuple[int, int, list[Row]]:
-    return shard, number, rows.result()
+def _result(shard: int, index: int, rows: Future[list[Row]]) -> tuple[int, int, list[Row]]:
+    return shard, index, rows.result()
 
 
 def _rows(batch: Batch, predictor: Predictor) -> list[Row]:
@@ -208,16 +211,15 @@ def _rows(batch: Batch, predictor: Predictor) -> list[Row]:
     ]
 
 
-def _got(calls: list[Any]) -> list[Any]:
-    """What calls of actors return."""
-    with _own_errors():
-        found: list[Any] = _load_ray().get(calls)
-    return found
+def _results(calls: list[Any]) -> list[Any]:
+    """Wait for the results of actor calls."""
+    with _original_errors():
+        return list(_load_ray().get(calls))
 
 
 @contextmanager
-def _own_errors() -> Iterator[None]:
-    """The error that an actor raised, instead of Ray's around it."""
+def _original_errors() -> Iterator[None]:
+    """Raise the exception of an actor instead of Ray's exception around it."""
     try:
         yield
     except _load_ray().exceptions.RayTaskError as error:

@@ -1,54 +1,54 @@
-"""Predictions by the million: rows in numbered files, and a job that goes on where it was stopped."""
+"""Prediction jobs: rows in numbered files, written by a job that resumes where it was interrupted."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import sys
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, final, get_args
 
 from tqdm import tqdm
 
-if sys.platform != "win32":
-    import fcntl
-
 from brickyard.errors import BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
 from brickyard.inference.shards import Shards, list_shards, load_pyarrow
+from brickyard.storage.atomic import write_atomically, write_whole
+from brickyard.storage.locks import exclusive_lock
 from brickyard.storage.sources.uri import locate
 
 Kind = Literal["parquet", "jsonl"]
 EngineName = Literal["local", "ray"]
 
-JOB = "_job.json"  # readers of a folder as one table pass over names that start so
+JOB = "_job.json"  # readers of a folder as one table skip names that start with an underscore or a dot
+_LOCK = "_job.lock"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _COLUMNS = ("file", "width", "height", "error")
 
 
 @final
 @dataclass(frozen=True)
-class Done:
-    """What one start of a job did.
+class JobResult:
+    """What one run of a job has done.
 
     Attributes:
-        pictures: How many.
-        unread: Those among them that could not be read.
-        before: What had been done already.
+        images: Number of images processed in this run.
+        unreadable: Number of these that could not be read.
+        skipped: Number of images that earlier runs had processed.
     """
 
-    pictures: int
-    unread: int
-    before: int
+    images: int
+    unreadable: int
+    skipped: int
 
 
 def predict_rows(
     source: str,
-    pictures: str | Sequence[str],
+    images: str | Sequence[str],
     out: str | os.PathLike[str],
     *,
     engine: EngineName = "local",
@@ -60,36 +60,36 @@ def predict_rows(
     actors: int | None = None,
     address: str | None = None,
     progress: bool = False,
-) -> Done:
-    """Write what is on many pictures into files of rows; what an earlier start has written is not done again.
+) -> JobResult:
+    """Run a model on many images and write the results as rows; resume the job if the folder holds a part of it.
 
-    Each shard of the pictures has its file, `part-<number>.<kind>`. A row has `file`, `width` and `height` in pixels
-    (upright), `error` (null, or why it could not be read) and for each head its results, best first: in parquet as JSON
-    text. `_job.json` says what is being done.
+    Each shard of the images has one file, `part-<number>.<kind>`. A row has `file`, `width` and `height` in pixels
+    (after EXIF rotation), `error` (null, or why the image could not be read) and for each head its results, best
+    first; in parquet as JSON text. `_job.json` describes the job.
 
     Args:
-        source: A model, as for `Predictor`.
-        pictures: A place or several, as for `list_shards`.
-        out: The folder.
-        engine: "local" for this machine, "ray" for actors of Ray.
-        kind: The format of the files.
-        shard_size: Pictures a file.
-        batch_size: Pictures at a time.
-        device: Where the model runs, by default a GPU if there is one.
-        workers: Processes that read pictures for a model; 0 if its own does. By default one for two CPU cores; 0 for
-            each actor of Ray.
-        actors: Actors of Ray, or threads on this machine, that run the model. By default one for each GPU, or else for
-            each CPU core.
-        address: Of a Ray cluster, or "auto"; None starts Ray on this machine.
-        progress: Show a bar.
+        source: The model, see `Predictor`.
+        images: One source of images or several, see `list_shards`.
+        out: The folder of the job, created if needed.
+        engine: "local" for this machine, "ray" for actors on a Ray cluster.
+        kind: File format of the rows.
+        shard_size: Number of images per file.
+        batch_size: Number of images per batch.
+        device: Device of the model, by default a GPU if there is one.
+        workers: Number of data loading processes per model; 0 loads in the process of the model. By default one per
+            two CPU cores; 0 for the actors of Ray.
+        actors: Number of Ray actors, or of threads on this machine, that run the model. By default one per GPU, or one
+            per CPU core without a GPU.
+        address: Address of a Ray cluster, or "auto"; None starts Ray on this machine.
+        progress: Whether to show a progress bar.
 
     Raises:
-        BrickMismatchError: The folder has another job.
-        UnknownNameError: No such engine or kind.
-        BrickInputError: A number that cannot be, a place without pictures, `out` inside of one or in use by another
-            process, a head with the name of another column.
-        MissingExtraError: Parquet or Ray, without the extra `scale`.
-        Else as for `Predictor`.
+        BrickMismatchError: The folder holds another job.
+        UnknownNameError: The engine or kind is unknown.
+        BrickInputError: A number is out of range, a source has no images, `out` is inside a source or in use by another
+            process, or a head has the name of another column.
+        MissingExtraError: Parquet or Ray without the extra `scale`.
+        The exceptions of `Predictor`.
     """
     for name, value, known in (("engine", engine, get_args(EngineName)), ("kind", kind, get_args(Kind))):
         if value not in known:
@@ -97,11 +97,11 @@ def predict_rows(
     for name, number, least in (("shard_size", shard_size, 1), ("workers", workers, 0), ("actors", actors, 1)):
         if number is not None and number < least:
             raise BrickInputError(name, f"{least} or more", f"{number}")
-    prefixes = [pictures] if isinstance(pictures, str) else pictures
-    _refuse_inside(Path(out), prefixes)
+    sources = [images] if isinstance(images, str) else images
+    _refuse_inside(Path(out), sources)
     if kind == "parquet":
         load_pyarrow()
-    shards, source = list_shards(prefixes, shard_size), locate(source)
+    shards, source = list_shards(sources, shard_size), locate(source)
     opened: AbstractContextManager[Engine]
     if engine == "ray":
         opened = ray_engine(source, device, batch_size, workers or 0, actors, address)
@@ -112,90 +112,87 @@ def predict_rows(
         return _run(shards, chosen, Path(out), shard_size, kind, progress)
 
 
-def _run(pictures: Shards, engine: Engine, out: Path, shard_size: int, kind: Kind, progress: bool) -> Done:
-    heads = engine.about["heads"]
+def _run(images: Shards, engine: Engine, out: Path, shard_size: int, kind: Kind, progress: bool) -> JobResult:
+    heads = engine.info["heads"]
     if taken := [head for head in heads if head in _COLUMNS]:
-        raise BrickInputError("the model's heads", f"other names than {list(_COLUMNS)}", f"{taken}")
-    facts = {"count": len(pictures), "sha256": pictures.sha256, "shard_size": shard_size}
-    job = {"format": 1, "rows": kind, "pictures": facts, "model": engine.about}
-    unread = 0
-    with _claimed(out, job):
-        written = [file for file in os.listdir(out) if os.path.getsize(out / file)]  # an empty file is none of ours
-        there = {int(match[1]) for file in written if (match := re.fullmatch(rf"part-(\d+)\.{kind}", file))}
-        missing = [shard for shard in pictures.shards if shard.number not in there]
-        before = len(pictures) - sum(map(len, missing))
-        shown = None if progress else True  # None: where there is a terminal
-        with tqdm(total=len(pictures), initial=before, unit="visualization", disable=shown, smoothing=0) as bar:
+        raise BrickInputError("the model's heads", f"names other than {list(_COLUMNS)}", f"{taken}")
+    source = {"count": len(images), "sha256": images.sha256, "shard_size": shard_size}
+    job = {"format": 1, "rows": kind, "images": source, "model": engine.info}
+    unreadable = 0
+    with _open_job(out, job):
+        written = [file for file in os.listdir(out) if os.path.getsize(out / file)]  # an empty file is not a part
+        finished = {int(match[1]) for file in written if (match := re.fullmatch(rf"part-(\d+)\.{kind}", file))}
+        missing = [shard for shard in images.shards if shard.number not in finished]
+        skipped = len(images) - sum(map(len, missing))
+        disable = None if progress else True  # None: shown if stderr is a terminal
+        with tqdm(total=len(images), initial=skipped, unit="image", disable=disable, smoothing=0) as bar:
             for number, rows in engine.run(missing, bar.update):
-                unread += sum(row["error"] is not None for row in rows)
-                with _written_apart(out / f"part-{number:06}.{kind}") as file:
+                unreadable += sum(row["error"] is not None for row in rows)
+                with write_atomically(out / f"part-{number:06}.{kind}") as temp, open(temp, "xb") as file:
                     _WRITERS[kind](file, rows, heads)
-    return Done(len(pictures) - before, unread, before)
+    return JobResult(len(images) - skipped, unreadable, skipped)
 
 
-def _refuse_inside(out: Path, prefixes: Sequence[str]) -> None:
-    for place in prefixes:
-        if out.resolve().is_relative_to(Path(place).resolve()):
-            hint = "Its rows would be taken for pictures at the next start."
-            raise BrickInputError("out", f"a folder outside of {place}", f"{out}", hint)
+def _refuse_inside(out: Path, sources: Sequence[str]) -> None:
+    for source in sources:
+        if out.resolve().is_relative_to(Path(source).resolve()):
+            hint = "The next run would read its files as images."
+            raise BrickInputError("out", f"a folder outside of {source}", f"{out}", hint)
 
 
 @contextmanager
-def _claimed(out: Path, job: Mapping[str, Any]) -> Iterator[None]:
-    """Begin a job in a folder, or go on with the same; no other process writes there until the block ends."""
+def _open_job(out: Path, job: Mapping[str, Any]) -> Iterator[None]:
+    """Lock the folder for the block, and start a job in it or check that it holds the same job."""
     file = out / JOB
-    if any(out.glob("part-*")) and not file.is_file():
-        raise _of_nobody(out, f"there are part files, but no {JOB}")
+    _refuse_unknown_parts(out)  # before the folder is changed
     out.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+b") as claim:
-        if sys.platform != "win32":
-            try:
-                # not flock: the reading processes would inherit it, and outlive this one where it is killed
-                fcntl.lockf(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                hint = "Wait for that, or take another folder."
-                raise BrickInputError("out", "a folder for this job alone", f"{out}, which is in use", hint) from None
-        claim.seek(0)
+    with ExitStack() as stack:
         try:
-            before = json.load(claim)
-        except (ValueError, RecursionError):  # nothing yet, or what was killed before it was whole
-            if any(out.glob("part-*")):
-                raise _of_nobody(out, f"{JOB} is no JSON") from None
-            claim.truncate(0)
-            claim.write((json.dumps(job, indent=2) + "\n").encode())
-            claim.flush()
-            os.fsync(claim.fileno())
-        else:
-            if problems := list(_differences(before, job)):
-                raise BrickMismatchError(f"{out} has the rows of another job; take another folder", problems)
+            stack.enter_context(exclusive_lock(out / _LOCK, timeout=0))
+        except TimeoutError:
+            hint = "Wait until that job has ended, or use another folder."
+            raise BrickInputError("out", "a folder that no job is using", f"{out}, which is in use", hint) from None
+        _remove_unfinished(out)
+        _refuse_unknown_parts(out)
+        stored = _read_job(file)
+        if stored is None:
+            write_whole(file, json.dumps(job, indent=2) + "\n")
+        elif problems := list(_differences(stored, job)):
+            raise BrickMismatchError(f"{out} holds the rows of another job; use another folder", problems)
         yield
 
 
-def _of_nobody(out: Path, problem: str) -> BrickMismatchError:
-    return BrickMismatchError(f"{out} has rows of nobody knows which job; take another folder", [problem])
+def _read_job(file: Path) -> Any:
+    """Read the description of a job; None if there is none, or a kill left it truncated."""
+    try:
+        return json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
 
 
-def _differences(before: Any, now: Mapping[str, Any], location: str = "") -> Iterator[str]:
-    """In words, for each value that is not as it was; where a model came from does not matter."""
-    before = before if isinstance(before, dict) else {}
-    for key in sorted(before.keys() | now.keys()):
-        place, old, new = f"{location}{key}", before.get(key), now.get(key)
+def _refuse_unknown_parts(out: Path) -> None:
+    """Raise if a folder has rows but no description of their job."""
+    if any(out.glob("part-*")) and _read_job(out / JOB) is None:
+        problem = f"{JOB} is not valid JSON" if (out / JOB).is_file() else f"no {JOB} describes its part files"
+        raise BrickMismatchError(f"{out} holds the rows of an unknown job; use another folder", [problem])
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove the temporary folders that killed runs left."""
+    for folder in [*out.glob(".part-*-*"), *out.glob(f".{JOB}-*")]:
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _differences(stored: Any, job: Mapping[str, Any], location: str = "") -> Iterator[str]:
+    """Describe each value that differs between two jobs; the source of the model may differ if its hashes do not."""
+    stored = stored if isinstance(stored, dict) else {}
+    for key in sorted(stored.keys() | job.keys()):
+        path, old, new = f"{location}{key}", stored.get(key), job.get(key)
         if isinstance(new, Mapping):
-            yield from _differences(old, new, f"{place}: ")
-        elif old != new and place != "model: source":
-            yield f"{place} is another" if _HASH.fullmatch(f"{old}") else f"{place} was {old}, is now {new}"
-
-
-@contextmanager
-def _written_apart(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place once it is whole; what a killed process left is written over."""
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    with open(draft, "xb") as file:  # never through a link that somebody left there
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+            yield from _differences(old, new, f"{path}: ")
+        elif old != new and path != "model: source":
+            yield f"{path} differs" if _HASH.fullmatch(f"{old}") else f"{path}: expected {old}, found {new}"
 
 
 def _write_jsonl(file: BinaryIO, rows: Sequence[Row], heads: Sequence[str]) -> None:
@@ -206,7 +203,7 @@ def _write_jsonl(file: BinaryIO, rows: Sequence[Row], heads: Sequence[str]) -> N
 
 def _write_parquet(file: BinaryIO, rows: Sequence[Row], heads: Sequence[str]) -> None:
     pyarrow = load_pyarrow()
-    kinds = {"file": pyarrow.string(), "width": pyarrow.int32(), "height": pyarrow.int32(), "error": pyarrow.string()}
+    types = {"file": pyarrow.string(), "width": pyarrow.int32(), "height": pyarrow.int32(), "error": pyarrow.string()}
     columns: dict[str, list[Any]] = {
         **{name: [row[name] for row in rows] for name in ("width", "height")},
         **{name: [_utf8(row[name]) for row in rows] for name in ("file", "error")},
@@ -214,12 +211,12 @@ def _write_parquet(file: BinaryIO, rows: Sequence[Row], heads: Sequence[str]) ->
             head: [json.dumps(row[head], ensure_ascii=False) if head in row else None for row in rows] for head in heads
         },
     }
-    schema = pyarrow.schema([*kinds.items(), *((head, pyarrow.string()) for head in heads)])
+    schema = pyarrow.schema([*types.items(), *((head, pyarrow.string()) for head in heads)])
     pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), file)
 
 
 def _utf8(text: str | None) -> str | None:
-    """A text without the lone surrogates that stand for bytes in the names of files."""
+    """Escape the lone surrogates that stand for undecodable bytes in file names."""
     return None if text is None else text.encode(errors="backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Pictures as a model takes them: the part of a prediction that other processes can do."""
+"""Read and preprocess images for a model: the part of a prediction that data loading processes do."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from brickyard.core.specs import InputSpec
 from brickyard.data.images import read_image
 from brickyard.errors import BrickInputError
-from brickyard.inference.shards import Picture, Shard
+from brickyard.inference.shards import ImageSource, Shard
 
 
 @final
 class Batch(NamedTuple):
-    """Some pictures, in their order.
+    """A batch of N images, of which M could be read.
 
     Attributes:
-        names: What each is called.
-        sizes: Their (width, height) in pixels, upright; None for one that could not be read.
-        errors: Why one could not be read, else None.
-        image: Those that were read, (M, C, H, W) uint8.
-        pictures: The same as they were, if they were to be kept.
+        names: The N names.
+        sizes: The N sizes, (width, height) in pixels after EXIF rotation; None for an unreadable image.
+        errors: N entries: None, or why the image could not be read.
+        image: (M, C, H, W) uint8, the preprocessed images.
+        originals: The M images before preprocessing if they are kept, else empty.
     """
 
     names: list[str]
     sizes: list[tuple[int, int] | None]
     errors: list[str | None]
     image: Tensor
-    pictures: list[Image.Image]
+    originals: list[Image.Image]
 
 
 @final
 class ImageReader:
-    """Reads, resizes and crops pictures for a model. It is small, and can be pickled.
+    """Read, resize and crop images for a model. It can be pickled.
 
     Args:
-        images: The images that the model takes.
-        is_dense: Whether its outputs have places on the picture; the whole picture is then squeezed into the image.
+        images: The input of the model.
+        is_dense: Whether outputs have coordinates on the image. The whole image is then resized without cropping,
+            which changes its aspect ratio.
     """
 
     def __init__(self, images: InputSpec, *, is_dense: bool) -> None:
@@ -53,58 +54,58 @@ class ImageReader:
             interpolation=images.interpolation,
             crop_pct=1.0 if is_dense else images.crop_pct,
             crop_mode="squash" if is_dense else images.crop_mode,
-            normalize=False,  # the model's preprocessor does it
+            normalize=False,  # the model's preprocessor normalizes
         )
 
-    def __call__(self, pictures: Iterable[Picture], *, keep: bool = False) -> Batch:
-        """Read pictures; what cannot be read is told in the batch.
+    def __call__(self, sources: Iterable[ImageSource], *, keep_originals: bool = False) -> Batch:
+        """Read images into a batch; an unreadable image becomes an entry of `errors`.
 
         Args:
-            pictures: Files or bytes, with their names.
-            keep: Give the pictures as well, beside the image that is made of them.
+            sources: Files or encoded bytes, with their names.
+            keep_originals: Whether the batch gets the images before preprocessing, too.
 
         Raises:
-            BrickInputError: The model takes no pictures, but images of other channels.
+            BrickInputError: The model takes neither 1 nor 3 channels.
         """
         batch = Batch([], [], [], torch.empty(0), [])
         images = []
-        for picture in pictures:
-            batch.names.append(picture.name)
+        for source in sources:
+            batch.names.append(source.name)
             try:
-                read = _read(picture)
+                original = _read(source)
             except BrickInputError as error:
                 batch.sizes.append(None)
-                batch.errors.append(_told(error, picture))
+                batch.errors.append(_error_text(error, source))
                 continue
-            batch.sizes.append(read.size)
+            batch.sizes.append(original.size)
             batch.errors.append(None)
-            images.append(self.image(read))
-            if keep:
-                batch.pictures.append(read)
+            images.append(self.preprocess(original))
+            if keep_originals:
+                batch.originals.append(original)
         return batch._replace(image=torch.stack(images)) if images else batch
 
-    def image(self, picture: Image.Image) -> Tensor:
-        """A picture as the model takes it, (C, H, W) uint8."""
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Resize and crop an image: (C, H, W) uint8."""
         mode = {1: "L", 3: "RGB"}.get(self._channels)
         if mode is None:
-            raise BrickInputError("the model", "1 or 3 channels for pictures", f"{self._channels}", "Pass arrays.")
-        image: Tensor = self._transform(picture.convert(mode))
-        return image
+            raise BrickInputError("the model", "1 or 3 channels for images", f"{self._channels}", "Pass arrays.")
+        tensor: Tensor = self._transform(image.convert(mode))
+        return tensor
 
 
 @final
 class ShardBatches(IterableDataset[tuple[int, int, Batch]]):
-    """The batches of shards, each shard divided among the worker processes of a `DataLoader`.
+    """Iterate over the batches of shards; the batches of each shard are split over the workers of a `DataLoader`.
 
-    A batch never goes over the end of a shard, so that what is in it does not depend on the number of workers.
+    A batch has images of one shard only, so that its content does not depend on the number of workers.
 
     Args:
-        shards: In the order in which they are read.
+        shards: The shards, in reading order.
         reader: Reads a batch.
-        batch_size: Pictures at a time.
+        batch_size: Number of images per batch.
 
     Yields:
-        The number of a shard, that of a batch in it, and the batch.
+        The number of a shard, the index of a batch in it, and the batch.
     """
 
     def __init__(self, shards: Iterable[Shard], reader: ImageReader, batch_size: int) -> None:
@@ -112,31 +113,31 @@ class ShardBatches(IterableDataset[tuple[int, int, Batch]]):
         self._shards, self._reader, self._batch_size = list(shards), reader, batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int, Batch]]:
-        process = get_worker_info()
-        own, processes = (0, 1) if process is None else (process.id, process.num_workers)
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         for shard in self._shards:
-            batches = batches_of(shard, self._batch_size)
-            turn = (own + shard.number) % processes  # or the last process would always have one batch more
-            first, end = batches * turn // processes, batches * (turn + 1) // processes
+            batches = num_batches(shard, self._batch_size)
+            turn = (worker + shard.number) % workers  # rotated: the same worker would always get the extra batch
+            first, end = batches * turn // workers, batches * (turn + 1) // workers
             stop = min(end * self._batch_size, len(shard))
-            pictures = shard.pictures(first * self._batch_size, stop)
-            for number in range(first, end):
-                size = min(self._batch_size, stop - number * self._batch_size)
-                yield shard.number, number, self._reader(next(pictures) for _ in range(size))
+            sources = shard.images(first * self._batch_size, stop)
+            for index in range(first, end):
+                size = min(self._batch_size, stop - index * self._batch_size)
+                yield shard.number, index, self._reader(next(sources) for _ in range(size))
 
     def loader(self, workers: int) -> DataLoader[Any]:
-        """Read by so many processes, or in this one for 0."""
-        return DataLoader(self, batch_size=None, collate_fn=_as_it_is, num_workers=workers)
+        """Create a data loader with a number of worker processes; 0 loads in this process."""
+        return DataLoader(self, batch_size=None, collate_fn=_identity, num_workers=workers)
 
 
-def batches_of(shard: Shard, batch_size: int) -> int:
-    """How many batches a shard has."""
+def num_batches(shard: Shard, batch_size: int) -> int:
+    """Return the number of batches of a shard."""
     return -(-len(shard) // batch_size)
 
 
 @final
 class _NamedBytes(BytesIO):
-    """An encoded picture in memory, of which errors tell the name."""
+    """An encoded image in memory, whose name appears in errors."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
@@ -146,18 +147,18 @@ class _NamedBytes(BytesIO):
         return self._name
 
 
-def _read(picture: Picture) -> Image.Image:
-    if picture.source is None:
-        raise BrickInputError(picture.name, "a picture", picture.problem)
-    source: Any = _NamedBytes(picture.source, picture.name) if isinstance(picture.source, bytes) else picture.source
-    return read_image(source)
+def _read(source: ImageSource) -> Image.Image:
+    if source.data is None:
+        raise BrickInputError(source.name, "an image", source.problem)
+    file: Any = _NamedBytes(source.data, source.name) if isinstance(source.data, bytes) else source.data
+    return read_image(file)
 
 
-def _told(error: BrickInputError, picture: Picture) -> str:
-    """An error with the picture's name, wherever its file was found."""
+def _error_text(error: BrickInputError, source: ImageSource) -> str:
+    """Return the text of an error with the name of the image instead of its absolute path."""
     text = str(error)
-    return text.replace(picture.source, picture.name) if isinstance(picture.source, str) else text
+    return text.replace(source.data, source.name) if isinstance(source.data, str) else text
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

@@ -1,4 +1,4 @@
-"""What runs a trained model on arrays: torch, or onnxruntime for an exported file."""
+"""Runners of a trained model on NumPy arrays: torch, or onnxruntime for an exported file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from brickyard.storage.config import make_brick
 from brickyard.storage.manifest import dump
 from brickyard.storage.write import describe_all, hash_in_memory
 
-_RESULTS = "file"  # the value with everything that an exported file gives
+_FILE = "file"  # brick and value with all outputs of an exported file
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -39,48 +39,48 @@ class Runner(ABC):
     """A model as a function from arrays to arrays.
 
     Attributes:
-        heads: What is known of each head: task, variant, labels.
-        device: Where it runs.
-        images: The images that it takes.
-        reads: The names of the arrays that it reads, and whether it cannot do without.
-        beside: What draws and measures, on the outputs: bricks without weights.
+        heads: Metadata of each head: task, variant, labels, ...
+        device: Device of the model.
+        images: The image input of the model.
+        reads: Names of the arrays that the model reads, and whether each is required.
+        auxiliary: The visualization and metric bricks, which read the outputs and have no weights.
     """
 
     heads: Mapping[str, Mapping[str, Any]]
     device: str
     images: InputSpec
     reads: Mapping[str, bool]
-    beside: BrickCollection
+    auxiliary: BrickCollection
 
     @abstractmethod
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """Run it on a batch.
+        """Run the model on a batch.
 
         Args:
             named_inputs: `image`, (B, C, H, W) uint8, or float in [0, 1].
 
         Returns:
-            The heads' outputs by name, e.g. `cls/probabilities` (B, K).
+            The outputs of the heads by name, e.g. `cls/probabilities` (B, K).
         """
 
     @abstractmethod
     def hashes(self) -> dict[str, str]:
-        """The sha256 of each brick, weights and settings, by its path: what tells another model from this one."""
+        """Return the sha256 of each brick (weights and configuration) by path: equal for equal models."""
 
 
 @final
 class TorchRunner(Runner):
-    """A collection of bricks in evaluation mode.
+    """Run a collection of bricks in evaluation mode.
 
     Args:
-        model: It is copied.
-        device: Where it runs.
-        outputs: Only these values, and what they need; None for all of the heads'.
-        channels_last: Lay tensors out with channels last: faster for most convolutional models in batches.
-        compile: Compile it by torch when it is first called; each new size of batch or image compiles again.
+        model: The model, which is copied.
+        device: Device of the copy.
+        outputs: Names of the values to compute; None is all outputs of the heads.
+        channels_last: Whether to use the channels-last memory format, which is faster for most convolutional models.
+        compile: Whether to compile the model with torch at its first call; each new batch or image size compiles again.
 
     Raises:
-        BrickInputError: No such device, or a model without a backbone that says which images it takes.
+        BrickInputError: The device is not available, or no backbone of the model describes its image input.
     """
 
     def __init__(
@@ -92,40 +92,41 @@ class TorchRunner(Runner):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
-        self.device = _usable(device)
+        self.device = _check_device(device)
         images = images_of(model.bricks())
         if images is None:
-            raise BrickInputError("the model", "a backbone that says which images it takes", "none")
+            raise BrickInputError("the model", "a backbone that describes its image input", "none")
         self.images = images
         tags = Stage.INFERENCE.tags
-        chosen = copy.deepcopy(model.sub_collection(tags, None if outputs is None else list(outputs)))
-        chosen = chosen.to(device).eval()
-        self._model = chosen.to(memory_format=torch.channels_last) if channels_last else chosen
+        copied = copy.deepcopy(model.sub_collection(tags, None if outputs is None else list(outputs)))
+        copied = copied.to(device).eval()
+        self._model = copied.to(memory_format=torch.channels_last) if channels_last else copied
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._outputs = None if outputs is None else list(outputs)
         bricks = self._model.bricks()
         required = self._model.required_inputs(outputs=self._outputs)
-        made = {name for brick in bricks.values() for name in brick.writes}
-        read = {read.name for brick in bricks.values() for read in brick.reads} - made
+        written = {name for brick in bricks.values() for name in brick.writes}
+        read = {read.name for brick in bricks.values() for read in brick.reads} - written
         self.reads = {name: name in required for name in sorted(read)}
         self.heads = head_metadata(bricks)
-        others = {path: brick for path, brick in model.bricks().items() if brick.tags & BESIDE}
-        self.beside = copy.deepcopy(
-            BrickCollection.of_new({path: brick.at_path(path) for path, brick in others.items()})
-        )
+        auxiliary = {path: brick.at_path(path) for path, brick in model.bricks().items() if brick.tags & BESIDE}
+        self.auxiliary = copy.deepcopy(BrickCollection.of_new(auxiliary))
         if compile:
             self._model.compile(dynamic=False)
 
     @torch.inference_mode()
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
         tensors = {name: torch.tensor(np.ascontiguousarray(a), device=self.device) for name, a in named_inputs.items()}
-        laid_out = {
+        inputs = {
             name: value.contiguous(memory_format=self._layout) if value.ndim == 4 else value
             for name, value in tensors.items()
         }
-        values = self._model(laid_out, return_inputs=False, outputs=self._outputs)
-        own = {name: value for name, value in values.items() if name.partition("/")[0] in self.heads}
-        return {name: torch_to_numpy(value) for name, value in own.items() if isinstance(value, torch.Tensor)}
+        values = self._model(inputs, return_inputs=False, outputs=self._outputs)
+        return {
+            name: torch_to_numpy(value)
+            for name, value in values.items()
+            if name.partition("/")[0] in self.heads and isinstance(value, Tensor)
+        }
 
     def hashes(self) -> dict[str, str]:
         configs = describe_all(self._model.bricks(), hash_in_memory)
@@ -134,51 +135,53 @@ class TorchRunner(Runner):
 
 @final
 class OnnxRunner(Runner):
-    """An exported file, by onnxruntime, on as many cores as torch uses.
+    """Run an exported file with onnxruntime, on as many cores as torch uses.
 
     Args:
-        path: What `export_onnx` wrote.
-        device: As for `OnnxSession`.
+        path: A file written by `export_onnx` or `quantize_onnx`.
+        device: See `OnnxSession`.
 
     Raises:
-        BrickInputError: onnxruntime has no such device here.
-        BrickNotFoundError, BrickIntegrityError, BrickMismatchError: No such file, or another one.
+        BrickInputError: onnxruntime does not support the device on this machine.
+        BrickNotFoundError, BrickIntegrityError, BrickMismatchError: The file does not exist, is damaged, or was not
+            written by brickyard.
         MissingExtraError: onnxruntime is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
         self._session = OnnxSession(path, threads=torch.get_num_threads(), device=device)
         self.device = self._session.device
-        facts = self._session.facts
-        given = {prefix_of(name) for name in self._session.outputs}
-        self.heads = {head: about for head, about in facts.heads.items() if head in given}
-        self.images = facts.image
+        metadata = self._session.facts
+        output_heads = {prefix_of(name) for name in self._session.outputs}
+        self.heads = {head: values for head, values in metadata.heads.items() if head in output_heads}
+        self.images = metadata.image
         self.reads = {"image": True}
         self._path = Path(path).absolute()
         location = os.fspath(path)
-        made = {name: make_brick(config, f"{location}, brick '{name}'") for name, config in facts.beside.items()}
-        self.beside = BrickCollection.of_new(made)
+        auxiliary = {
+            name: make_brick(config, f"{location}, brick '{name}'") for name, config in metadata.beside.items()
+        }
+        self.auxiliary = BrickCollection.of_new(auxiliary)
 
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return self._session({name: _floats(array) for name, array in named_inputs.items()})
+        return self._session({name: _to_float(array) for name, array in named_inputs.items()})
 
     def hashes(self) -> dict[str, str]:
         with open(self._path, "rb") as file:
             return {self._path.name: hashlib.file_digest(file, "sha256").hexdigest()}
 
     def to_collection(self) -> BrickCollection:
-        """A collection that gives what the file gives, and runs what draws and measures as the model did.
+        """Create a collection with the outputs of the file, and the visualization and metric bricks of its model.
 
-        One brick runs the file; each head has one that names its values and knows its task and labels.
+        One brick runs the file; for each head, a brick with the metadata of the head writes its outputs.
         """
-        bricks: dict[str, Brick] = {_RESULTS: BrickModule(self._on_tensors, ["image"], [_RESULTS])}
-        names = self._session.outputs
-        for place in dict.fromkeys(map(prefix_of, names)):
-            own = [name for name in names if prefix_of(name) == place]
-            brick = BrickModule(partial(_picked, own), [_RESULTS], own)
-            brick.metadata = dict(self.heads.get(place, {}))
-            bricks[join(place, "results")] = brick
-        return BrickCollection({**bricks, **self.beside.bricks()})
+        bricks: dict[str, Brick] = {_FILE: BrickModule(self._on_tensors, ["image"], [_FILE])}
+        for head in dict.fromkeys(map(prefix_of, self._session.outputs)):
+            names = [name for name in self._session.outputs if prefix_of(name) == head]
+            brick = BrickModule(partial(_select, names), [_FILE], names)
+            brick.metadata = dict(self.heads.get(head, {}))
+            bricks[join(head, "results")] = brick
+        return BrickCollection({**bricks, **self.auxiliary.bricks()})
 
     def _on_tensors(self, image: Tensor) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array) for name, array in self({"image": torch_to_numpy(image)}).items()}
@@ -193,29 +196,30 @@ def open_runner(
     channels_last: bool,
     compile: bool,
 ) -> Runner:
-    """What runs a source: an exported file (`.onnx`), a model, or what `create` makes a model of."""
+    """Create the runner of an exported file (`.onnx`), a model, or a source from which `create` loads a model."""
     if isinstance(source, str) and source.endswith(".onnx"):
         if outputs is not None or channels_last or compile:
-            hint = "Choose outputs when it is exported."
-            raise BrickInputError("an exported file", "no outputs, channels_last or compile", "some", hint)
+            hint = "Select the outputs when exporting the model."
+            expected = "an exported file without outputs=, channels_last= and compile="
+            raise BrickInputError(source, expected, "one of these options", hint)
         return OnnxRunner(source, device)
     model = source if isinstance(source, BrickCollection) else create(source)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return TorchRunner(model, chosen, outputs, channels_last=channels_last, compile=compile)
 
 
-def _picked(names: Iterable[str], values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _select(names: Iterable[str], values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     return tuple(values[name] for name in names)
 
 
-def _floats(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _to_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else np.asarray(array, np.float32)
 
 
-def _usable(device: str) -> str:
-    """The name of a device that is there."""
+def _check_device(device: str) -> str:
+    """Return the name of a device if it is available."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise BrickInputError("device", "one of this machine, e.g. 'cpu'", f"'{device}' ({error})") from None
+        raise BrickInputError("device", "a device of this machine, e.g. 'cpu'", f"'{device}' ({error})") from None
     return device

@@ -1,12 +1,12 @@
-"""Many pictures, listed in a fixed order and cut into numbered shards.
+"""Sources of many images, listed in a fixed order and split into numbered shards.
 
-folder/, photo.jpg                           picture files
-table.parquet, folder/ of such files         a picture a row, in a column `image` (encoded bytes, or {bytes, path} as
-                                             Hub data sets have it) or `path` (a file, from the table's folder)
-hf://datasets/user/name[@revision][/folder]  a data set of the Hub in such files
+folder/, photo.jpg                           image files
+table.parquet, folder/ of such files         one image per row, in a column `image` (encoded bytes, or {bytes, path} as
+                                             in Hub data sets) or `path` (a file, relative to the folder of the table)
+hf://datasets/user/name[@revision][/folder]  a data set on the Hub of such files
 
-Tables need the extra `scale`. A shard of a table is read from the start of its row group: groups of about a shard's
-size are best.
+Tables need the extra `scale`. A shard of a table is read from the start of its row group, so row groups of about the
+size of a shard are fastest.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from brickyard.errors import BrickInputError, MissingExtraError
 _HUB = "hf://"
 _ENDING = ".parquet"
 _COLUMNS = ("image", "path")
-_ROWS = 16  # of a table are in memory at a time
+_ROWS_IN_MEMORY = 16
 
 
 @final
-class Picture(NamedTuple):
-    """A picture that is still to be read.
+class ImageSource(NamedTuple):
+    """The source of an image.
 
     Attributes:
-        name: What it is called.
-        source: A file's path, or encoded bytes; None if there is nothing.
-        problem: Why there is nothing.
+        name: The name of the image in rows and errors.
+        data: The path of a file, or encoded bytes; None if there is neither.
+        problem: Why there is no data.
     """
 
     name: str
-    source: str | bytes | None
-    problem: str = "nothing"
+    data: str | bytes | None
+    problem: str = "no data"
 
 
 @dataclass(frozen=True)
 class Shard(ABC):
-    """Some of the pictures.
+    """A part of the images of a job.
 
     Attributes:
-        number: Its place among the shards.
-        root: Where relative paths start: other processes may run elsewhere.
+        number: The index of the shard, from 0.
+        root: The folder that relative paths start from, since worker processes may run in another one.
     """
 
     number: int
@@ -60,20 +60,20 @@ class Shard(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of images."""
 
     @abstractmethod
-    def pictures(self, start: int, stop: int) -> Iterator[Picture]:
-        """Those from `start` to before `stop`."""
+    def images(self, start: int, stop: int) -> Iterator[ImageSource]:
+        """Yield the sources from index `start` to before `stop`."""
 
 
 @final
 @dataclass(frozen=True)
 class FileShard(Shard):
-    """Picture files.
+    """Image files.
 
     Attributes:
-        files: Their paths, as they are called.
+        files: Their paths, as the user named them.
     """
 
     files: tuple[str, ...]
@@ -81,8 +81,8 @@ class FileShard(Shard):
     def __len__(self) -> int:
         return len(self.files)
 
-    def pictures(self, start: int, stop: int) -> Iterator[Picture]:
-        return (Picture(file, os.path.join(self.root, file)) for file in self.files[start:stop])
+    def images(self, start: int, stop: int) -> Iterator[ImageSource]:
+        return (ImageSource(file, os.path.join(self.root, file)) for file in self.files[start:stop])
 
 
 @final
@@ -91,10 +91,10 @@ class TableShard(Shard):
     """Rows of a parquet file.
 
     Attributes:
-        table: Its path, as it is called; one of the Hub has its commit in it.
-        column: Where the pictures are.
-        first: Its first row here.
-        rows: How many.
+        table: The path of the file, as the user named it; on the Hub, with its commit.
+        column: The column with the images.
+        first: The first row of the shard.
+        rows: The number of rows.
     """
 
     table: str
@@ -105,56 +105,56 @@ class TableShard(Shard):
     def __len__(self) -> int:
         return self.rows
 
-    def pictures(self, start: int, stop: int) -> Iterator[Picture]:
+    def images(self, start: int, stop: int) -> Iterator[ImageSource]:
         wanted = range(self.first + start, self.first + stop)
         end = 0
-        with _opened(os.path.join(self.root, self.table)) as file:
+        with _open_table(os.path.join(self.root, self.table)) as file:
             for group in range(file.num_row_groups):
                 first, end = end, end + file.metadata.row_group(group).num_rows
                 if first < wanted.stop and end > wanted.start:
-                    yield from self._readable(file, group, range(first, end), wanted)
+                    yield from self._sources(file, group, range(first, end), wanted)
 
-    def _readable(self, file: Any, group: int, rows: range, wanted: range) -> Iterator[Picture]:
-        """The pictures of a row group; where it is damaged, what is left of it is told instead."""
-        left = [row for row in rows if row in wanted]
+    def _sources(self, file: Any, group: int, rows: range, wanted: range) -> Iterator[ImageSource]:
+        """Yield the sources of a row group; after damage, sources without data for its remaining rows."""
+        remaining = [row for row in rows if row in wanted]
         try:
-            for picture in self._of_group(file, group, rows.start, wanted):
-                left.pop(0)
-                yield picture
+            for source in self._in_row_group(file, group, rows.start, wanted):
+                remaining.pop(0)
+                yield source
         except (load_pyarrow().ArrowException, OSError) as error:
-            yield from (Picture(f"{self.table}#{row}", None, f"a damaged table: {error}") for row in left)
+            yield from (ImageSource(f"{self.table}#{row}", None, f"a damaged table: {error}") for row in remaining)
 
-    def _of_group(self, file: Any, group: int, row: int, wanted: range) -> Iterator[Picture]:
-        for piece in file.iter_batches(_ROWS, row_groups=[group], columns=[self.column]):
-            for cell in piece.column(0):
+    def _in_row_group(self, file: Any, group: int, row: int, wanted: range) -> Iterator[ImageSource]:
+        for batch in file.iter_batches(_ROWS_IN_MEMORY, row_groups=[group], columns=[self.column]):
+            for cell in batch.column(0):
                 if row in wanted:
-                    yield self._picture(row, cell.as_py())
+                    yield self._source(row, cell.as_py())
                 row += 1
             if row >= wanted.stop:
                 return
 
-    def _picture(self, row: int, cell: Any) -> Picture:
+    def _source(self, row: int, cell: Any) -> ImageSource:
         if isinstance(cell, dict):
             cell = cell.get("bytes") or cell.get("path")
         if not isinstance(cell, str):
-            return Picture(f"{self.table}#{row}", cell)
-        place = os.path.join(self.root, os.path.dirname(self.table), cell)
-        if not place.startswith(_HUB):
-            return Picture(cell, place)
+            return ImageSource(f"{self.table}#{row}", cell)
+        path = os.path.join(self.root, os.path.dirname(self.table), cell)
+        if not path.startswith(_HUB):
+            return ImageSource(cell, path)
         try:
-            return Picture(cell, HfFileSystem().cat_file(place))
+            return ImageSource(cell, HfFileSystem().cat_file(path))
         except FileNotFoundError:
-            return Picture(cell, None)
+            return ImageSource(cell, None)
 
 
 @final
 @dataclass(frozen=True)
 class Shards:
-    """All the pictures.
+    """All images of a job.
 
     Attributes:
-        shards: In their order, numbered from 0.
-        sha256: Of the paths, sizes and times of all files: what tells other pictures from these.
+        shards: The shards, numbered from 0.
+        sha256: Hash of the paths, sizes and modification times of all files; it changes if the images do.
     """
 
     shards: tuple[Shard, ...]
@@ -165,44 +165,44 @@ class Shards:
 
 
 def list_shards(sources: Iterable[str], size: int) -> Shards:
-    """Find pictures and cut them into shards; nothing of them is read but the footers of tables.
+    """List images and split them into shards. Only the footers of tables are read.
 
     Args:
-        sources: See above. What a folder has is sorted by path; a folder with a table is searched for tables only.
-            Tables come after picture files.
-        size: Pictures a shard; the last one of the files, and of each table, may have fewer.
+        sources: Files, folders or data sets, see the module. The files of a folder are sorted by path; of a folder with
+            tables, only the tables are listed. Tables come after image files.
+        size: Number of images per shard; the last shard of the files, and of each table, may have fewer.
 
     Raises:
-        BrickInputError: A place that is not there or has no pictures, or a table without a column of them.
-        MissingExtraError: A table, without the extra `scale`.
-        huggingface_hub's own errors for a data set of the Hub.
+        BrickInputError: A source does not exist or has no images, or a table has no image column.
+        MissingExtraError: A table without the extra `scale`.
+        huggingface_hub's exceptions for a data set on the Hub.
     """
-    tables_at = {place: _tables(place) for place in sources}
-    files = [str(file) for file in find_images(place for place, tables in tables_at.items() if not tables)]
+    tables_of = {source: _list_tables(source) for source in sources}
+    files = [str(file) for file in find_images(source for source, tables in tables_of.items() if not tables)]
     shards: list[Shard] = []
-    seen = hashlib.sha256()
+    fingerprint = hashlib.sha256()
     for path in files:
-        seen.update(_identity(path))
-    for at in range(0, len(files), size):
-        shards.append(FileShard(len(shards), os.getcwd(), tuple(files[at : at + size])))
-    for path in dict.fromkeys(table for tables in tables_at.values() for table in tables):
-        seen.update(_identity(path))
+        fingerprint.update(_identity(path))
+    for start in range(0, len(files), size):
+        shards.append(FileShard(len(shards), os.getcwd(), tuple(files[start : start + size])))
+    for path in dict.fromkeys(table for tables in tables_of.values() for table in tables):
+        fingerprint.update(_identity(path))
         root = "" if path.startswith(_HUB) else os.getcwd()
-        with _opened(path) as table:
+        with _open_table(path) as table:
             rows, column = table.metadata.num_rows, _column(path, table.schema_arrow.names)
         for first in range(0, rows, size):
             shards.append(TableShard(len(shards), root, path, column, first, min(size, rows - first)))
     if not shards:
-        found = "tables without rows" if tables_at else "no place to look"
-        raise BrickInputError(", ".join(tables_at) or "a job", "pictures", found)
-    return Shards(tuple(shards), seen.hexdigest())
+        found = "tables without rows" if tables_of else "no sources"
+        raise BrickInputError(", ".join(tables_of) or "a job", "images", found)
+    return Shards(tuple(shards), fingerprint.hexdigest())
 
 
 def load_pyarrow() -> Any:
-    """pyarrow, with its module `parquet`.
+    """Import pyarrow with its module `parquet`.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
     try:
         import pyarrow.parquet  # noqa: PLC0415
@@ -211,31 +211,31 @@ def load_pyarrow() -> Any:
     return pyarrow
 
 
-def _tables(place: str) -> list[str]:
-    """The parquet files at a place, sorted; none if it holds pictures."""
-    if place.startswith(_HUB):
-        return _tables_of_hub(place)
-    if os.path.isdir(place):
-        return sorted(str(file) for file in Path(place).rglob(f"*{_ENDING}") if file.is_file())
-    return [place] if place.endswith(_ENDING) and os.path.isfile(place) else []
+def _list_tables(source: str) -> list[str]:
+    """List the parquet files of a source, sorted; none for image files."""
+    if source.startswith(_HUB):
+        return _list_hub_tables(source)
+    if os.path.isdir(source):
+        return sorted(str(file) for file in Path(source).rglob(f"*{_ENDING}") if file.is_file())
+    return [source] if source.endswith(_ENDING) and os.path.isfile(source) else []
 
 
-def _tables_of_hub(place: str) -> list[str]:
-    """Pinned to the commit that the revision is now."""
-    uri = parse_hf_uri(place)
+def _list_hub_tables(source: str) -> list[str]:
+    """List the parquet files of a data set, pinned to the current commit of the revision."""
+    uri = parse_hf_uri(source)
     if uri.type not in ("dataset", "model"):
-        raise BrickInputError(place, "a data set, hf://datasets/user/name", f"the type {uri.type}")
+        raise BrickInputError(source, "a data set, hf://datasets/user/name", f"the type {uri.type}")
     commit = HfApi().repo_info(uri.id, revision=uri.revision, repo_type=uri.type).sha
     prefix = REPO_TYPES_URL_PREFIXES.get(uri.type, "")
     names = HfFileSystem().find(f"{_HUB}{prefix}{uri.id}@{commit}/{uri.path_in_repo}".rstrip("/"))
     tables = [f"{_HUB}{name}" for name in names if name.endswith(_ENDING)]
     if not tables:
-        raise BrickInputError(place, f"files that end with {_ENDING}", "none")
+        raise BrickInputError(source, f"files that end with {_ENDING}", "none")
     return tables
 
 
-def _opened(path: str) -> Any:
-    """A parquet file, for a `with` statement; it is read piece by piece."""
+def _open_table(path: str) -> Any:
+    """Open a parquet file for streaming, as a context manager."""
     pyarrow = load_pyarrow()
     source = HfFileSystem().open(path) if path.startswith(_HUB) else path
     try:
@@ -248,12 +248,12 @@ def _column(path: str, names: list[str]) -> str:
     for name in _COLUMNS:
         if name in names:
             return name
-    hint = "Rename one: image has encoded bytes, path has files."
+    hint = "Rename a column: image for encoded bytes, path for files."
     raise BrickInputError(path, "a column 'image' or 'path'", f"{names}", hint)
 
 
 def _identity(path: str) -> bytes:
-    """What a file is, without its content; of one of the Hub, the path has the commit."""
-    facts = None if path.startswith(_HUB) else os.stat(path)
-    numbers = "" if facts is None else f"{facts.st_size} {facts.st_mtime_ns}"
-    return f"{path}\0{numbers}\n".encode(errors="surrogateescape")
+    """Describe a file by its path, size and modification time; on the Hub, by its path, which has the commit."""
+    stat = None if path.startswith(_HUB) else os.stat(path)
+    size_and_time = "" if stat is None else f"{stat.st_size} {stat.st_mtime_ns}"
+    return f"{path}\0{size_and_time}\n".encode(errors="surrogateescape")

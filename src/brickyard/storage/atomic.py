@@ -10,22 +10,20 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import final
 from uuid import uuid4
 
-if sys.platform != "win32":
-    import fcntl
-
-from brickyard.errors import UnsafeBrickError
+from brickyard.errors import BrickError, UnsafeBrickError
+from brickyard.storage.locks import exclusive_lock
 
 PRIVATE = ".brickyard"
 _COMMIT = "commit"
 _REMOVED = ".removed"  # in the commit: the names of the files to remove
-_ABANDONED = 3600  # seconds after which uncommitted files are removed on systems without locks
+_LOCK = "lock"
 
 
 @final
@@ -60,9 +58,10 @@ def replaced_together(folder: Path) -> Iterator[Staging]:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _alone_in(private) as is_alone:
+        with _locked(private):
             _finish(folder)
-            _tidy(private, is_alone)
+            for abandoned in private.glob("new-*"):  # by a writer that was killed
+                shutil.rmtree(abandoned, ignore_errors=True)
             staged = private / f"new-{uuid4().hex}"
             staged.mkdir()
             try:
@@ -72,8 +71,6 @@ def replaced_together(folder: Path) -> Iterator[Staging]:
                 _finish(folder)
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
-                with suppress(OSError):
-                    private.rmdir()  # only if it is empty, as below
     finally:
         if is_new:
             with suppress(OSError):
@@ -93,48 +90,61 @@ def removed(folder: Path) -> set[str]:
     return _removed_in(folder / PRIVATE / _COMMIT)
 
 
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path of the same file name, and move it to `path` when the block ends without an exception.
+
+    The temporary file is in a folder of its own next to `path`, which is removed in any case. The file is flushed to
+    disk before it is moved, and its folder afterwards: a kill or a power failure leaves the old file or the new one.
+
+    Raises:
+        OSError: The file could not be written; an existing file at `path` is unchanged.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        temp = Path(folder) / path.name
+        try:
+            yield temp
+            _flush(temp)
+            os.replace(temp, path)
+            _flush(path.parent)
+        except BrickError:  # some are OSErrors with a message of their own
+            raise
+        except OSError as error:
+            raise OSError(f"{path} was not written: {error}") from error
+
+
 def write_whole(file: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically; its folder is created if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temp = file.with_name(f".{uuid4().hex}")
-    try:
+    with write_atomically(file) as temp:
         temp.write_text(text, encoding="utf-8")
-        temp.replace(file)
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk."""
+    if path.is_dir() and sys.platform == "win32":  # which cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temp.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 @contextmanager
-def _alone_in(private: Path) -> Iterator[bool]:
-    """Hold the lock of a folder's writers; yield whether the system has such locks."""
-    lock = _lock(private)
-    try:
-        yield lock is not None
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(private: Path) -> int | None:
-    while True:
-        private.mkdir(parents=True, exist_ok=True)
-        if private.resolve() != private.parent.resolve() / PRIVATE:
-            raise UnsafeBrickError(f"{private} is a link, expected a folder: nothing was written.")
-        if sys.platform == "win32":
-            return None
-        with suppress(FileNotFoundError):  # the previous writer has removed it
-            lock = os.open(private, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if _is_at(lock, private):
-                return lock
-            os.close(lock)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+def _locked(private: Path) -> Iterator[None]:
+    """Hold the lock of a folder's writers; `private` exists within the block, and is removed afterwards if empty."""
+    with ExitStack() as stack:
+        while True:
+            private.mkdir(parents=True, exist_ok=True)
+            if private.resolve() != private.parent.resolve() / PRIVATE:
+                raise UnsafeBrickError(f"{private} is a link, expected a folder: nothing was written.")
+            with suppress(FileNotFoundError):  # the previous writer has removed the folder
+                stack.enter_context(exclusive_lock(private / _LOCK))
+                break
+        yield
+    with suppress(OSError):
+        private.rmdir()
 
 
 def _finish(folder: Path) -> None:
@@ -174,10 +184,3 @@ def _check_targets(staged: Path, folder: Path) -> None:
             raise UnsafeBrickError(
                 f"{target} is outside of {folder}, or blocked by a file or folder: nothing was written."
             )
-
-
-def _tidy(private: Path, is_alone: bool) -> None:
-    """Remove the uncommitted files of writers that were killed."""
-    for folder in private.glob("new-*"):
-        if is_alone or time.time() - folder.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Models that learn, on Lightning, and how good they are."""
+"""Training with Lightning, and evaluation."""

@@ -1,4 +1,4 @@
-"""What a training run keeps: a checkpoint to go on from, and bricks to use (the extra `train`)."""
+"""Checkpoints of a training run: the whole state to resume from, and the model as bricks (the extra `train`)."""
 
 from __future__ import annotations
 
@@ -13,56 +13,76 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickIntegrityError, MissingExtraError, UnknownNameError, UnsafeBrickError
+from brickyard.storage.atomic import write_atomically
 from brickyard.training.config import Mode
 from brickyard.training.ema import MovingAverage
-from brickyard.training.lightning import share_statistics
+from brickyard.training.lightning import average_statistics
 from brickyard.training.run_log import RunLog
 
 try:
     import pytorch_lightning as pl
+    from pytorch_lightning.plugins.io import TorchCheckpointIO
     from pytorch_lightning.trainer.states import TrainerFn
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
 CHECKPOINT = "last.ckpt"
+_CHECKPOINT_KEYS = {"pytorch-lightning_version", "state_dict", "loops"}
 
 
 def check_checkpoint(file: Path) -> None:
-    """See whether a training can go on from a file.
+    """Check that training can be resumed from a file, without running code from it.
 
     Raises:
-        BrickIntegrityError: It is cut short, or something else.
-        UnsafeBrickError: It holds more than tensors and plain values, and would run code.
+        BrickIntegrityError: The file is truncated, or is not a Lightning checkpoint.
+        UnsafeBrickError: The file holds more than tensors and plain values; unpickling it could run code.
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        is_one = {"pytorch-lightning_version", "state_dict", "loops"} <= state.keys()
+        is_checkpoint = state.keys() >= _CHECKPOINT_KEYS
     except UnpicklingError as error:
         raise UnsafeBrickError(f"{file} holds more than tensors and plain values: {error}") from None
-    except Exception as error:  # of every kind: it may be any file
+    except Exception as error:  # torch.load raises many types for an arbitrary file
         raise BrickIntegrityError(f"{file} cannot be read: {type(error).__name__}: {error}") from None
-    if not is_one:
-        raise BrickIntegrityError(f"{file} is no checkpoint of a training.")
+    if not is_checkpoint:
+        raise BrickIntegrityError(
+            f"{file} is not a Lightning checkpoint: expected the keys {sorted(_CHECKPOINT_KEYS)}."
+        )
+
+
+@final
+class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
+    """Lightning's checkpoint file, written next to its target, flushed to disk and renamed.
+
+    Lightning's own writer moves the file from the folder for temporary files; where that is on another file system, the
+    move is a copy, and a kill during it loses the previous checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(target) as temp:
+            torch.save(checkpoint, temp)
 
 
 @final
 class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
-    """Saves the whole state every so many steps, and the model as bricks after each validation.
+    """Save the whole training state every few steps, and the model as bricks after each validation.
 
     Args:
-        folder: Of the run: `last.ckpt` to go on from, `last/` and `best/` with bricks.
+        folder: The folder of the run. It gets `last.ckpt` to resume from, and `last/` and `best/` with bricks.
         model: The collection that is trained.
-        average: What is saved as bricks instead of the model's own weights.
-        run_log: Its rows after a checkpoint are forgotten when a training goes on from there.
-        every: Steps between two checkpoints.
-        monitor: The figure of the validation that tells which model is best.
-        mode: Whether its smallest or its largest value is best.
+        average: The moving average whose weights are saved as bricks; None saves the model's weights.
+        run_log: The log of the run. Resuming from a checkpoint removes the rows logged after it.
+        every: Number of optimizer steps between two checkpoints.
+        monitor: Name of the validation metric that selects the best model.
+        mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best.
 
     Attributes:
-        figures: Those of the last validation.
+        metrics: The metrics of the last validation.
 
     Raises:
-        UnknownNameError: After the first validation, `monitor` is none of its figures.
+        UnknownNameError: After the first validation: `monitor` is not one of its metrics.
     """
 
     def __init__(
@@ -78,56 +98,57 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
     ) -> None:
         self.folder, self.model, self.average, self.run_log = folder, model, average, run_log
         self.every, self.monitor, self.mode = every, monitor, mode
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self._best: float | None = None
-        self._whole: BrickCollection | None = None
+        self._unsharded: BrickCollection | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if pl_module.device_mesh is not None:  # the weights will be shared out; here they are still whole
-            self._whole = copy.deepcopy(self.model)
+        if pl_module.device_mesh is not None:  # the weights are sharded after this hook
+            self._unsharded = copy.deepcopy(self.model)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        validates = (batch_idx + 1) % trainer.val_check_batch == 0  # then it is saved afterwards
+        validates = (batch_idx + 1) % trainer.val_check_batch == 0  # a checkpoint follows the validation
         if trainer.global_step % self.every == 0 and not validates:
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        figures = trainer.callback_metrics
-        self.figures = {name: float(figures[name]) for name in figures if name.startswith("validation/")}
-        if self.monitor not in self.figures:
-            raise UnknownNameError("figure to monitor", self.monitor, self.figures)
-        score = self.figures[self.monitor] * {"min": -1, "max": 1}[self.mode]
+        self.metrics = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("validation/")
+        }
+        if self.monitor not in self.metrics:
+            raise UnknownNameError("metric to monitor", self.monitor, self.metrics)
+        score = self.metrics[self.monitor] * {"min": -1, "max": 1}[self.mode]
         is_best = self._best is None or score > self._best
-        if is_best and not isnan(score):  # the first is kept whatever it is, until there is a score
+        if is_best and not isnan(score):  # until a score is a number, each model replaces the previous one
             self._best = score
-        model = self._model_to_keep()
+        model = self._model_to_save()
         if trainer.is_global_zero:
             for name in ("last", "best") if is_best else ("last",):
                 model.save_pretrained(self.folder / name)
         self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "figures": self.figures, "log_size": self.run_log.size}
+        return {"best": self._best, "metrics": self.metrics, "log_size": self.run_log.size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best, self.figures = state_dict["best"], state_dict["figures"]
-        self.run_log.cut(state_dict["log_size"])
+        self._best, self.metrics = state_dict["best"], state_dict["metrics"]
+        self.run_log.truncate(state_dict["log_size"])
 
-    def _model_to_keep(self) -> BrickCollection:
+    def _model_to_save(self) -> BrickCollection:
         if self.average is not None:
             return self.average.averaged
-        if self._whole is None:
+        if self._unsharded is None:
             return self.model
         state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        if state:  # on the first process
-            self._whole.load_state_dict(state)
-        return self._whole
+        if state:  # empty except on rank 0
+            self._unsharded.load_state_dict(state)
+        return self._unsharded
 
     def _save(self, trainer: pl.Trainer) -> None:
         for model in [self.model, *([self.average.averaged] if self.average else [])]:
-            share_statistics(model)  # a checkpoint has those of the first process only
+            average_statistics(model)  # a checkpoint holds those of rank 0 only
         trainer.save_checkpoint(self.folder / CHECKPOINT, weights_only=False)

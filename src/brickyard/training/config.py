@@ -1,4 +1,4 @@
-"""What a training is like, and what it runs on."""
+"""The hyperparameters of a training run, and the hardware it runs on."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ Mode = Literal["min", "max"]
 @final
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The course of a training.
+    """The hyperparameters of a training run.
 
     Attributes:
-        steps: Of the optimizer, AdamW; rounded up a little, so that the last one ends with a validation.
-        batch_size: Pictures a step and process.
-        lr: The highest learning rate, of the heads; it rises, then falls to nothing along a cosine.
-        warmup: The part of the steps in which it rises.
+        steps: Number of optimizer steps (AdamW). Rounded up so that a validation follows the last step.
+        batch_size: Number of images per step and process.
+        lr: Peak learning rate of the heads: linear warmup, then cosine decay to 0.
+        warmup: Fraction of the steps used for the warmup, in [0, 1].
         weight_decay: See `parameter_groups`.
         layer_decay: See `parameter_groups`.
-        clip: The largest norm of all gradients together.
-        ema: The decay of the moving average of the weights, None for none.
-        precision: As Lightning has it.
-        every: Steps, about, between two validations, after which the model is saved as bricks.
-        save_every: Steps between two checkpoints, from which a training can go on; also one after each validation.
-        monitor: The figure of the validation that tells which model is best.
-        mode: Whether its smallest or its largest value is best; None for the smallest of a loss, the largest of others.
-        seed: Of the order of the pictures, of their random changes, and of what is random in the model.
+        clip: Maximum norm of all gradients together.
+        ema: Decay of the exponential moving average of the weights; None trains without one.
+        precision: Lightning's `precision`, e.g. "32-true" or "bf16-mixed".
+        every: Approximate number of steps between two validations. The model is saved as bricks after each.
+        save_every: Number of steps between two checkpoints. A checkpoint also follows each validation.
+        monitor: Name of the validation metric that selects the best model.
+        mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best; None is "min" for a loss
+            and "max" for other metrics.
+        seed: Seed of the order and augmentation of the images, and of random layers of the model.
 
     Raises:
-        BrickInputError: A number that cannot be.
+        BrickInputError: A value is out of range.
     """
 
     steps: int = 10_000
@@ -53,45 +54,45 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges = {"steps": 1, "batch_size": 1, "every": 1, "save_every": 1}
-        for name, least in ranges.items():
-            if (value := getattr(self, name)) < least:
-                raise BrickInputError(name, f"{least} or more", f"{value}")
+        positive = {name: getattr(self, name) for name in ("steps", "batch_size", "every", "save_every")}
+        for name, value in positive.items():
+            if value < 1:
+                raise BrickInputError(name, "1 or more", f"{value}")
         if not 0 <= self.warmup <= 1:
-            raise BrickInputError("warmup", "a part of the steps in [0, 1]", f"{self.warmup}")
+            raise BrickInputError("warmup", "a fraction of the steps in [0, 1]", f"{self.warmup}")
 
     @property
-    def best(self) -> Mode:
-        """Which value of `monitor` is best."""
+    def best_mode(self) -> Mode:
+        """Whether the smallest or the largest value of `monitor` is best."""
         return self.mode or ("min" if "loss" in self.monitor else "max")
 
     @property
-    def validations(self) -> int:
-        """How many there are."""
+    def num_validations(self) -> int:
+        """Number of validations."""
         return ceil(self.steps / self.every)
 
     @property
-    def interval(self) -> int:
-        """Steps between two validations."""
-        return ceil(self.steps / self.validations)
+    def val_interval(self) -> int:
+        """Exact number of steps between two validations."""
+        return ceil(self.steps / self.num_validations)
 
     @property
-    def all_steps(self) -> int:
-        """Steps of the whole training."""
-        return self.interval * self.validations
+    def total_steps(self) -> int:
+        """Exact number of optimizer steps."""
+        return self.val_interval * self.num_validations
 
 
 @final
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What a training runs on, by Lightning's names.
+    """The hardware of a training run, in Lightning's terms.
 
     Attributes:
         accelerator: "cpu", "gpu", ..., or "auto".
-        devices: How many on each machine, or "auto" for all.
-        nodes: How many machines.
-        strategy: "ddp", "fsdp" for weights shared out over the devices (FSDP2), or "auto".
-        workers: Processes that read pictures, for each device.
+        devices: Number of devices per node, or "auto" for all.
+        nodes: Number of nodes.
+        strategy: "ddp", "fsdp" for sharded weights (FSDP2), any other name that Lightning knows, or "auto".
+        workers: Number of data loading processes per device.
     """
 
     accelerator: str = "auto"

@@ -1,4 +1,4 @@
-"""A moving average of the weights (the extra `train`)."""
+"""The exponential moving average of the weights (the extra `train`)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ except ImportError:
 
 @final
 class MovingAverage(pl.Callback):  # type: ignore[misc]
-    """timm's exponential moving average of weights and normalisation statistics: it is validated, and is the result.
+    """Validate, save and return the exponential moving average of weights and normalization statistics.
 
-    Within a validation, and from the end of the training on, the model has the averaged weights.
+    The average is timm's `ModelEmaV3` with warmup: the decay grows from 0 to `decay` in the first steps. The model
+    holds the averaged weights during a validation, and after the training.
 
     Args:
         model: The collection that is trained.
-        decay: The part of the average that stays at each step, less in the first steps.
+        decay: Fraction of the average that is kept at each step, in [0, 1).
 
     Raises:
-        BrickInputError: The decay is not in [0, 1), or the weights are shared out over processes.
+        BrickInputError: The decay is not in [0, 1), or the weights are sharded over processes (FSDP).
     """
 
     def __init__(self, model: BrickCollection, decay: float) -> None:
@@ -40,7 +41,7 @@ class MovingAverage(pl.Callback):  # type: ignore[misc]
 
     @property
     def averaged(self) -> BrickCollection:
-        """The model with the averaged weights, at first a copy of it."""
+        """The model with the averaged weights: a copy of the model before the first step."""
         if self._average is None:
             self._average = ModelEmaV3(self.model, self.decay, use_warmup=True)
         averaged: BrickCollection = self._average.module
@@ -48,7 +49,7 @@ class MovingAverage(pl.Callback):  # type: ignore[misc]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if pl_module.device_mesh is not None:
-            raise BrickInputError("ema", "weights that every process has as a whole", "fsdp, which shares them out")
+            raise BrickInputError("ema", "the whole weights on every process", "weights sharded by the strategy fsdp")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.averaged.to(pl_module.device)
@@ -56,7 +57,7 @@ class MovingAverage(pl.Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step > self._step and self._average is not None:  # not between the batches of one step
+        if trainer.global_step > self._step and self._average is not None:  # once a step, also with several batches
             self._step = trainer.global_step
             self._average.update(self.model, self._step)
 
@@ -78,8 +79,8 @@ class MovingAverage(pl.Callback):  # type: ignore[misc]
 
     @torch.no_grad()
     def _swap(self) -> None:
-        """Exchange the model's weights and their average."""
-        for ours, average in zip(self.model.state_dict().values(), self.averaged.state_dict().values(), strict=True):
-            kept = ours.clone()
-            ours.copy_(average)
-            average.copy_(kept)
+        """Swap the values of the model's weights and of their average."""
+        for value, average in zip(self.model.state_dict().values(), self.averaged.state_dict().values(), strict=True):
+            previous = value.clone()
+            value.copy_(average)
+            average.copy_(previous)

@@ -1,4 +1,4 @@
-"""Measure a model, or a file that was exported of one, on a data set."""
+"""Measure the metrics of a model, or of an exported file, on a data set."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from brickyard.inference.runners import OnnxRunner
 from brickyard.training.matching import check_labels
 
 _TAGS = Stage.TEST.tags - {Tag.LOSS}
-_OF_DATA = ("image", "targets/", "labelled/")
-_HINT = "Measure the model itself, or export it again with these values among its outputs."
+_DATA_PREFIXES = ("image", "targets/", "labelled/")
+_HINT = "Evaluate the model itself, or export it again with these values among its outputs."
 
 
 def evaluate(
@@ -34,64 +34,65 @@ def evaluate(
     device: str | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Compute every metric of a model that is one number; on one machine, always the same ones.
+    """Compute every scalar metric of a model on a data set. Results are reproducible on one machine.
 
     Args:
-        model: A model, which is copied, or the path of a file that `export_onnx` or `quantize_onnx` wrote.
-        data: What to measure on.
-        batch_size: Pictures at a time, about.
-        workers: Processes that read pictures, 0 to read them in this one.
-        device: Where it runs, by default the GPU if there is one; of a file, if onnxruntime can use it.
-        progress: Show a bar.
+        model: A model, which is copied, or the path of a file written by `export_onnx` or `quantize_onnx`.
+        data: The labelled data set.
+        batch_size: Approximate number of images per batch.
+        workers: Number of data loading processes; 0 loads in this process.
+        device: Device of the model, by default "cuda" if available, else "cpu"; of a file, see `OnnxRunner`.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The metrics by their place: `seg/MeanIoU`, `det/map_50`, ... Of a file, those whose values it gives: where
-        it lacks some, a warning says which.
+        The metrics by their path: `seg/MeanIoU`, `det/map_50`, ... Of a file, those whose inputs are among its
+        outputs; a warning names the others.
 
     Raises:
-        BrickMismatchError: The data has no labels for the model, or those of other classes; or a file that no metric
-            can read.
-        BrickInputError: Pictures of a size that the file does not take, or no such device.
-        BrickNotFoundError, BrickIntegrityError, MissingExtraError: There is no such file, or nothing to run it.
+        BrickMismatchError: The data has no labels for the model or labels of other classes, or no metric can be
+            computed from the outputs of the file.
+        BrickInputError: The file does not take images of this size, or the device is not available.
+        BrickNotFoundError, BrickIntegrityError, MissingExtraError: The file does not exist, is damaged, or onnxruntime
+            is not installed.
     """
     if isinstance(model, BrickCollection):
-        measured = BrickCollection(copy.deepcopy(model).to_dict())  # with metrics that have gathered nothing
+        measured = BrickCollection(copy.deepcopy(model).to_dict())  # a new collection resets its metrics
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     else:
-        measured, device = _of_file(os.fspath(model), device), "cpu"
+        measured, device = _collection_of_file(os.fspath(model), device), "cpu"
     check_labels(measured, data)
     measured.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     batches = evaluation_batches(data, batch_size, workers=workers)
     with torch.inference_mode():
         for batch in tqdm(batches, unit="batch", disable=not progress):
-            named = {name: _on(device, value) for name, value in checked(batch).items()}
-            measured(named, tags=_TAGS, skip_missing=True)
+            named_inputs = {name: _to_device(value, device) for name, value in checked(batch).items()}
+            measured(named_inputs, tags=_TAGS, skip_missing=True)
     summary = measured.summarize(reset=True)
     return {name: float(value) for name, value in summary.items() if isinstance(value, Tensor) and value.numel() == 1}
 
 
-def _of_file(file: str, device: str | None) -> BrickCollection:
-    """A file as a collection; labels aside, its metrics have what they read."""
+def _collection_of_file(file: str, device: str | None) -> BrickCollection:
+    """Load an exported file as a collection, and check which of its metrics can be computed from its outputs."""
     collection = OnnxRunner(file, device).to_collection()
     bricks = collection.bricks()
-    made = {name for brick in bricks.values() for name in brick.writes}
+    written = {name for brick in bricks.values() for name in brick.writes}
     metrics = [path for path, brick in bricks.items() if isinstance(brick, BrickMetrics)]
-    lacking = {}
+    problems = {}
     for path in metrics:
-        needed = [name for name in bricks[path].required if not name.startswith(_OF_DATA)]
-        if absent := [name for name in needed if name not in made]:
-            lacking[path] = f"'{path}' reads {absent}, which the file does not give"
-    if len(lacking) == len(metrics):
-        problems = list(lacking.values()) or ["it holds no metric; those of your own classes no file can hold"]
-        raise BrickMismatchError(f"{file} cannot be measured", [*problems, _HINT])
-    if lacking:
-        warnings.warn(f"{file}: not measured: {'; '.join(lacking.values())}. {_HINT}", stacklevel=3)
+        inputs = [name for name in bricks[path].required if not name.startswith(_DATA_PREFIXES)]
+        if missing := [name for name in inputs if name not in written]:
+            problems[path] = f"'{path}' reads {missing}, which the file does not output"
+    if len(problems) == len(metrics):
+        reasons = list(problems.values()) or ["it holds no metrics (metrics of custom classes are not exported)"]
+        raise BrickMismatchError(f"{file} cannot be evaluated", [*reasons, _HINT])
+    if problems:
+        warnings.warn(f"{file}: metrics left out: {'; '.join(problems.values())}. {_HINT}", stacklevel=3)
     return collection
 
 
-def _on(device: str, value: Any) -> Any:
+def _to_device(value: Any, device: str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {name: _on(device, entry) for name, entry in value.items()}
-    return [_on(device, entry) for entry in value] if isinstance(value, list) else value
+        return {name: _to_device(entry, device) for name, entry in value.items()}
+    return [_to_device(entry, device) for entry in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Train a model on a data set, from the first step or from where it stopped (the extra `train`)."""
+"""Train a model on a data set, or resume an interrupted training (the extra `train`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from brickyard.errors import (
     MissingExtraError,
 )
 from brickyard.storage.atomic import write_whole
-from brickyard.training.checkpoints import CHECKPOINT, CheckpointCallback, check_checkpoint
+from brickyard.training.checkpoints import CHECKPOINT, AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import LightningBrickCollection
@@ -44,13 +44,13 @@ except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
 SETTINGS = "train.json"
-_ROWS = 200  # of the log, about, for a training
-_PICTURES = 4  # are drawn at each validation
+_LOG_ROWS = 200  # approximate number of rows that a whole training logs
+_NUM_VISUALIZATIONS = 4  # images drawn at each validation
 _EXPECTED_WARNINGS = (
-    (r"FSDP2-wrapped module .* returned a view tensor", UserWarning),  # which nobody changes in place
-    (r".*treespec, LeafSpec.*is deprecated", FutureWarning),  # Lightning's own use of torch
-    (r"Found \d+ module\(s\) in eval mode", UserWarning),  # frozen bricks are
-    (r"The '\w+_dataloader' does not have many workers", UserWarning),  # as asked for
+    (r"FSDP2-wrapped module .* returned a view tensor", UserWarning),  # views are not changed in place
+    (r".*treespec, LeafSpec.*is deprecated", FutureWarning),  # raised by Lightning's use of torch
+    (r"Found \d+ module\(s\) in eval mode", UserWarning),  # frozen bricks are in eval mode
+    (r"The '\w+_dataloader' does not have many workers", UserWarning),  # the caller chooses the number
 )
 
 
@@ -59,195 +59,211 @@ def fit(
     train: LabelledDataset,
     val: LabelledDataset,
     out: Path,
-    course: TrainingConfig,
-    machines: TrainerConfig = TrainerConfig(),  # noqa: B008 - it is frozen
+    config: TrainingConfig,
+    trainer_config: TrainerConfig = TrainerConfig(),  # noqa: B008 - it is frozen
     *,
     resume: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: bool = False,
-    tell: Callable[[int, dict[str, float]], None] | None = None,
+    on_validation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Train a model.
 
     Args:
-        model: It is trained itself, and has the averaged weights in the end where there are any. Its convolutions are
-            kept in channels-last order, which is faster. Its heads remember the size of the images.
-        train: What to learn from.
-        val: What to validate on.
-        out: The folder of the run, see `Keeper` and `RunLog`.
-        course: How.
-        machines: On what.
-        resume: Go on from the last checkpoint in `out`: what comes is what would have come without the interruption.
-        provenance: What else must be the same when a run is resumed, JSON values: model, data, ...
-        progress: Show a bar.
-        tell: Called after each validation, on the first process, with the step and the figures.
+        model: The model, trained in place; it holds the averaged weights afterwards if `config.ema` is set. Its
+            parameters are converted to the channels-last memory format, which is faster for convolutions. The metadata
+            of its heads gets the image size of the data.
+        train: The training data.
+        val: The validation data.
+        out: The folder of the run; see `CheckpointCallback` and `RunLog` for what is written.
+        config: The hyperparameters.
+        trainer_config: The hardware.
+        resume: Resume from the last checkpoint in `out`, with the same results as an uninterrupted training.
+        provenance: JSON values stored with the settings (model, data, ...). They must be the same to resume a run.
+        progress: Whether to show a progress bar.
+        on_validation: Called after each validation, on rank 0, with the step and the metrics.
 
     Returns:
-        The figures of the last validation.
+        The metrics of the last validation.
 
     Raises:
-        BrickInputError: Nothing to train, or machines that are not there.
+        BrickInputError: No trainable parameters, an empty data set, or an accelerator or precision that Lightning
+            refuses.
         FileExistsError: `out` holds a run, and `resume` is False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
-        BrickMismatchError: The run in `out` has another course or origin; or data with other classes than the heads'.
-        BrickIntegrityError, UnsafeBrickError: What `out` holds is damaged, or would run code.
+        BrickMismatchError: The run in `out` has other settings or provenance, or the data has other classes than the
+            heads.
+        BrickIntegrityError, UnsafeBrickError: The files in `out` are damaged, or loading them would run code.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise BrickInputError("fit", "a model with something to train", "every brick frozen")
+        raise BrickInputError("fit", "a model with trainable parameters", "every brick frozen")
     for what, data in (("training data", train), ("validation data", val)):
         if not len(data):
-            raise BrickInputError(what, "one picture or more", "none")
+            raise BrickInputError(what, "one image or more", "none")
         check_classes(model, data, what)
     run_log = RunLog(out)
-    _note_image_size(model, train)
-    if machines.strategy != FSDP:  # which takes no other order than torch's own
+    _store_image_size(model, train)
+    if trainer_config.strategy != FSDP:  # FSDP2 keeps torch's default memory format
         model.to(memory_format=torch.channels_last)
     module = LightningBrickCollection(
-        out.parent, out.name, model, lambda _: _schedule(model, course), pictures=_PICTURES
+        out.parent,
+        out.name,
+        model,
+        lambda _: _optimizer_and_schedule(model, config),
+        num_visualizations=_NUM_VISUALIZATIONS,
     )
-    average = None if course.ema is None else MovingAverage(model, course.ema)
-    keeper = CheckpointCallback(
-        out, model, average, run_log, every=course.save_every, monitor=course.monitor, mode=course.best
+    average = None if config.ema is None else MovingAverage(model, config.ema)
+    checkpoints = CheckpointCallback(
+        out, model, average, run_log, every=config.save_every, monitor=config.monitor, mode=config.best_mode
     )
-    callbacks = [*([average] if average else []), keeper, *([TQDMProgressBar(refresh_rate=10)] if progress else [])]
-    with _quiet():
-        trainer = _trainer(
-            accelerator=machines.accelerator,
-            devices=machines.devices,
-            num_nodes=machines.nodes,
-            strategy=_strategy(machines),
-            precision=course.precision,
-            max_steps=course.all_steps,
+    callbacks: list[pl.Callback] = [average] if average else []
+    callbacks.append(checkpoints)
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    if on_validation:
+        callbacks.append(_ProgressCallback(on_validation))
+    with _expected_messages_ignored():
+        trainer = _create_trainer(
+            accelerator=trainer_config.accelerator,
+            devices=trainer_config.devices,
+            num_nodes=trainer_config.nodes,
+            strategy=_strategy(trainer_config),
+            precision=config.precision,
+            max_steps=config.total_steps,
             max_epochs=-1,
-            val_check_interval=course.interval,
+            val_check_interval=config.val_interval,
             num_sanity_val_steps=0,
-            gradient_clip_val=course.clip,
+            gradient_clip_val=config.clip,
             use_distributed_sampler=False,
-            log_every_n_steps=max(1, course.all_steps // _ROWS),
+            log_every_n_steps=max(1, config.total_steps // _LOG_ROWS),
             logger=run_log,
-            callbacks=[*callbacks, *([_ProgressCallback(tell)] if tell else [])],
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
             enable_progress_bar=progress,
             enable_model_summary=False,
             default_root_dir=out,
         )
         if trainer.is_global_zero:
-            _open(out, {**(provenance or {}), **asdict(course)}, resume)
+            _open_run(out, {**(provenance or {}), **asdict(config)}, resume)
         checkpoint = out / CHECKPOINT
-        goes_on = resume and checkpoint.exists()
-        if goes_on:
+        resumes = resume and checkpoint.exists()
+        if resumes:
             check_checkpoint(checkpoint)
-        torch.manual_seed(course.seed)
+        torch.manual_seed(config.seed)
         trainer.fit(
             module,
-            datamodule=_Data(train, val, course, machines.workers),
-            ckpt_path=checkpoint if goes_on else None,
+            datamodule=_DataModule(train, val, config, trainer_config.workers),
+            ckpt_path=checkpoint if resumes else None,
             weights_only=True,
         )
-    return keeper.figures
+    return checkpoints.metrics
 
 
-def _trainer(**options: Any) -> pl.Trainer:
+def _create_trainer(**options: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**options)
     except (ValueError, TypeError, MisconfigurationException) as error:
-        raise BrickInputError("fit", "machines and a precision that Lightning has here", f"{error}") from None
+        raise BrickInputError("fit", "hardware and a precision that Lightning supports", f"{error}") from None
 
 
-def _note_image_size(model: BrickCollection, data: LabelledDataset) -> None:
-    """Let the heads that learn from the data know the size of its images, [H, W]: they may be used far from here."""
+def _store_image_size(model: BrickCollection, data: LabelledDataset) -> None:
+    """Store the image size of the data, [H, W], in the metadata of the heads that are trained on it."""
     heads = [model[f"{head}/head"] for head in data.labels if f"{head}/head" in model]
-    if heads and len(data):
+    if heads:
         height, width = data[0]["image"].shape[-2:]
         for head in heads:
             head.head = replace(head.head, image_size=(int(height), int(width)))
 
 
-def _open(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Begin a run in a folder, or see whether the one in it can go on."""
+def _open_run(out: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Start a run in a folder, or check that the run in it has the same settings."""
     file = out / SETTINGS
     if resume and not file.exists():
         raise BrickNotFoundError(f"No training in {out} to resume. Start it without resume first.")
     if file.exists() and not resume:
         raise FileExistsError(f"{out} holds a training. Resume it, or choose another folder.")
     if resume:
-        old = _settings(file)
-        names = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
-        problems = [f"{name}: expected {old.get(name)!r}, found {settings.get(name)!r}" for name in names]
+        stored = _read_settings(file)
+        names = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
+        problems = [f"{name}: expected {stored.get(name)!r}, found {settings.get(name)!r}" for name in names]
         if problems:
-            raise BrickMismatchError(f"The training in {out} is another", problems)
+            raise BrickMismatchError(f"The training in {out} has other settings", problems)
     else:
         write_whole(file, json.dumps(settings, indent=2) + "\n")
     if not (out / CHECKPOINT).exists():
-        RunLog(out).cut(0)
+        RunLog(out).truncate(0)
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def _read_settings(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError):
         raise BrickIntegrityError(f"{file} is damaged: expected the settings of a training, as JSON.") from None
-    return found
 
 
-def _schedule(model: BrickCollection, course: TrainingConfig) -> dict[str, Any]:
-    groups = parameter_groups(model, lr=course.lr, weight_decay=course.weight_decay, layer_decay=course.layer_decay)
-    # The fused one takes half the time. With "16-mixed" it scales gradients itself, and Lightning could not clip them.
-    optimizer = AdamW(groups, lr=course.lr, fused=course.precision != "16-mixed")
-    rising = ceil(course.warmup * course.all_steps)
+def _optimizer_and_schedule(model: BrickCollection, config: TrainingConfig) -> dict[str, Any]:
+    groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    # The fused AdamW takes half the time. With "16-mixed" it unscales gradients itself, so Lightning cannot clip them.
+    optimizer = AdamW(groups, lr=config.lr, fused=config.precision != "16-mixed")
+    warmup_steps = ceil(config.warmup * config.total_steps)
 
     def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return (1 + cos(pi * (step - rising) / max(1, course.all_steps - rising))) / 2
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return (1 + cos(pi * (step - warmup_steps) / max(1, config.total_steps - warmup_steps))) / 2
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 
-def _strategy(machines: TrainerConfig) -> Strategy | str:
-    if machines.strategy == FSDP:
-        devices = machines.devices if isinstance(machines.devices, int) else max(1, torch.accelerator.device_count())
-        size = devices * machines.nodes  # by default Lightning shares weights out over machines, not over their devices
+def _strategy(config: TrainerConfig) -> Strategy | str:
+    if config.strategy == FSDP:
+        devices = config.devices if isinstance(config.devices, int) else max(1, torch.accelerator.device_count())
+        size = devices * config.nodes  # Lightning's default shards over nodes, not over the devices of a node
         return ModelParallelStrategy(size, tensor_parallel_size=1, save_distributed_checkpoint=False)
-    alone = (machines.devices, machines.nodes) == (1, 1)
-    if machines.strategy == "ddp" or (machines.strategy == "auto" and not alone):
-        return DDPStrategy(find_unused_parameters=True)  # layers of a backbone that no head of the model reads
-    return machines.strategy
+    is_single_device = (config.devices, config.nodes) == (1, 1)
+    if config.strategy == "ddp" or (config.strategy == "auto" and not is_single_device):
+        return DDPStrategy(find_unused_parameters=True)  # layers of a backbone whose features no head reads
+    return config.strategy
 
 
 @final
-class _Data(pl.LightningDataModule):  # type: ignore[misc]
-    """The batches of each process."""
+class _DataModule(pl.LightningDataModule):  # type: ignore[misc]
+    """The data loaders of each process."""
 
-    def __init__(self, train: LabelledDataset, val: LabelledDataset, course: TrainingConfig, workers: int) -> None:
+    def __init__(self, train: LabelledDataset, val: LabelledDataset, config: TrainingConfig, workers: int) -> None:
         super().__init__()
-        self.train, self.val, self.course, self.workers = train, val, course, workers
+        self.train, self.val, self.config, self.workers = train, val, config, workers
 
     def train_dataloader(self) -> Batches:
-        course = self.course
-        order = TrainingOrder(len(self.train), course.batch_size, course.all_steps, seed=course.seed, **self._place())
+        config = self.config
+        order = TrainingOrder(
+            len(self.train), config.batch_size, config.total_steps, seed=config.seed, **self._rank_and_world_size()
+        )
         return training_batches(self.train, order, workers=self.workers)
 
     def val_dataloader(self) -> Batches:
-        return evaluation_batches(self.val, self.course.batch_size, workers=self.workers, **self._place())
+        return evaluation_batches(self.val, self.config.batch_size, workers=self.workers, **self._rank_and_world_size())
 
-    def _place(self) -> dict[str, int]:
+    def _rank_and_world_size(self) -> dict[str, int]:
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
 
 @final
 class _ProgressCallback(pl.Callback):  # type: ignore[misc]
-    def __init__(self, tell: Callable[[int, dict[str, float]], None]) -> None:
-        self.tell = tell
+    """Call a function after each validation, on rank 0, with the step and the metrics."""
+
+    def __init__(self, on_validation: Callable[[int, dict[str, float]], None]) -> None:
+        self.on_validation = on_validation
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            figures = trainer.callback_metrics
-            self.tell(trainer.global_step, {name: float(figures[name]) for name in figures if "validation/" in name})
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "validation/" in name}
+            self.on_validation(trainer.global_step, metrics)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Within it, Lightning does not tell what is expected."""
+def _expected_messages_ignored() -> Iterator[None]:
+    """Suppress Lightning's info messages and the expected warnings, within the block."""
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import Parameter
 
 from brickyard.collection import BrickCollection
+from brickyard.core.distributed import rank, world_size
 from brickyard.core.modules import BrickModule
 from brickyard.core.tags import Stage, Tag
 from brickyard.data.batches import checked
@@ -26,42 +27,44 @@ try:
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
-TOTAL = "loss"  # the sum that is trained on, beside the losses that it is made of
-_GATHERED = "brickyard"  # what a checkpoint has beyond Lightning's: for each process what it has gathered so far
+TOTAL = "loss"  # the sum of all losses, which is minimized
+_CHECKPOINT_KEY = "brickyard"  # in a checkpoint: a list with the accumulated losses and metrics of each process
 
 
 @runtime_checkable
-class TakesImages(Protocol):
-    """A logger that keeps pictures, as `RunLog` and Lightning's `WandbLogger` do."""
+class ImageLogger(Protocol):
+    """A logger that takes images, such as `RunLog` or Lightning's `WandbLogger`."""
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        """Keep Pillow images under a name."""
+        """Log Pillow images under a name."""
 
 
 class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
-    """A collection as a LightningModule: model, losses and metrics are injected, not inherited.
+    """Train a collection: model, losses and metrics are injected, not inherited.
 
-    A batch may lack labels, for a task or for some rows, on one process or on all: those losses are then 0 with zero
-    gradients, and no metric counts them. Of several processes, each counts by its number of labelled rows (of a mask,
-    pixels), so that the gradient is that of one process with all rows. The first batch must have a label.
+    A batch may lack the labels of a task, for some rows or all, on one process or on all. Such a loss is then 0 with
+    zero gradients, and no metric counts these rows. With several processes, each loss is weighted by its number of
+    labelled rows (pixels for a mask), so that the gradient equals that of one process with all rows. The first batch
+    must have a label.
 
-    Logged are, under the name of the stage, `loss`, each output of the loss bricks and each metric that is one number:
-    in training over what came since they were last logged, which is every `log_every_n_steps` of the trainer and before
-    a validation; otherwise over the whole data.
+    Under the name of the stage, `loss`, each output of the loss bricks and each scalar metric are logged: in training
+    over the steps since the last row, which is every `log_every_n_steps` of the trainer and before each validation;
+    in validation and test over the whole data.
 
     Args:
-        path_experiments: Where experiments are kept; `path_experiment` is this one's folder.
-        experiment_name: Its name, None for "default".
-        brick_collection: Reads what a batch of the data module holds: a dictionary, or (image, label) pairs as
-            `batch_names` name them. The summed losses are what is trained on. It is trained itself, not a copy.
-        create_optimizers_func: From the trainable parameters to an optimizer, e.g. `partial(torch.optim.SGD, lr=0.05)`,
-            or to anything else that Lightning's `configure_optimizers` may return.
-        batch_names: The names of the values of a batch that is a list or tuple.
-        pictures: How many annotated pictures of the first validation batch go to each logger that keeps pictures.
+        path_experiments: Folder of all experiments; `path_experiment` is the folder of this one.
+        experiment_name: Name of the experiment; None is "default".
+        brick_collection: The collection, trained in place. It reads the batches of the data module: a dictionary, or
+            (image, label) pairs with the names in `batch_names`. The sum of its losses is minimized.
+        create_optimizers_func: Maps the trainable parameters to an optimizer, e.g. `partial(torch.optim.SGD, lr=0.05)`,
+            or to any other value that Lightning's `configure_optimizers` may return.
+        batch_names: Names of the values of a batch that is a list or tuple.
+        num_visualizations: Number of images of the first validation batch whose visualizations go to each
+            `ImageLogger`.
 
     Raises:
-        BrickGraphError: In training, no brick makes a loss.
-        MissingInputError: In training, the first batch has no label.
+        BrickGraphError: In training: no brick outputs a loss.
+        MissingInputError: In training: the first batch has no label.
     """
 
     def __init__(
@@ -71,26 +74,28 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         brick_collection: BrickCollection,
         create_optimizers_func: Callable[[Iterable[Parameter]], Any],
         batch_names: tuple[str, ...] = ("raw", "targets"),
-        pictures: int = 0,
+        num_visualizations: int = 0,
     ) -> None:
         super().__init__()
         self.path_experiment = Path(path_experiments) / (experiment_name or "default")
         self.bricks = brick_collection
         self.create_optimizers_func = create_optimizers_func
         self.batch_names = batch_names
-        self.pictures = pictures
+        self.num_visualizations = num_visualizations
         self._loss_bricks = LossBricks(brick_collection)
         self._metrics = StageMetrics(brick_collection)
         names = list(dict.fromkeys([*self._loss_bricks.names, TOTAL]))
         self._means = {stage: RunningMeans(names) for stage in (Stage.TRAIN, Stage.VALIDATION, Stage.TEST)}
-        self._summarized: dict[str, Tensor] = {}  # of the training, when it was last logged
+        self._summarized: dict[str, Tensor] = {}  # the last logged row of the training
         self._summarized_step = 0
         self._is_checked = False
-        self._has_bar = False  # else Lightning's `log` is not worth its time
-        self._random_states: tuple[Tensor, Tensor | None] | None = None  # to go on with, of an interrupted training
+        self._has_bar = False  # without a progress bar, Lightning's `log` in each step only costs time
+        self._random_states: tuple[Tensor, Tensor | None] | None = (
+            None  # restored from a checkpoint, until the training starts
+        )
 
     def configure_model(self) -> None:
-        """Share the weights out over the processes, where Lightning's strategy is `ModelParallelStrategy` (FSDP2)."""
+        """Shard the weights over the processes if the strategy is `ModelParallelStrategy` (FSDP2)."""
         for brick in self.bricks.bricks().values() if self.device_mesh is not None else ():
             if not isinstance(brick, FSDPModule) and next(brick.parameters(), None) is not None:
                 fully_shard(brick, mesh=self.device_mesh["data_parallel"])
@@ -99,26 +104,26 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         return self.create_optimizers_func([parameter for parameter in self.parameters() if parameter.requires_grad])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        # Not after a step but before the next one: so a checkpoint is wholly before a row of the log, or after it.
+        # Before the next step and not after this one: a checkpoint between them never splits a row of the log.
         if self.global_step > self._summarized_step and self.global_step % self.trainer.log_every_n_steps == 0:
             self._log_training()
-        total = self._step(self._named(batch), Stage.TRAIN)
+        total = self._step(self._named_inputs(batch), Stage.TRAIN)
         if self._has_bar:
             self.log(TOTAL, total, prog_bar=True, logger=False)
         return total
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        named = self._named(batch)
-        self._step(named, Stage.VALIDATION)
-        if self.pictures and batch_idx == 0:
-            self._log_images(named)
+        named_inputs = self._named_inputs(batch)
+        self._step(named_inputs, Stage.VALIDATION)
+        if self.num_visualizations and batch_idx == 0:
+            self._log_visualizations(named_inputs)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._step(self._named(batch), Stage.TEST)
+        self._step(self._named_inputs(batch), Stage.TEST)
 
     def on_train_start(self) -> None:
         self._has_bar = self.trainer.progress_bar_callback is not None
-        if self._random_states is not None:  # not earlier: setting up draws numbers too
+        if self._random_states is not None:  # not earlier: setup draws random numbers too
             cpu, gpu = self._random_states
             torch.set_rng_state(cpu)
             if gpu is not None and self.device.type == "cuda":
@@ -126,14 +131,16 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             self._random_states = None
 
     def on_validation_start(self) -> None:
-        share_statistics(self.bricks)
+        average_statistics(self.bricks)
         if self.global_step > self._summarized_step:
             self._log_training()
 
     def on_train_epoch_end(self) -> None:
         if self.global_step > self._summarized_step:
             self._log_training()
-        self.log_dict(self._summarized, logger=False, sync_dist=True)  # the same on all processes; or Lightning warns
+        self.log_dict(
+            self._summarized, logger=False, sync_dist=True
+        )  # equal on all processes; Lightning warns without it
 
     def on_validation_epoch_end(self) -> None:
         summary = self._summary(Stage.VALIDATION)
@@ -145,73 +152,72 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         self.log_dict(self._summary(Stage.TEST), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {
+        local = {
             "means": self._means[Stage.TRAIN].state,
             "metrics": self._metrics.state(Stage.TRAIN),
             "summarized": self._summarized,
             "summarized_step": self._summarized_step,
-            "random_states": (torch.get_rng_state(), self._random_state_of_gpu()),
+            "random_states": (torch.get_rng_state(), self._gpu_random_state()),
         }
-        gathered: list[Any] = [own]
-        if _world_size() > 1:
-            gathered *= _world_size()
-            distributed.all_gather_object(gathered, own)
-        checkpoint[_GATHERED] = gathered
+        states: list[Any] = [local] * world_size()
+        if world_size() > 1:
+            distributed.all_gather_object(states, local)
+        checkpoint[_CHECKPOINT_KEY] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        gathered = checkpoint.get(_GATHERED, [])
-        if len(gathered) == _world_size():  # by other processes, what was not logged yet is lost, no more
-            own = gathered[distributed.get_rank() if _world_size() > 1 else 0]
-            self._means[Stage.TRAIN].state = own["means"]
-            self._metrics.load_state(Stage.TRAIN, own["metrics"])
-            self._summarized, self._summarized_step = own["summarized"], own["summarized_step"]
-            self._random_states = own["random_states"]
+        states = checkpoint.get(_CHECKPOINT_KEY, [])
+        if len(states) == world_size():  # with another number of processes, only values not logged yet are lost
+            local = states[rank()]
+            self._means[Stage.TRAIN].state = local["means"]
+            self._metrics.load_state(Stage.TRAIN, local["metrics"])
+            self._summarized, self._summarized_step = local["summarized"], local["summarized_step"]
+            self._random_states = local["random_states"]
 
-    def _random_state_of_gpu(self) -> Tensor | None:
-        """That of this process's own: a training may go on where there are fewer."""
+    def _gpu_random_state(self) -> Tensor | None:
+        """Return the state of this process's GPU only: a training may be resumed on a machine with fewer GPUs."""
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
-    def _named(self, batch: Any) -> Mapping[str, Any]:
+    def _named_inputs(self, batch: Any) -> Mapping[str, Any]:
         checked(batch)
         return batch if isinstance(batch, Mapping) else dict(zip(self.batch_names, batch, strict=True))
 
-    def _step(self, named: Mapping[str, Any], stage: Stage) -> Tensor:
-        """Run a batch, gather its losses and metrics, and return the loss to train on."""
+    def _step(self, named_inputs: Mapping[str, Any], stage: Stage) -> Tensor:
+        """Run a batch, accumulate its losses and metrics, and return the total loss."""
         bricks = self._loss_bricks
-        running = bricks.running(named, stage.tags)
-        weights = bricks.counts(named, running)
-        scales, whole = None, weights.new_tensor(float(_rows(named)))
+        running = bricks.running(named_inputs, stage.tags)
+        weights = bricks.counts(named_inputs, running)
+        scales, total_weight = None, weights.new_tensor(float(_batch_size(named_inputs)))
         if stage is Stage.TRAIN:
-            scales, weights = _shares(weights)
-            whole = weights.any().float()
-            self._check_first(named, weights)
+            scales, weights = _scales_and_weights(weights)
+            total_weight = weights.any().float()
+            self._check_first(named_inputs, weights)
         with self._metrics.using(stage), bricks.scaled(scales):
-            values = self.bricks(named, tags=stage.tags, skip_missing=True)
+            values = self.bricks(named_inputs, tags=stage.tags, skip_missing=True)
         losses = [loss.float() for loss in self.bricks.extract_losses(values).values()]
         losses += bricks.absent(values, running)
-        total = torch.stack(losses).sum() if losses else torch.zeros_like(whole)
-        self._means[stage].add({**bricks.weighted(values, weights, whole), TOTAL: (total, whole)})
+        total = torch.stack(losses).sum() if losses else torch.zeros_like(total_weight)
+        self._means[stage].add({**bricks.weighted(values, weights, total_weight), TOTAL: (total, total_weight)})
         return total
 
-    def _check_first(self, named: Mapping[str, Any], weights: Tensor) -> None:
-        """Raise for a first batch without any loss, rather than train on nothing."""
+    def _check_first(self, named_inputs: Mapping[str, Any], weights: Tensor) -> None:
+        """Raise if the first batch has no loss at all: the training would have no gradient."""
         if self._is_checked:
             return
         if not self._loss_bricks.own:
-            raise BrickGraphError("No brick of the collection makes a loss to train on. Add a BrickLoss.")
+            raise BrickGraphError("No brick of the collection outputs a loss to train on. Add a BrickLoss.")
         if not weights.any():
-            self.bricks(named, tags=Stage.TRAIN.tags)  # says which label is missing
+            self.bricks(named_inputs, tags=Stage.TRAIN.tags)  # raises MissingInputError with the name of the label
         self._is_checked = True
 
     def _summary(self, stage: Stage) -> dict[str, Tensor]:
-        """What was gathered in a stage; it starts anew."""
+        """Return the losses and scalar metrics accumulated in a stage, and reset them."""
         means = self._means[stage].compute()
         self._means[stage].reset()
-        if stage is not Stage.TRAIN and means:  # batches lack one loss or another, so the mean of totals says nothing
+        if stage is not Stage.TRAIN and means:  # the sum of the means: batches may lack some of the losses
             means[TOTAL] = torch.stack([means[name] for name in self._loss_bricks.outer if name in means]).sum()
         with self._metrics.using(stage):
-            found = {**means, **self.bricks.summarize(reset=True)}
-        scalars = {name: value for name, value in found.items() if isinstance(value, Tensor) and value.numel() == 1}
+            values = {**means, **self.bricks.summarize(reset=True)}
+        scalars = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.numel() == 1}
         return {f"{stage.value}/{name}": value for name, value in scalars.items()}
 
     def _log_training(self) -> None:
@@ -223,38 +229,47 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         for logger in self.loggers if row else ():
             logger.log_metrics(row, step=self.global_step)
 
-    def _log_images(self, named: Mapping[str, Any]) -> None:
-        loggers = [logger for logger in self.loggers if isinstance(logger, TakesImages)]
-        painters = [brick for brick in self.bricks.bricks().values() if Tag.VISUALIZATION in brick.tags]
-        if not loggers or not painters or self.trainer.sanity_checking:
+    def _log_visualizations(self, named_inputs: Mapping[str, Any]) -> None:
+        loggers = [logger for logger in self.loggers if isinstance(logger, ImageLogger)]
+        drawing_bricks = [brick for brick in self.bricks.bricks().values() if Tag.VISUALIZATION in brick.tags]
+        if not loggers or not drawing_bricks or self.trainer.sanity_checking:
             return
-        first = {name: value[: self.pictures] for name, value in named.items() if isinstance(value, (Tensor, list))}
+        first = {
+            name: value[: self.num_visualizations]
+            for name, value in named_inputs.items()
+            if isinstance(value, (Tensor, list))
+        }
         values = self.bricks(first, tags=Stage.INFERENCE.tags | {Tag.VISUALIZATION}, skip_missing=True)
-        for name in (name for brick in painters for name in brick.writes if name in values):
+        for name in (name for brick in drawing_bricks for name in brick.writes if name in values):
             for logger in loggers:
                 logger.log_image(f"{Stage.VALIDATION.value}/{name}", values[name], self.global_step)
 
 
-def share_statistics(collection: BrickCollection) -> None:
-    """Give all processes the mean of their normalisation statistics; those of frozen bricks are alike already."""
-    for brick in collection.bricks().values() if _world_size() > 1 else ():
+def average_statistics(collection: BrickCollection) -> None:
+    """Average the normalization statistics of trainable bricks over all processes; frozen ones are equal already."""
+    if world_size() == 1:
+        return
+    for brick in collection.bricks().values():
         if isinstance(brick, BrickModule) and brick.trainable and brick.module is not None:
-            distribute_bn(brick.module, _world_size(), reduce=True)
+            distribute_bn(brick.module, world_size(), reduce=True)
 
 
-def _shares(counts: Tensor) -> tuple[Tensor | None, Tensor]:
-    """From each loss's number of rows: its scale, if there are several processes; 1 or 0 for whether any has rows."""
-    if _world_size() == 1:
+def _scales_and_weights(counts: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Compute the scale and the weight of each loss from its number of labelled rows on this process.
+
+    Args:
+        counts: (N,) labelled rows of each loss.
+
+    Returns:
+        (N,) the scales that make the mean of the gradients over processes that of all rows, None for one process; and
+        (N,) 1 where any process has labelled rows, else 0.
+    """
+    if world_size() == 1:
         return None, (counts > 0).float()
     total = counts.clone()
     distributed.all_reduce(total)
-    return counts / total.clamp(min=1) * _world_size(), (total > 0).float()
+    return counts / total.clamp(min=1) * world_size(), (total > 0).float()
 
 
-def _rows(named: Mapping[str, Any]) -> int:
-    return len(next(value for value in named.values() if isinstance(value, Tensor)))
-
-
-def _world_size() -> int:
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if ready else 1
+def _batch_size(named_inputs: Mapping[str, Any]) -> int:
+    return len(next(value for value in named_inputs.values() if isinstance(value, Tensor)))

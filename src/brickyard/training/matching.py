@@ -1,8 +1,9 @@
-"""Models and data that fit each other."""
+"""Check that a model and a data set have the same labels, and create a model for a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,18 +27,18 @@ def create_model_for(
     bricks: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> BrickCollection:
-    """Assemble a model whose heads are for the classes of a data set.
+    """Create a model with heads for the classes of a data set.
 
     Args:
-        data: What it shall learn; heads are found by their names.
-        name: See `create_model`, like the next two.
-        pretrained: Start from trained weights.
-        bricks: Where to take some bricks from.
-        seed: Of the weights that start fresh.
+        data: The training data. A head gets the classes of the labels of the same name.
+        name: See `create_model`.
+        pretrained: See `create_model`.
+        bricks: See `create_model`.
+        seed: Seed of the randomly initialized weights; the global random state is not changed.
 
     Raises:
-        BrickMismatchError: The data has no labels for the model, or of another kind.
-        Else as for `create_model`.
+        BrickMismatchError: The data has no labels for the heads of the model, or labels of another kind.
+        The exceptions of `create_model`.
     """
     heads = model_info(name).tasks
     labels = {head: names for head, names in data.labels.items() if head in heads}
@@ -49,33 +50,36 @@ def create_model_for(
 
 
 def check_labels(model: BrickCollection, data: LabelledDataset) -> None:
-    """See whether data has the labels that a model's heads are for.
+    """Check that data has labels for the heads of a model, by classes and by kind. One image is read.
 
     Raises:
-        BrickMismatchError: For none of them, or those of other classes or another kind.
+        BrickMismatchError: The data has labels for none of the heads, or labels of other classes or of another kind.
     """
-    heads, shared, problems = _compared(model, data)
-    target = data[0].get("targets/cls") if "cls" in shared and len(data) else None
-    if isinstance(target, Tensor) and (target.ndim == 1) != (heads["cls"].variant == "multilabel"):
-        several = target.ndim == 1
-        told = ("several classes", "cls-multilabel") if several else ("one class", "cls")
-        problems.append(f"head 'cls': the data has {told[0]} a picture, for which '{told[1]}' is made")
+    heads, shared, problems = _compare(model, data)
+    sample = data[0] if len(data) else {}
+    for head in shared:
+        problems += _label_kind_problems(head, heads[head], sample.get(f"targets/{head}"))
     if problems:
         raise BrickMismatchError(_WHAT, problems)
 
 
 def check_classes(model: BrickCollection, data: LabelledDataset, what: str) -> None:
-    """See whether data has the classes that a model's heads are for; no picture is read.
+    """Check that data has the classes of the heads of a model. No image is read.
+
+    Args:
+        model: The model.
+        data: The data set.
+        what: How an error names the data, e.g. "validation data".
 
     Raises:
-        BrickMismatchError: It has labels for none of the heads, or those of other classes.
+        BrickMismatchError: The data has labels for none of the heads, or labels of other classes.
     """
-    if problems := _compared(model, data)[2]:
+    if problems := _compare(model, data)[2]:
         raise BrickMismatchError(f"{what}: {_WHAT}", problems)
 
 
-def _compared(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, HeadInfo], list[str], list[str]]:
-    """What is known of each head, the heads that the data has labels for, and how their classes differ."""
+def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, HeadInfo], list[str], list[str]]:
+    """Return what each head predicts, the heads that the data has labels for, and their differences in classes."""
     heads = heads_of(model.bricks())
     shared = [head for head in heads if head in data.labels]
     if not shared:
@@ -86,3 +90,13 @@ def _compared(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, 
         if expected != found:
             problems.append(f"head '{head}': expected the {len(expected)} classes {expected}, found {found}")
     return heads, shared, problems
+
+
+def _label_kind_problems(head: str, info: HeadInfo, target: Any) -> Iterator[str]:
+    """Compare the rank of a classification target, () for one class or (K,) for several, with the head's variant."""
+    if info.task != "cls" or not isinstance(target, Tensor):
+        return
+    is_multilabel = target.ndim == 1
+    if is_multilabel != (info.variant == "multilabel"):
+        count, name = ("several classes", "cls-multilabel") if is_multilabel else ("one class", "cls")
+        yield f"head '{head}': the data has {count} per image: use a '{name}' head"

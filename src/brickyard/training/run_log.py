@@ -1,4 +1,4 @@
-"""The log of a training run: a file of JSON lines and a folder of pictures (the extra `train`)."""
+"""The log of a training run: metrics as JSON lines, visualizations as PNG files (the extra `train`)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ except ImportError:
 
 @final
 class RunLog(Logger):  # type: ignore[misc]
-    """Writes each row of figures as a line of `log.jsonl`, and pictures into `pictures/`.
+    """Write each row of metrics as a line of `log.jsonl`, and visualizations into `visualizations/`.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.file = folder / "log.jsonl"
-        self.pictures = folder / "pictures"
+        self.visualizations = folder / "visualizations"
 
     @property
     def name(self) -> str:
@@ -40,12 +40,12 @@ class RunLog(Logger):  # type: ignore[misc]
 
     @property
     def size(self) -> int:
-        """How many bytes have been written, for `cut`."""
+        """Size of the log in bytes, for `truncate`."""
         return self.file.stat().st_size if self.file.exists() else 0
 
     @rank_zero_only  # type: ignore[untyped-decorator]
-    def cut(self, size: int) -> None:
-        """Forget the rows after the first `size` bytes."""
+    def truncate(self, size: int) -> None:
+        """Remove the rows after the first `size` bytes; create the log if there is none."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("ab") as file:
             file.truncate(size)
@@ -58,11 +58,11 @@ class RunLog(Logger):  # type: ignore[misc]
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Settings are in the run's own file."""
+        """Do nothing: `fit` writes the settings into `train.json`."""
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        """Keep Pillow images as files, those of an earlier step too."""
-        self.pictures.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(images):
-            image.save(self.pictures / f"{key.replace('/', '_')}_{step}_{number}.png")
+        """Save Pillow images as `<key>_<step>_<index>.png`."""
+        self.visualizations.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(images):
+            image.save(self.visualizations / f"{key.replace('/', '_')}_{step}_{index}.png")
