@@ -18,7 +18,7 @@ from torch import Tensor
 
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
-from brickyard.core.conversions import torch_to_numpy
+from brickyard.core.conversions import torch_to_numpy, uint8_to_float32
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import join, prefix_of
 from brickyard.core.tags import Stage
@@ -160,7 +160,7 @@ class OnnxRunner(Runner):
         self.beside = BrickCollection.of_new(made)
 
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return self._session({name: _floats(array) for name, array in named_inputs.items()})
+        return self._session({name: uint8_to_float32(array) for name, array in named_inputs.items()})
 
     def hashes(self) -> dict[str, str]:
         with open(self._path, "rb") as file:
@@ -206,10 +206,6 @@ def open_runner(
 
 def _picked(names: Iterable[str], values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     return tuple(values[name] for name in names)
-
-
-def _floats(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else np.asarray(array, np.float32)
 
 
 def _usable(device: str) -> str:

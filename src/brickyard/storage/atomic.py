@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from uuid import uuid4
 if sys.platform != "win32":
     import fcntl
 
-from brickyard.errors import UnsafeBrickError
+from brickyard.errors import BrickError, UnsafeBrickError
 
 PRIVATE = ".brickyard"
 _COMMIT = "commit"
@@ -90,15 +91,31 @@ def removed(folder: Path) -> set[str]:
     return _removed_in(folder / PRIVATE / _COMMIT)
 
 
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path of the same file name, and move it to `path` when the block ends without an exception.
+
+    The temporary file is in a folder of its own next to `path`, which is removed in any case.
+
+    Raises:
+        OSError: The file could not be written; an existing file at `path` is unchanged.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        temp = Path(folder) / path.name
+        try:
+            yield temp
+            os.replace(temp, path)
+        except BrickError:  # some are OSErrors with a message of their own
+            raise
+        except OSError as error:
+            raise OSError(f"{path} was not written: {error}") from error
+
+
 def write_whole(file: Path, text: str) -> None:
-    """Write one file: all of it, or nothing."""
+    """Write a text file atomically; its folder is created if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{uuid4().hex}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    with write_atomically(file) as temp:
+        temp.write_text(text, encoding="utf-8")
 
 
 @contextmanager
