@@ -23,7 +23,7 @@ from brickyard.core.modules import BrickModule
 from brickyard.core.names import join, prefix_of
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
-from brickyard.export.metadata import BESIDE
+from brickyard.export.metadata import PYTHON_TAGS
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.parts.backbones import InputSpec
 from brickyard.recipe.build import images_of
@@ -109,7 +109,7 @@ class TorchRunner(Runner):
         read = {read.name for brick in bricks.values() for read in brick.reads} - made
         self.reads = {name: name in required for name in sorted(read)}
         self.heads = {prefix_of(path): brick.metadata for path, brick in bricks.items() if "task" in brick.metadata}
-        others = {path: brick for path, brick in model.bricks().items() if brick.tags & BESIDE}
+        others = {path: brick for path, brick in model.bricks().items() if brick.tags & PYTHON_TAGS}
         self.beside = copy.deepcopy(
             BrickCollection.of_new({path: brick.at_path(path) for path, brick in others.items()})
         )
@@ -149,14 +149,16 @@ class OnnxRunner(Runner):
     def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
         self._session = OnnxSession(path, threads=torch.get_num_threads(), device=device)
         self.device = self._session.device
-        facts = self._session.facts
+        metadata = self._session.metadata
         given = {prefix_of(name) for name in self._session.outputs}
-        self.heads = {head: about for head, about in facts.heads.items() if head in given}
-        self.images = facts.image
+        self.heads = {head: about for head, about in metadata.heads.items() if head in given}
+        self.images = metadata.image
         self.reads = {"image": True}
         self._path = Path(path).absolute()
         location = os.fspath(path)
-        made = {name: make_brick(config, f"{location}, brick '{name}'") for name, config in facts.beside.items()}
+        made = {
+            name: make_brick(config, f"{location}, brick '{name}'") for name, config in metadata.python_bricks.items()
+        }
         self.beside = BrickCollection.of_new(made)
 
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
