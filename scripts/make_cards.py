@@ -1,8 +1,9 @@
-"""Render the card of every model in zoo/, into its folder as README.md and, with pictures, into model_cards/.
+"""Render the model card of every model in zoo/: a README.md in its folder, and a longer card in model_cards/.
 
     python scripts/make_cards.py
 
-All of it is read: from the bricks' JSON, from model_cards/measured.json, and from the words below.
+The long card adds data, training command, metrics, measurements, sample predictions and limitations. Values come from
+the bricks' JSON files and model_cards/measured.json; the text on data and limitations is below.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from card_pictures import draw_samples
+from card_images import draw_samples
 from tqdm import tqdm
 
 from brickyard import model_info
@@ -28,66 +29,69 @@ CARDS = ROOT / "model_cards"
 DIGITS = """Digit scenes: one to five handwritten digits on a crop of a photo, 96 x 96 pixels, made on the fly by
 `brickyard.open_data("digits", split)`. The digits are those of the [Optical Recognition of Handwritten
 Digits](https://archive.ics.uci.edu/dataset/80) data set (E. Alpaydin and C. Kaynak, CC BY 4.0) in scikit-learn, the
-photos scikit-image's. No original of a digit and no photo is in two splits: the test split has new digits on new
-photos."""
-DIGITS_LIMITS = """A demonstration and a start for training, on made-up pictures: digits of 8 x 8 pixels, enlarged, on
-few photos. It was not tried on other handwriting, on printed digits, or on pictures of another size."""
-IMAGENET = "ImageNet-1k, by the authors of the weights."
-IMAGENET_LIMITS = """The accuracy is not measured here, since ImageNet is not shipped; a test holds that the logits are
-those of the plain timm model with the original weights. It knows ImageNet's 1000 classes and shares that data set's
-biases."""
+photos are scikit-image's. The splits share no digit and no photo."""
+DIGITS_LIMITS = """A demonstration model and a starting point for fine-tuning, trained on synthetic images: 8 x 8 pixel
+digits, enlarged, on a small number of photos. It was not evaluated on other handwriting, on printed digits, or on other
+image sizes."""
+IMAGENET = "ImageNet-1k; trained by the authors of the weights."
+IMAGENET_LIMITS = """The accuracy was not measured, because ImageNet is not distributed with the package; a test checks
+that the logits equal those of the timm model with the original weights. It predicts ImageNet's 1000 classes and has the
+biases of that data set."""
 
 
 def sections(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> Iterator[str]:
-    """What the card has beyond the bricks: titles with text."""
+    """Yield the Markdown sections that only the long card has."""
     is_digits = "digits" in name
-    yield f"## Data\n\n{_flowing(DIGITS if is_digits else IMAGENET)}"
+    yield f"## Data\n\n{_reflow(DIGITS if is_digits else IMAGENET)}"
     if commands := dict.fromkeys(info.config["source"] for info in bricks.values() if _is_command(info)):
         refer = "".join(f" --refer {path}" for path, entry in manifest.bricks.items() if entry.is_published)
-        adding = f"python scripts/add_to_zoo.py runs/digits --name {name}{refer}"
-        yield "## How it was made\n\n```bash\n" + "\n".join([*commands, adding]) + "\n```"
+        command = f"python scripts/add_to_zoo.py runs/digits --name {name}{refer}"
+        yield "## Training\n\n```bash\n" + "\n".join([*commands, command]) + "\n```"
     if rows := [
         [f"`{prefix_of(path)}`", metric, f"{value:.4f}"]
         for path, info in bricks.items()
         for metric, value in info.config.get("metrics", {}).items()
     ]:
         measured = next(info.config["measured"] for info in bricks.values() if "measured" in info.config)
-        yield f"## Metrics\n\nOn the test split, by `{measured}`.\n\n" + _table(["head", "metric", "value"], rows)
+        yield f"## Metrics\n\nMeasured on the test split with `{measured}`.\n\n" + _table(
+            ["head", "metric", "value"], rows
+        )
     counts = model_info(name).parameters
     total = ["**all**", f"**{sum(counts.values()):,}**"]
     yield "## Parameters\n\n" + _table(["brick", "count"], [*([f"`{p}`", f"{n:,}"] for p, n in counts.items()), total])
     for table in json.loads((CARDS / "measured.json").read_text(encoding="utf-8")).get(name, []):
         yield f"## {table['title']}\n\n{table['text']}\n\n{_table(table['columns'], table['rows'])}"
-    told = "each scene, what is on it, and what the model says" if is_digits else "what the model says of photos"
-    yield f"## Pictures\n\nFrom left to right: {told}.\n\n![{told}](pictures/{name}.png)"
-    yield f"## Limits\n\n{_flowing(DIGITS_LIMITS if is_digits else IMAGENET_LIMITS)}"
+    caption = "Input image, labels and predictions, from left to right" if is_digits else "Predictions on sample photos"
+    yield f"## Sample predictions\n\n{caption}.\n\n![{caption}](images/{name}.png)"
+    yield f"## Limitations\n\n{_reflow(DIGITS_LIMITS if is_digits else IMAGENET_LIMITS)}"
 
 
 def cards(folder: Path) -> tuple[str, str]:
-    """The card that lies with the model, and the one with pictures and all that was measured."""
+    """Return the card for the model's folder, and the long card for model_cards/."""
     manifest, bricks = read_bricks(FolderFiles(folder, DEFAULT_ACCESS, folder.name))
     card = render_card(folder.name, manifest, bricks, source=folder.name)
     return card, "\n\n".join([card.rstrip(), *sections(folder.name, manifest, bricks)]) + "\n"
 
 
 def zoo() -> list[Path]:
+    """List the folders of the models in zoo/."""
     return [manifest.parent for manifest in sorted(ROOT.glob(f"zoo/*/{MANIFEST}"))]
 
 
 def main() -> None:
-    (CARDS / "pictures").mkdir(exist_ok=True)
+    (CARDS / "images").mkdir(exist_ok=True)
     for folder in tqdm(zoo(), unit="card", disable=None):
-        short, whole = cards(folder)
+        short, long = cards(folder)
         (folder / CARD).write_text(short, encoding="utf-8")
-        (CARDS / f"{folder.name}.md").write_text(whole, encoding="utf-8")
-        draw_samples(folder.name).save(CARDS / "pictures" / f"{folder.name}.png", optimize=True)
+        (CARDS / f"{folder.name}.md").write_text(long, encoding="utf-8")
+        draw_samples(folder.name).save(CARDS / "images" / f"{folder.name}.png", optimize=True)
 
 
 def _is_command(info: BrickInfo) -> bool:
     return str(info.config.get("source", "")).startswith("brickyard train")
 
 
-def _flowing(text: str) -> str:
+def _reflow(text: str) -> str:
     return " ".join(text.split())
 
 

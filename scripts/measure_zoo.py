@@ -54,9 +54,10 @@ def speed(name: str) -> dict[str, Any]:
     side = inputs["image"].shape[-1]
     return {
         "title": "Speed",
-        "text": f"The time of all {len(alone)} tasks in one pass, on one core, batch 1, {side} x {side} pixels, as a "
-        "ratio; measured alternately by `python scripts/measure_zoo.py speed`.",
-        "columns": ["against", "ratio", "quartiles"],
+        "text": f"Latency of all {len(alone)} tasks in one forward pass relative to the baseline in the first column: "
+        f"one CPU core, batch size 1, {side} x {side} pixels, alternating runs. Measured with "
+        "`python scripts/measure_zoo.py speed`.",
+        "columns": ["baseline", "ratio", "quartiles"],
         "rows": [[row.what, f"{row.ratio:.2f}", f"{row.low:.2f} to {row.high:.2f}"] for row in rows],
     }
 
@@ -71,9 +72,10 @@ def swap() -> dict[str, Any]:
     info = {name: model_info(name) for name in (SHARED, OTHER_HEAD)}
     scores = [f"{head}/{metric}" for head, metric in MAIN_METRIC.items()]
     return {
-        "title": "A swap",
-        "text": f'`model.swap("seg", "zoo://{OTHER_HEAD}/seg")` takes another head for masks, which was trained on the '
-        "same frozen backbone. The other tasks stay what they were. Measured by `python scripts/measure_zoo.py swap`.",
+        "title": "Swapping a head",
+        "text": f'`model.swap("seg", "zoo://{OTHER_HEAD}/seg")` replaces the segmentation head with one '
+        "trained on the same frozen backbone. The metrics of the other tasks do not change. Measured with "
+        "`python scripts/measure_zoo.py swap`.",
         "columns": ["`seg` of", "parameters of `seg/head`", *(f"`{score}`" for score in scores)],
         "rows": [
             [name, f"{info[name].parameters['seg/head']:,}", *(f"{figures[score]:.4f}" for score in scores)]
@@ -100,12 +102,12 @@ def sharing(together: Path, alone: list[Path]) -> dict[str, Any]:
             [f"`{score}`", f"{shared[score]:.4f}", f"{by_itself:.4f}", f"{100 * (shared[score] - by_itself):+.1f}"]
         )
     return {
-        "title": "Sharing is no loss",
-        "text": f"The three tasks learnt together, and each alone with a backbone of its own, in {same['steps']} steps "
-        "each, with nothing else changed; measured by `python scripts/measure_zoo.py sharing` on the test split. "
-        "Alone, presence has hardly begun to be learnt by then (at learning rates of 0.0005 and 0.006 no more): a "
-        "label for a whole picture says less than masks and boxes do.",
-        "columns": ["score", "together", "alone", "difference in points"],
+        "title": "Multi-task against single-task training",
+        "text": f"One model trained on the three tasks, and one model per task with its separate backbone, for "
+        f"{same['steps']} steps each with the same settings. Measured with `python scripts/measure_zoo.py sharing` on "
+        "the test split. The single-task model of `cls` has hardly converged by then, also at learning rates of 0.0005 "
+        "and 0.006: an image-level label is a weaker training signal than masks and boxes.",
+        "columns": ["metric", "multi-task", "single-task", "difference in points"],
         "rows": rows,
     }
 

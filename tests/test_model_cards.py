@@ -36,8 +36,8 @@ def test_a_card_has_the_numbers_of_the_model(name):
         assert f"| `{head}` | {short} | {value:.4f} |" in card
 
 
-def test_every_picture_and_table_belongs_to_a_model():
-    assert {file.stem for file in (CARDS / "pictures").iterdir()} == set(NAMES)
+def test_every_image_and_table_belongs_to_a_model():
+    assert {file.stem for file in (CARDS / "images").iterdir()} == set(NAMES)
     assert {file.stem for file in CARDS.glob("*.md")} == set(NAMES)
     assert set(json.loads((CARDS / "measured.json").read_text(encoding="utf-8"))) <= set(NAMES)
 
@@ -57,7 +57,7 @@ def test_one_backbone_file_serves_several_models():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIGITS)
 def test_a_fresh_evaluation_gives_the_card_s_metrics(name):
-    command = next(iter(re.findall(r"by `brickyard eval (\S+) --data (\S+)`", (CARDS / f"{name}.md").read_text())))
+    command = next(iter(re.findall(r"with `brickyard eval (\S+) --data (\S+)`", (CARDS / f"{name}.md").read_text())))
     assert command == (name, "digits")
     figures = evaluate(create_model(name, pretrained=True), open_data("digits", "test"))
     told = model_info(name).metrics

@@ -16,6 +16,7 @@ from brickyard import (
     unpack_batched_tensor_to_pillow_images,
     unpack_batched_tensor_to_torchvision_format,
 )
+from brickyard.core.conversions import uint8_to_float32
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from brickyard import (
         ((5, 3, 4, 6, 7), (0, 2, 3, 4, 1)),
     ],
 )
-def test_channels_go_last(shape, axes):
+def test_channels_are_moved_last(shape, axes):
     tensor = torch.rand(shape)
     np.testing.assert_array_equal(batched_tensor_to_channel_last(tensor).numpy(), np.transpose(tensor.numpy(), axes))
 
@@ -37,7 +38,7 @@ def test_channels_go_last(shape, axes):
     ("shape", "item"),
     [((5,), (1,)), ((5, 3), (3,)), ((5, 3, 10), (10, 3)), ((5, 3, 10, 20), (10, 20, 3)), ((0, 3, 10, 20), None)],
 )
-def test_a_batch_is_unpacked_to_channel_last_arrays(shape, item):
+def test_a_batch_is_split_into_channel_last_arrays(shape, item):
     tensor = torch.rand(shape)
     arrays = unpack_batched_tensor_to_numpy_format(tensor)
     assert len(arrays) == shape[0]
@@ -48,53 +49,60 @@ def test_a_batch_is_unpacked_to_channel_last_arrays(shape, item):
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 3, 10), (5, 3, 10, 20)])
-def test_a_batch_is_unpacked_to_tensors_as_they_are(shape):
+def test_a_batch_is_split_into_unchanged_tensors(shape):
     tensor = torch.rand(shape)
     tensors = unpack_batched_tensor_to_torchvision_format(tensor)
     assert len(tensors) == 5
     assert torch.equal(torch.stack(tensors), tensor)
 
 
-def test_an_array_is_unpacked_along_its_first_axis():
+def test_an_array_is_split_along_its_first_axis():
     arrays = unpack_batched_array_to_arrays(np.arange(3))
     assert [array.tolist() for array in arrays] == [[0], [1], [2]]
     arrays = unpack_batched_array_to_arrays(np.arange(6).reshape(2, 3))
     assert [array.tolist() for array in arrays] == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_a_tensor_becomes_an_array_of_its_type_without_its_gradient():
+def test_a_tensor_becomes_a_detached_array_of_its_dtype():
     tensor = torch.ones(2, requires_grad=True)
     assert torch_to_numpy(tensor).dtype == np.float32
     assert torch_to_numpy(torch.tensor([1])).dtype == np.int64
     np.testing.assert_array_equal(torch_to_numpy(tensor), np.ones(2))
 
 
-def test_every_uint8_comes_back_from_float():
+def test_every_uint8_value_survives_a_round_trip_through_float():
     values = np.arange(256, dtype=np.uint8)
     for kind in (np.float32, np.float64):
         np.testing.assert_array_equal(float2uint8(values.astype(kind) / 255), values)
     np.testing.assert_array_equal(float2uint8((values / 255).astype(np.float16)), values)
 
 
-def test_values_outside_are_clipped_and_uint8_stays():
+def test_values_outside_the_range_are_clipped_and_uint8_is_unchanged():
     assert float2uint8(np.array([-1.0, 0.5, 2.0])).tolist() == [0, 128, 255]
     assert float2uint8(np.array([0, 7, 255], dtype=np.uint8)).tolist() == [0, 7, 255]
 
 
+def test_uint8_is_scaled_and_other_dtypes_are_cast():
+    scaled = uint8_to_float32(np.array([0, 51, 255], dtype=np.uint8))
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, [0, 0.2, 1], rtol=1e-6)
+    np.testing.assert_array_equal(uint8_to_float32(np.array([0.5, 2.0])), np.array([0.5, 2.0], dtype=np.float32))
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
-def test_a_batch_becomes_pictures(kind):
+def test_a_batch_becomes_pillow_images(kind):
     pixels = torch.randint(256, (2, 3, 10, 20), dtype=torch.uint8)
     batch = pixels if kind == torch.uint8 else pixels / 255
-    pictures = unpack_batched_tensor_to_pillow_images(batch)
-    assert [picture.size for picture in pictures] == [(20, 10), (20, 10)]
-    for picture, image in zip(pictures, pixels, strict=True):
-        assert isinstance(picture, Image.Image)
-        assert picture.mode == "RGB"
-        np.testing.assert_array_equal(np.asarray(picture), image.permute(1, 2, 0).numpy())
+    images = unpack_batched_tensor_to_pillow_images(batch)
+    assert [image.size for image in images] == [(20, 10), (20, 10)]
+    for image, expected in zip(images, pixels, strict=True):
+        assert isinstance(image, Image.Image)
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), expected.permute(1, 2, 0).numpy())
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 10), (5, 4, 10, 20), (3, 10, 20)])
-def test_a_batch_of_another_shape_makes_no_pictures(shape):
+def test_a_batch_of_another_shape_is_refused(shape):
     with pytest.raises(BrickInputError, match=r"\(B, 3, H, W\)"):
         unpack_batched_tensor_to_pillow_images(torch.ones(shape))
 

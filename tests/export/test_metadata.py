@@ -1,4 +1,4 @@
-"""What a file says of itself may have been written by anybody."""
+"""Metadata is read from files that may not be trusted."""
 
 import json
 import re
@@ -16,10 +16,10 @@ def texts() -> dict[str, str]:
     return metadata_of(model, images_of(model)).to_text()
 
 
-def test_what_is_written_is_read_again(texts):
-    facts = ExportMetadata.from_text(texts, "model.onnx")
-    assert facts.to_text() == texts
-    assert (facts.image.size, list(facts.heads)) == ((160, 160), ["cls"])
+def test_metadata_survives_a_round_trip(texts):
+    metadata = ExportMetadata.from_text(texts, "model.onnx")
+    assert metadata.to_text() == texts
+    assert (metadata.image.size, list(metadata.heads)) == ((160, 160), ["cls"])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_what_is_written_is_read_again(texts):
         ("bricks", 5),
     ],
 )
-def test_nonsense_is_refused_with_the_name_of_the_file(texts, key, change):
+def test_invalid_metadata_is_refused_with_the_name_of_the_file(texts, key, change):
     before = json.loads(texts[f"brickyard.{key}"])
     changed = {**before, **change} if isinstance(change, dict) else change
     with pytest.raises(BrickMismatchError, match=re.escape("model.onnx")):

@@ -43,22 +43,22 @@ class Eigenvalues(nn.Module):
 def run(path: Path, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    wanted = {value.name: inputs[value.name].numpy() for value in session.get_inputs()}
-    return dict(zip(names, session.run(None, wanted), strict=True))
+    arrays = {value.name: inputs[value.name].numpy() for value in session.get_inputs()}
+    return dict(zip(names, session.run(None, arrays), strict=True))
 
 
 def assert_same(path: Path, collection: BrickCollection, inputs: dict[str, Tensor]) -> None:
-    found = run(path, inputs)
+    outputs = run(path, inputs)
     with torch.no_grad():
         expected = copy.deepcopy(collection).eval()(inputs, tags=Stage.EXPORT.tags)
-    for name, array in found.items():
-        whole, _, index = name.partition(".")  # feature maps: `features.0`, `features.1`, ...
-        tensor = expected[whole][int(index)] if index else expected[whole]
+    for name, array in outputs.items():
+        base, _, index = name.partition(".")  # feature maps: `features.0`, `features.1`, ...
+        tensor = expected[base][int(index)] if index else expected[base]
         np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-3, atol=1e-4)
 
 
-def warmed(collection: BrickCollection) -> BrickCollection:
-    """With statistics that are not those of a new model, and metrics under way."""
+def trained(collection: BrickCollection) -> BrickCollection:
+    """Run a training step, so that statistics and metric states differ from a new model's."""
     collection.train()
     collection(tiny_inputs())
     return collection
@@ -66,19 +66,19 @@ def warmed(collection: BrickCollection) -> BrickCollection:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
-def test_a_model_is_the_same_in_onnx_at_every_batch_size(name, tmp_path):
+def test_a_model_has_the_same_outputs_in_onnx_at_every_batch_size(name, tmp_path):
     model = create_model(f"{name}_cls", num_classes=5)
     image = torch.rand(7, 3, 160, 160)
     export_bricks_as_onnx(tmp_path / "model.onnx", model, {"image": image[:1]}, dynamic_batch_size=True)
     assert set(run(tmp_path / "model.onnx", {"image": image[:1]})) >= HEAD_OUTPUTS
     for size in (1, 3, 7):
         assert_same(tmp_path / "model.onnx", model, {"image": image[:size]})
-    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # weights inside, no drafts
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # weights inside, no temporary files
 
 
 @pytest.mark.slow
-def test_a_collection_is_the_same_in_onnx_at_every_batch_size(collection, tmp_path):
-    warmed(collection)
+def test_a_collection_has_the_same_outputs_in_onnx_at_every_batch_size(collection, tmp_path):
+    trained(collection)
     export_bricks_as_onnx(str(tmp_path / "model.onnx"), collection, tiny_inputs(2), dynamic_batch_size=True)
     for size in (1, 3, 7):
         assert_same(tmp_path / "model.onnx", collection, tiny_inputs(size))
@@ -89,7 +89,7 @@ def test_a_collection_is_the_same_in_onnx_at_every_batch_size(collection, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_fixed_batch_takes_no_other_size(collection, tmp_path):
+def test_a_fixed_batch_size_accepts_no_other_size(collection, tmp_path):
     export_bricks_as_onnx(tmp_path / "model.onnx", collection, tiny_inputs(2), dynamic_batch_size=False)
     assert_same(tmp_path / "model.onnx", collection, tiny_inputs(2))
     with pytest.raises(Exception, match=r"[Dd]imension"):
@@ -97,24 +97,24 @@ def test_a_fixed_batch_takes_no_other_size(collection, tmp_path):
 
 
 @pytest.mark.slow
-def test_exporting_leaves_the_collection_as_it_is(collection, tmp_path):
-    warmed(collection)
+def test_exporting_does_not_change_the_collection(collection, tmp_path):
+    trained(collection)
     before = {key: value.clone() for key, value in collection.state_dict().items()}
     modes = {name: module.training for name, module in collection.named_modules()}
     gradients = {name: parameter.requires_grad for name, parameter in collection.named_parameters()}
     summary = collection.summarize(reset=False)
     inputs = tiny_inputs(2)
-    given = inputs["raw"].clone()
+    original = inputs["raw"].clone()
     export_bricks_as_onnx(tmp_path / "model.onnx", collection, inputs, dynamic_batch_size=True)
     assert {name: module.training for name, module in collection.named_modules()} == modes
     assert {name: parameter.requires_grad for name, parameter in collection.named_parameters()} == gradients
     assert all(torch.equal(value, before[key]) for key, value in collection.state_dict().items())
     assert all(torch.equal(value, summary[name]) for name, value in collection.summarize(reset=False).items())
-    assert torch.equal(inputs["raw"], given)
+    assert torch.equal(inputs["raw"], original)
 
 
 @pytest.mark.slow
-def test_tags_choose_the_bricks(collection, tmp_path):
+def test_tags_select_the_bricks(collection, tmp_path):
     bricks = {**collection.to_dict(), "extra": BrickTrainable(nn.ReLU(), ["features"], ["more"], tags="MORE")}
     export_bricks_as_onnx(
         tmp_path / "model.onnx",
@@ -127,12 +127,12 @@ def test_tags_choose_the_bricks(collection, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_export_leaves_an_existing_file(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"the old one")
+def test_a_failed_export_does_not_replace_an_existing_file(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"old")
     collection = BrickCollection({"bad": BrickModule(Fails(), ["raw"], ["out"])})
     with pytest.raises(BrickGraphError, match=r"exported to ONNX: RuntimeError: this module cannot be exported$"):
         export_bricks_as_onnx(tmp_path / "model.onnx", collection, tiny_inputs(), dynamic_batch_size=True)
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"the old one")]
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"old")]
 
 
 @pytest.mark.slow
@@ -145,38 +145,38 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_leaves_an_existing_file(collection, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_replace_an_existing_file(collection, tmp_path, monkeypatch):
     def full(self: Any, destination: Any, **kwargs: Any) -> None:
         Path(destination).write_bytes(b"half")
         raise OSError("no space left")
 
-    (tmp_path / "model.onnx").write_bytes(b"the old one")
+    (tmp_path / "model.onnx").write_bytes(b"old")
     monkeypatch.setattr("torch.onnx.ONNXProgram.save", full)
     with pytest.raises(OSError, match=r"model\.onnx was not written: no space left"):
         export_bricks_as_onnx(tmp_path / "model.onnx", collection, tiny_inputs(), dynamic_batch_size=True)
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"the old one")]
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"old")]
 
 
-def test_without_the_extra_the_error_says_what_to_install(collection, tmp_path, monkeypatch):
+def test_without_the_extra_the_error_names_it(collection, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'brickyard\[export\]'"):
         export_bricks_as_onnx(tmp_path / "model.onnx", collection, tiny_inputs(), dynamic_batch_size=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_input_that_is_not_given_is_named(collection, tmp_path):
+def test_a_missing_input_is_named(collection, tmp_path):
     with pytest.raises(MissingInputError, match="'raw'"):
         export_bricks_as_onnx(tmp_path / "model.onnx", collection, {"image": torch.rand(1)}, dynamic_batch_size=True)
 
 
-def test_an_output_that_is_no_tensor_is_refused_by_name(tmp_path):
+def test_an_output_that_is_not_a_tensor_is_refused(tmp_path):
     collection = BrickCollection({"text": BrickModule(lambda value: "words", ["raw"], ["words"])})
     with pytest.raises(BrickInputError, match="words"):
         export_bricks_as_onnx(tmp_path / "model.onnx", collection, tiny_inputs(), dynamic_batch_size=True)
 
 
-def test_the_tiny_collection_has_what_an_export_leaves_out():
-    left_out = [
+def test_the_tiny_collection_has_bricks_that_are_not_exported():
+    not_exported = [
         path for path, brick in BrickCollection(tiny_bricks()).bricks().items() if not brick.tags & Stage.EXPORT.tags
     ]
-    assert left_out == ["head/loss", "head/metrics"]
+    assert not_exported == ["head/loss", "head/metrics"]

@@ -17,12 +17,12 @@ def test_equal_outputs_do_not_differ():
     assert differences(outputs, {name: array.copy() for name, array in outputs.items()}) == []
 
 
-@pytest.mark.parametrize(("by", "count"), [(5e-5, 0), (5e-4, 1)])
-def test_floats_may_differ_by_a_ten_thousandth(by, count):
-    assert len(differences({"a": np.ones(3)}, {"a": np.ones(3) + by})) == count
+@pytest.mark.parametrize(("difference", "count"), [(5e-5, 0), (5e-4, 1)])
+def test_floats_may_differ_by_1e_4(difference, count):
+    assert len(differences({"a": np.ones(3)}, {"a": np.ones(3) + difference})) == count
 
 
-def test_large_floats_may_differ_in_proportion():
+def test_large_floats_may_differ_in_proportion_to_their_size():
     assert differences({"a": np.array([1000.0, 0])}, {"a": np.array([1000.05, 0.05])}) == []
 
 
@@ -35,7 +35,7 @@ def test_integers_must_be_equal_but_for_ties():
     assert differences({"a": expected}, {"a": found}) == ["'a': 0.50% of the values differ"]
 
 
-def test_missing_outputs_and_other_shapes_are_named():
+def test_missing_outputs_and_different_shapes_are_reported():
     assert differences({"a": np.ones(3), "b": np.ones(2)}, {"b": np.ones(3)}) == [
         "'a' is missing",
         "'b': expected the shape (2,), found (3,)",
@@ -56,16 +56,16 @@ def test_detections_may_swap():
         detections(labels=(1, -1)),
     ],
 )
-def test_another_box_score_or_label_is_told(found):
+def test_a_different_box_score_or_label_is_reported(found):
     assert any("lacks the box" in problem for problem in differences(detections(), found))
 
 
-def test_a_box_too_many_is_told():
+def test_an_additional_box_is_reported():
     expected = detections(labels=(1, -1), scores=(0.9, 0))
     assert any("1 more box" in problem for problem in differences(expected, detections()))
 
 
-def test_boxes_without_their_labels_are_compared_as_they_stand():
+def test_boxes_without_labels_are_compared_in_order():
     expected = {"det/boxes": np.zeros((1, 2, 4), np.float32), "det/scores": np.ones((1, 2), np.float32)}
     assert differences(expected, expected) == []
     found = {"det/boxes": expected["det/boxes"] + 9, "det/scores": expected["det/scores"] * 0}

@@ -8,7 +8,7 @@ import torch
 
 from brickyard import BrickInputError, create_model, export_aoti, export_pt2
 from brickyard.core.private_names import aoti_load_package
-from brickyard.export.pt2 import FACTS
+from brickyard.export.pt2 import METADATA_FILE
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +17,14 @@ def model():
 
 
 @pytest.mark.slow
-def test_torch_loads_the_program_and_it_gives_the_same(model, tmp_path):
+def test_the_loaded_program_has_the_outputs_of_the_model(model, tmp_path):
     export_pt2(model, tmp_path / "model.pt2", image_size=64, outputs=["cls/logits", "det/boxes"])
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
-    extra = {FACTS: ""}
+    extra = {METADATA_FILE: ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
-    facts = json.loads(extra[FACTS])
-    assert json.loads(facts["brickyard.outputs"]) == ["cls/logits", "det/boxes"]
-    assert json.loads(facts["brickyard.heads"])["det"]["task"] == "det"
+    metadata = json.loads(extra[METADATA_FILE])
+    assert json.loads(metadata["brickyard.outputs"]) == ["cls/logits", "det/boxes"]
+    assert json.loads(metadata["brickyard.heads"])["det"]["task"] == "det"
     for batch in (1, 5):
         image = torch.rand(batch, 3, 64, 64)
         with torch.no_grad():
@@ -35,7 +35,7 @@ def test_torch_loads_the_program_and_it_gives_the_same(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_package_gives_the_same(tmp_path):
+def test_the_compiled_package_has_the_outputs_of_the_model(tmp_path):
     model = create_model("test_resnet_cls", num_classes=3)
     export_aoti(model, tmp_path / "model.pt2", image_size=32, outputs=["cls/logits"])
     run = aoti_load_package(tmp_path / "model.pt2")
@@ -45,7 +45,7 @@ def test_a_compiled_package_gives_the_same(tmp_path):
     torch.testing.assert_close(run({"image": image})[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_existing_file_stays(model, tmp_path):
+def test_an_existing_file_is_not_replaced(model, tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"mine")
     for export in (export_pt2, export_aoti):
         with pytest.raises(FileExistsError, match="overwrite"):

@@ -1,1 +1,1 @@
-"""Models as files that run without us."""
+"""Export models to files that run without brickyard: ONNX, torch's exported programs and AOTInductor packages."""

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: heads, images and the sha256 of each brick, as text by key."""
+"""The metadata of an exported file: its heads, its input images and the sha256 of each brick, as text by key."""
 
 from __future__ import annotations
 
@@ -17,82 +17,105 @@ from brickyard.storage.config import check_fields, describe, well_formed
 from brickyard.storage.write import hash_in_memory
 
 _PREFIX = "brickyard."
-_SIDE = 16_384  # pixels: no honest model takes larger images
-_CROPS, _RESIZES = ("center", "squash", "border"), ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
-BESIDE = {Tag.VISUALIZATION, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_EXTRA}
+_MAX_SIDE = 16_384  # pixels: metadata read from a file must not make a reader allocate larger images
+_CROP_MODES, _INTERPOLATIONS = (
+    ("center", "squash", "border"),
+    ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"),
+)
+PYTHON_TAGS = {Tag.VISUALIZATION, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_EXTRA}
 
 
 @final
 @dataclass(frozen=True)
 class ExportMetadata:
-    """What a program that runs an exported model must know.
+    """The metadata that a program needs to run an exported model.
 
     Attributes:
-        collection: The model's name, None where it has none.
-        image: The images that it takes: channels, size, whether that is fixed, and how pictures are resized. Values are
-            in [0, 1]: the file normalises by itself, with the mean and standard deviation that stand here.
-        heads: What is known of each head: task, variant, labels, and whatever else its brick says.
-        beside: The JSON of the bricks that have no weights and run beside the file, on what it gives: those that draw
-            and those that measure, by path.
-        bricks: The sha256 of each brick's weights.
+        collection: The name of the model, or None.
+        image: The expected input images. Values are in [0, 1]: the exported model normalises with the mean and standard
+            deviation given in this specification.
+        heads: The metadata of each head: task, variant, labels and further keys of its brick.
+        python_bricks: The configurations of the bricks without weights that run in Python on the outputs of the file,
+            by path: visualization and metric bricks.
+        bricks: The sha256 of the weights of each brick, by path.
     """
 
     collection: str | None
     image: InputSpec
     heads: Mapping[str, Mapping[str, Any]]
-    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    python_bricks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bricks: Mapping[str, str] = field(default_factory=dict)
 
     def to_text(self) -> dict[str, str]:
-        """Keys and texts, as ONNX has them."""
-        return {f"{_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in asdict(self).items()}
+        """Serialise to JSON strings by key, as ONNX's `metadata_props` store them."""
+        values = {
+            "collection": self.collection,
+            "image": asdict(self.image),
+            "heads": self.heads,
+            "beside": self.python_bricks,
+            "bricks": self.bricks,
+        }
+        return {f"{_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
     @classmethod
     def from_text(cls, texts: Mapping[str, str], location: str) -> Self:
-        """The facts that `to_text` wrote.
+        """Parse what `to_text` returned.
+
+        Args:
+            texts: JSON strings by key; keys without the prefix `brickyard.` are ignored.
+            location: The name of the file, for error messages.
 
         Raises:
-            BrickMismatchError: They are absent, or not as brickyard writes them.
+            BrickMismatchError: The metadata is missing or invalid.
         """
-        found = {key.removeprefix(_PREFIX): text for key, text in texts.items() if key.startswith(_PREFIX)}
-        if "image" not in found or "heads" not in found:
-            raise BrickMismatchError(
-                f"{location} was not exported by brickyard", ["it does not say what its heads are"]
-            )
+        entries = {key.removeprefix(_PREFIX): text for key, text in texts.items() if key.startswith(_PREFIX)}
+        if "image" not in entries or "heads" not in entries:
+            problems = ["it has no metadata 'brickyard.image' and 'brickyard.heads'"]
+            raise BrickMismatchError(f"{location} was not exported by brickyard", problems)
         with well_formed(location):
-            values = {key: json.loads(text) for key, text in found.items()}
+            values = {key: json.loads(text) for key, text in entries.items()}
             image: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in values["image"].items()
             }
-            known = {key: values[key] for key in ("collection", "heads", "beside", "bricks")}
-            _check(image, known, location)
-            return cls(image=InputSpec(**image), **known)
+            _check_image(image)
+            _check_bricks(values, location)
+            return cls(values["collection"], InputSpec(**image), values["heads"], values["beside"], values["bricks"])
 
 
-def _check(image: Mapping[str, Any], known: Mapping[str, Any], location: str) -> None:
-    """Refuse what would make a picture of any size, or fail far from here."""
-    for head, about in known["heads"].items():
-        if not {"task", "labels", "variant"} <= about.keys():
-            raise TypeError(f"head '{head}' lacks its task, labels or variant")
-        check_fields(about | {"type": "head"}, f"{location}, head '{head}'")
-    if not all(isinstance(each, dict) for each in (known["beside"], known["bricks"])):
-        raise TypeError("'beside' and 'bricks' are objects")
+def _check_image(image: Mapping[str, Any]) -> None:
+    """Raise for values that would make a reader create images of arbitrary size, or fail later."""
     sides = [image["channels"], *image["size"]]
-    if not all(isinstance(side, int) and 0 < side <= _SIDE for side in sides) or len(sides) != 3:
-        raise ValueError(f"no images are of {image['channels']} channels and {image['size']} pixels")
-    if not 0 < image["crop_pct"] <= 1 or image["crop_mode"] not in _CROPS or image["interpolation"] not in _RESIZES:
-        raise ValueError(f"pictures cannot be resized by {image}")
+    if not all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides) or len(sides) != 3:
+        raise ValueError(
+            f"expected an image size of 1 to {_MAX_SIDE} pixels, found {image['channels']} channels and {image['size']}"
+        )
+    if not 0 < image["crop_pct"] <= 1:
+        raise ValueError(f"expected crop_pct in (0, 1], found {image['crop_pct']}")
+    if image["crop_mode"] not in _CROP_MODES:
+        raise ValueError(f"expected crop_mode in {_CROP_MODES}, found {image['crop_mode']!r}")
+    if image["interpolation"] not in _INTERPOLATIONS:
+        raise ValueError(f"expected interpolation in {_INTERPOLATIONS}, found {image['interpolation']!r}")
+
+
+def _check_bricks(values: Mapping[str, Any], location: str) -> None:
+    for head, metadata in values["heads"].items():
+        if missing := {"task", "labels", "variant"} - metadata.keys():
+            raise TypeError(f"head '{head}' lacks {sorted(missing)}")
+        check_fields(metadata | {"type": "head"}, f"{location}, head '{head}'")
+    for key in ("beside", "bricks"):
+        if not isinstance(values[key], dict):
+            raise TypeError(f"expected an object under '{_PREFIX}{key}', found {type(values[key]).__name__}")
 
 
 def metadata_of(model: BrickCollection, images: InputSpec) -> ExportMetadata:
-    """The facts of a model, with its bricks as they are now."""
+    """Collect the metadata of a model with its current weights, exported for these images."""
     bricks = model.bricks()
     heads = head_metadata(bricks)
     stored = {path: hash_in_memory(path, brick) for path, brick in bricks.items()}
-    hashes = {path: facts["sha256"] for path, facts in stored.items() if facts is not None}
-    beside = {}
+    hashes = {path: weights["sha256"] for path, weights in stored.items() if weights is not None}
+    python_bricks = {}
     for path, brick in bricks.items():
-        if brick.tags & BESIDE and path not in hashes:
-            with suppress(UnsafeBrickError):  # the user's own, which no file can hold
-                beside[path] = describe(brick)
-    return ExportMetadata(name_of(model.bricks()), images, heads, beside, hashes)
+        if brick.tags & PYTHON_TAGS and path not in hashes:
+            with suppress(UnsafeBrickError):  # an unregistered module cannot be stored
+                python_bricks[path] = describe(brick)
+    return ExportMetadata(name_of(bricks), images, heads, python_bricks, hashes)

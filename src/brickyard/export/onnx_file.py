@@ -1,13 +1,10 @@
-"""A collection as an ONNX file."""
+"""Export a collection to an ONNX file."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Tags
-from brickyard.core.names import prefix_of
-from brickyard.core.specs import InputSpec
-from brickyard.core.tags import Stage
-from brickyard.errors import BrickError, BrickGraphError, BrickInputError, MissingExtraError
+from brickyard.errors import BrickGraphError, BrickInputError, MissingExtraError
 from brickyard.export.metadata import metadata_of
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import check_parity
-from brickyard.export.trace import AXES, Trace, trace
-from brickyard.recipe.inspection import heads_of, images_of
-from brickyard.tasks.registry import get_task
-
-_LEAST_DYNAMIC = 256  # pixels: of a smaller image, the coarsest map is one cell, which would become a constant
+from brickyard.export.prepare import prepare_export
+from brickyard.export.trace import Trace, trace
+from brickyard.storage.atomic import write_atomically
 
 
 def export_onnx(
@@ -42,43 +34,45 @@ def export_onnx(
     check: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Write a model as one ONNX file that needs nothing else: images in [0, 1] go in, named results come out.
+    """Export a model to a self-contained ONNX file with the input `image`, (B, C, H, W) float32 in [0, 1].
 
-    The file holds the weights (up to 2 GB) and, as `metadata_props`, what its heads are, their class names, the images
-    that it takes and the sha256 of every brick.
+    The file includes the weights (up to 2 GB) and, as `metadata_props`, the heads with their class names, the
+    specification of the input images and the sha256 of every brick. It is written atomically, after all checks.
 
     Args:
-        model: With a backbone; it stays as it is: mode, statistics and device.
-        path: The file; it is only written once the export is complete and right.
-        outputs: The values that the file gives, by default those that each head makes for its users. What they do not
-            need is left out.
-        dynamic: What may vary: "batch", "height" and "width". Not every backbone takes other heights and widths.
-        image_size: Pixels, one number or (H, W), of the images that the file is for, by default the backbone's own; the
-            only size that it takes, unless it is dynamic.
-        opset: Of ONNX; by default torch's.
-        check: Let `onnx.checker` look at the file, and compare it, run by onnxruntime, with the model at two other
-            batch sizes, and at `image_size` and a larger one where that may vary.
-        overwrite: Replace a file that is there.
+        model: A model with a backbone. Its mode, statistics and device are not changed.
+        path: The file to write.
+        outputs: The names of the outputs; by default the main output of each head's task and every other output of a
+            head that no brick reads. Bricks that they do not need are left out.
+        dynamic: The dynamic axes, some of "batch", "height" and "width". Some backbones have a fixed height and width.
+        image_size: Pixels, one number or (H, W); by default the backbone's image size. Only images of this size are
+            accepted, except along dynamic axes.
+        opset: The ONNX opset; by default torch's.
+        check: Validate the file with `onnx.checker`, and compare its outputs in onnxruntime with the model's at two
+            other batch sizes, at `image_size` and, where height or width are dynamic, at a larger size.
+        overwrite: Replace an existing file.
 
     Raises:
-        FileExistsError: The file is there and `overwrite` is False.
+        FileExistsError: The file exists and `overwrite` is False.
         MissingExtraError: The extra `export` is not installed.
-        BrickInputError: No such size for this backbone, no such opset for this model, an output that is no tensor, or a
-            model that reads more than images.
-        BrickGraphError: No such output, or the model cannot be exported.
-        BrickMismatchError: The file does not give what the model gives; it was not written.
+        BrickInputError: The backbone does not take this size, torch cannot write this opset, an output is not a tensor,
+            or the model reads more than images.
+        BrickGraphError: There is no such output, or the model cannot be exported.
+        BrickMismatchError: The outputs of the file differ from the model's; the file was not written.
+
+    Example:
+        >>> model = create_model("resnet18_cls_seg", pretrained=True)  # doctest: +SKIP
+        >>> export_onnx(model, "model.onnx", dynamic=("batch", "height", "width"))  # doctest: +SKIP
     """
-    refuse_existing(path, overwrite)
-    images = images_to_export(model, dynamic, image_size)
-    traced = trace_model(model, images, outputs, dynamic)
-    program = _program(traced, **({} if opset is None else {"opset_version": opset}))
+    images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
+    program = _to_onnx(traced, **({} if opset is None else {"opset_version": opset}))
     for key, text in metadata_of(model, images).to_text().items():
         program.model.metadata_props[key] = text
-    with written_apart(Path(path)) as draft:
-        program.save(draft, external_data=False)
+    with write_atomically(Path(path)) as temp:
+        program.save(temp, external_data=False)
         if check:
-            _check_form(draft)
-            check_parity(traced, OnnxSession(draft), images, dynamic, str(path))
+            _check_onnx(temp)
+            check_parity(traced, OnnxSession(temp), images, dynamic, str(path))
 
 
 def export_bricks_as_onnx(
@@ -89,150 +83,77 @@ def export_bricks_as_onnx(
     tags: Tags | None = None,
     **onnx_export_kwargs: Any,
 ) -> None:
-    """Write the bricks that a call with `tags` runs as one ONNX file, in evaluation mode, weights inside.
+    """Export the bricks that run with `tags`, in evaluation mode and with their weights, to one ONNX file.
 
     Args:
-        path_onnx: The file; it is only replaced once the export is complete.
-        brick_collection: It stays as it is, statistics and mode included.
-        named_inputs: An example batch; what the bricks do not read is left out. The inputs and outputs of the graph
-            have the collection's names; a tuple of tensors becomes outputs with an index, `features.0`.
-        dynamic_batch_size: Take batches of any size, along dimension 0 of every input.
-        tags: By default those of `Stage.EXPORT`.
+        path_onnx: The file to write, atomically; an existing file is replaced.
+        brick_collection: The collection. Its mode and statistics are not changed.
+        named_inputs: An example batch; values that the bricks do not read are ignored. The inputs and outputs of the
+            graph have the collection's names; a tuple or list of tensors becomes indexed outputs, `features.0`.
+        dynamic_batch_size: Accept batches of any size, along dimension 0 of every input.
+        tags: The tags to run with, by default those of `Stage.EXPORT`.
         **onnx_export_kwargs: Further arguments of `torch.onnx.export`.
 
     Raises:
         MissingExtraError: The extra `export` is not installed.
-        MissingInputError: The example lacks an input.
-        BrickInputError: An output is no tensor.
+        MissingInputError: The example batch lacks an input.
+        BrickInputError: An output is not a tensor.
         BrickGraphError: The bricks cannot be exported.
     """
-    sizes = {name: {0: "batch"} for name in named_inputs} if dynamic_batch_size else {}
-    program = _program(trace(brick_collection, named_inputs, sizes, tags=tags), **onnx_export_kwargs)
-    with written_apart(Path(path_onnx)) as draft:
-        program.save(draft, external_data=False)
+    dynamic = {name: {0: "batch"} for name in named_inputs} if dynamic_batch_size else {}
+    program = _to_onnx(trace(brick_collection, named_inputs, dynamic, tags=tags), **onnx_export_kwargs)
+    with write_atomically(Path(path_onnx)) as temp:
+        program.save(temp, external_data=False)
 
 
-def images_to_export(
-    model: BrickCollection, dynamic: Sequence[str], image_size: int | tuple[int, int] | None
-) -> InputSpec:
-    """The images that an exported file takes; arguments and errors are those of `export_onnx`."""
-    images = images_of(model.bricks())
-    if images is None:
-        expected = "a backbone that says which images it takes"
-        raise BrickInputError("the model", expected, "none", "Use export_bricks_as_onnx with an example of your own.")
-    if unknown := [axis for axis in dynamic if axis not in AXES]:
-        raise BrickInputError("dynamic", f"some of {list(AXES)}", f"{unknown}")
-    varies = bool({"height", "width"} & set(dynamic))
-    if images.fixed and varies:
-        hint = "Export it at one size, or create it with dynamic_img_size=True where timm has it."
-        raise BrickInputError("dynamic", "a backbone that takes images of any size", f"one of {images.size}", hint)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size or images.size
-    return replace(images, size=size, fixed=not varies)
-
-
-def trace_model(
-    model: BrickCollection, images: InputSpec, outputs: Iterable[str] | None, dynamic: Sequence[str]
-) -> Trace:
-    """A model that reads images, ready for an exporter; arguments and errors are those of `export_onnx`."""
-    names = _results(model) if outputs is None else list(outputs)
-    others = [name for name in model.required_inputs(Stage.EXPORT.tags, names) if name != "image"]
-    if others:
-        raise BrickInputError("the model", "to read only 'image'", f"{others}", "Use export_bricks_as_onnx.")
-    height, width = (
-        max(side, _LEAST_DYNAMIC) if axis in dynamic else side
-        for axis, side in zip(("height", "width"), images.size, strict=True)
-    )
-    example = torch.rand(2, images.channels, height, width)
+def _to_onnx(traced: Trace, **options: Any) -> Any:
+    """Convert to a `torch.onnx.ONNXProgram`, without the source locations that torch adds to the nodes."""
     try:
-        return trace(model, {"image": example}, {"image": {AXES[axis]: axis for axis in dynamic}}, outputs=names)
-    except BrickError:
-        raise
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        expected = "a size that the backbone takes"
-        raise BrickInputError("image_size", expected, f"{height}x{width} ({error})") from error
-
-
-def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Raise `FileExistsError` where a file would be replaced."""
-    if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} is there already. Pass overwrite=True (or --overwrite) to replace it.")
-
-
-@contextmanager
-def written_apart(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes its place once all went well."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        draft = Path(folder) / path.name
-        try:
-            yield draft
-            os.replace(draft, path)
-        except BrickError:
-            raise
-        except OSError as error:
-            raise OSError(f"{path} was not written: {error}") from error
-
-
-def _program(traced: Trace, **options: Any) -> Any:
-    """torch's ONNX program, without the paths of this machine's source files."""
-    try:
-        import onnxscript  # noqa: F401, PLC0415 - what torch.onnx writes with
+        import onnxscript  # noqa: F401, PLC0415 - required by torch.onnx
     except ImportError:
         raise MissingExtraError("Export to ONNX", "export") from None
-    # torch writes its fused attention for 4 dimensions only, and some have 5; this is timm's name for the switch.
+    # torch converts its fused attention for 4 dimensions only, and some backbones have 5: use timm's switch for it.
     fused: list[Any] = [module for module in traced.module.modules() if hasattr(module, "fused_attn")]
     for module in fused:
         module.fused_attn = False
     try:
-        # Of the fused kernels' strides it makes a view that its decompositions cannot take, where a bias is added.
+        # The fused kernels' strides become a view that torch's decompositions reject where a bias is added.
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            warnings.simplefilter("ignore")  # torch's own exporter warns of its own parts
+            warnings.simplefilter("ignore")  # from torch's exporter, on its internals
             program: Any = torch.onnx.export(
                 traced.module,
                 args=(),
                 kwargs={"named_inputs": traced.example},
                 dynamo=True,
-                dynamic_shapes=None if traced.sizes is None else {"named_inputs": traced.sizes},
+                dynamic_shapes=None if traced.dynamic is None else {"named_inputs": traced.dynamic},
                 input_names=list(traced.example),
                 output_names=traced.module.names,
                 verbose=False,
                 **options,
             )
-    except Exception as error:  # of every kind: they come from deep inside torch and onnxscript
-        raise BrickGraphError(f"These bricks cannot be exported to ONNX: {_reason(error)}") from error
-    asked, written = options.get("opset_version"), program.model.opset_imports[""]
-    if asked not in (None, written):  # torch only logs it where it cannot convert to the opset
-        raise BrickInputError("opset", f"one that torch writes these bricks in, e.g. {written}", f"{asked}")
+    except Exception as error:  # torch and onnxscript raise exceptions of any type
+        raise BrickGraphError(f"These bricks cannot be exported to ONNX: {_root_cause(error)}") from error
+    requested, written = options.get("opset_version"), program.model.opset_imports[""]
+    if requested not in (None, written):  # torch only logs a failed conversion to the opset
+        raise BrickInputError(
+            "opset", f"an opset that torch can write for these bricks, e.g. {written}", f"{requested}"
+        )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
     return program
 
 
-def _check_form(file: Path) -> None:
-    import onnx  # noqa: PLC0415 - it is there: onnxscript needs it
+def _check_onnx(file: Path) -> None:
+    import onnx  # noqa: PLC0415 - installed with onnxscript
 
     try:
         onnx.checker.check_model(file)
     except onnx.checker.ValidationError as error:
-        raise BrickGraphError(f"What torch wrote of these bricks is no valid ONNX: {error}") from error
+        raise BrickGraphError(f"torch exported these bricks to invalid ONNX: {error}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """The first lines of what went wrong first: torch wraps it in pages of advice to its developers."""
+def _root_cause(error: BaseException) -> str:
+    """Return the first paragraph of the root cause; torch wraps it in pages of advice to its developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10) * 2)[0]}"
-
-
-def _results(model: BrickCollection) -> list[str]:
-    """What each head makes for its users: its task's main output, and every value that no other brick reads."""
-    steps = model.plan(Stage.EXPORT.tags).steps
-    bricks = model.bricks()
-    read = {each.name for step in steps for each in bricks[step.path].reads}
-    heads = {name: head.task for name, head in heads_of(bricks).items()}
-    main = {f"{head}/{get_task(task).main_output}" for head, task in heads.items()}
-    return [
-        name
-        for step in steps
-        for name in bricks[step.path].writes
-        if name in main or (prefix_of(step.path) in heads and name not in read)
-    ]

@@ -1,4 +1,4 @@
-"""Whether an exported file gives what the model gives."""
+"""Compare the outputs of an exported file with those of the model."""
 
 from __future__ import annotations
 
@@ -14,59 +14,66 @@ from brickyard.errors import BrickMismatchError
 from brickyard.export.trace import AXES, Trace
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-_TOLERANCE = 1e-4  # of values, relative to the largest of them where that is over 1
-_PIXELS = 0.1  # of boxes
-_LARGER = 64  # pixels
+_TOLERANCE = 1e-4  # of values, relative to the largest absolute value where that exceeds 1
+_BOX_TOLERANCE = 0.1  # pixels
+_EXTRA_PIXELS = 64  # added to a dynamic height or width in the second comparison
 
 
 def check_parity(
-    traced: Trace, run: Callable[[Arrays], Arrays], images: InputSpec, dynamic: Sequence[str], what: str
+    traced: Trace, run: Callable[[Arrays], Arrays], images: InputSpec, dynamic: Sequence[str], location: str
 ) -> None:
-    """Compare an exported file with the model, at other sizes than it was traced with.
+    """Compare an exported file with the model on random images, at other sizes than the model was traced with.
 
     Args:
-        traced: The model.
-        run: The file, from arrays to arrays by name.
-        images: That the file is for.
-        dynamic: What may vary.
-        what: The file's name.
+        traced: The traced model.
+        run: Runs the file: arrays by input name -> arrays by output name.
+        images: The input images of the file.
+        dynamic: The dynamic axes, some of `AXES`.
+        location: The name of the file, for error messages.
 
     Raises:
-        BrickMismatchError: They differ.
+        BrickMismatchError: The file does not run, or its outputs differ.
     """
     shape = traced.example["image"].shape
-    larger = [shape[AXES[axis]] + _LARGER * (axis in dynamic) for axis in ("height", "width")]
+    larger = [shape[AXES[axis]] + _EXTRA_PIXELS * (axis in dynamic) for axis in ("height", "width")]
     for batch, size in ((1, images.size), (3, larger)):
         count = batch if "batch" in dynamic else shape[0]
         inputs = {"image": torch.rand(count, shape[1], *size)}
-        expected = {name: value.numpy() for name, value in traced.named(inputs).items()}
+        expected = {name: value.numpy() for name, value in traced.run(inputs).items()}
         try:
             problems = differences(expected, run({name: value.numpy() for name, value in inputs.items()}))
-        except Exception as error:  # of every kind: they come from deep inside what runs the file
+        except Exception as error:  # the runtimes raise exceptions of any type
             problems = [f"it does not run: {error}"]
         if problems:
-            location = "x".join(map(str, inputs["image"].shape))
-            raise BrickMismatchError(f"{what} would not give what the model gives for images {location}", problems)
+            shape_text = "x".join(map(str, inputs["image"].shape))
+            raise BrickMismatchError(
+                f"{location} was not written: for images {shape_text} its outputs differ from the model's", problems
+            )
 
 
 def differences(expected: Arrays, found: Arrays) -> list[str]:
-    """How outputs differ: one sentence for each that does.
+    """Describe how outputs differ, one sentence per output; an empty list if they agree within the tolerances.
 
-    Floats may differ by 1e-4, relative to the largest where that is over 1; integers in one of a thousand, where two
-    values tie. Detections (`<head>/boxes`, `scores` and `labels`, where all are there) are compared as sets, since
-    nearly equal scores may swap: for each, one with its label, its score within 1e-4 and its corners within 0.1 pixel.
+    Floats may differ by 1e-4, relative to the largest absolute value where that exceeds 1. Of integers, one value in a
+    thousand may differ, because argmax may break ties differently. Detections (a head with all of `boxes`, `scores` and
+    `labels`) are compared as sets, because detections with nearly equal scores may swap: each needs a counterpart with
+    the same label, a score within 1e-4 and corners within 0.1 pixels.
+
+    Example:
+        >>> differences({"logits": np.zeros(2)}, {"logits": np.ones(2)})
+        ["'logits': values differ by up to 1, tolerance 0.0001"]
     """
-    problems, sets = [], set()
+    problems, compared_as_sets = [], set()
     for head in (name.removesuffix("/boxes") for name in expected if name.endswith("/boxes")):
         keys = [f"{head}/{key}" for key in ("boxes", "scores", "labels")]
         if all(key in expected and key in found for key in keys):
-            sets |= set(keys)
-            missing = _missing(*(expected[key] for key in keys), *(found[key] for key in keys))
-            problems += [f"{head}: {each}" for each in missing]
+            compared_as_sets |= set(keys)
+            differing = _differing_detections(*(expected[key] for key in keys), *(found[key] for key in keys))
+            problems += [f"{head}: {problem}" for problem in differing]
     for name, array in expected.items():
         if name not in found:
             problems.append(f"'{name}' is missing")
-        elif name not in sets and (difference := _difference(array, found[name])):
+        elif name not in compared_as_sets and (difference := _difference(array, found[name])):
             problems.append(f"'{name}': {difference}")
     return problems
 
@@ -81,21 +88,25 @@ def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> str:
         return ""
     largest = float(np.abs(expected - found).max())
     allowed = _TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    return "" if largest <= allowed else f"values differ by up to {largest:.3g}, allowed are {allowed:.3g}"
+    return "" if largest <= allowed else f"values differ by up to {largest:.3g}, tolerance {allowed:.3g}"
 
 
-def _missing(*arrays: npt.NDArray[Any]) -> list[str]:
-    """The detections of one side that the other lacks; boxes (B, N, 4), scores (B, N), labels (B, N), of each side."""
+def _differing_detections(*arrays: npt.NDArray[Any]) -> list[str]:
+    """Describe missing and additional detections.
+
+    Args:
+        *arrays: Expected boxes (B, N, 4), scores (B, N) and labels (B, N), then the same as found.
+    """
     boxes, scores, labels, found_boxes, found_scores, found_labels = arrays
     problems = []
-    for picture in range(len(boxes)):
-        for index in np.flatnonzero(labels[picture] >= 0):
-            alike = (
-                (found_labels[picture] == labels[picture, index])
-                & (np.abs(found_scores[picture] - scores[picture, index]) <= _TOLERANCE)
-                & (np.abs(found_boxes[picture] - boxes[picture, index]).max(axis=1) <= _PIXELS)
+    for image in range(len(boxes)):
+        for index in np.flatnonzero(labels[image] >= 0):
+            is_match = (
+                (found_labels[image] == labels[image, index])
+                & (np.abs(found_scores[image] - scores[image, index]) <= _TOLERANCE)
+                & (np.abs(found_boxes[image] - boxes[image, index]).max(axis=1) <= _BOX_TOLERANCE)
             )
-            if not alike.any():
-                problems.append(f"picture {picture} lacks the box {boxes[picture, index].round(1).tolist()}")
-    counts = (labels >= 0).sum(axis=1) - (found_labels >= 0).sum(axis=1)
-    return problems + [f"picture {row} has {-extra} more boxes" for row, extra in enumerate(counts) if extra < 0]
+            if not is_match.any():
+                problems.append(f"image {image} lacks the box {boxes[image, index].round(1).tolist()}")
+    surplus = (found_labels >= 0).sum(axis=1) - (labels >= 0).sum(axis=1)
+    return problems + [f"image {image} has {count} more boxes" for image, count in enumerate(surplus) if count > 0]

@@ -1,4 +1,4 @@
-"""A model as a `.pt2` file: torch's own exported program, or a library that needs no Python (AOTInductor)."""
+"""Export a model to a `.pt2` file: an exported program of torch, or a compiled package that needs no Python (AOTI)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import torch
 
 from brickyard.collection import BrickCollection
 from brickyard.core.private_names import aoti_compile_and_package, aoti_load_package
+from brickyard.core.specs import InputSpec
 from brickyard.errors import BrickGraphError, BrickInputError
 from brickyard.export.metadata import metadata_of
-from brickyard.export.onnx_file import images_to_export, refuse_existing, trace_model, written_apart
 from brickyard.export.parity import Arrays, check_parity
+from brickyard.export.prepare import prepare_export
 from brickyard.export.trace import Trace
+from brickyard.storage.atomic import write_atomically
 
-FACTS = "brickyard.json"  # in the file: the keys and texts of `Facts.to_text`
+METADATA_FILE = "brickyard.json"  # the extra file with the result of `ExportMetadata.to_text`
 
 
 def export_pt2(
@@ -33,20 +35,18 @@ def export_pt2(
     check: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Write a model as torch's exported program, for `torch.export.load(path).module()`.
+    """Export a model to an exported program of torch, for `torch.export.load(path).module()`.
 
-    It takes one dictionary, `{"image": (B, C, H, W) float32 in [0, 1]}`, and returns a tuple in the order of `outputs`.
-    The arguments and errors are those of `export_onnx`.
+    The program takes one dictionary, `{"image": (B, C, H, W) float32 in [0, 1]}`, and returns a tuple in the order of
+    `outputs`. The arguments and errors are those of `export_onnx`.
     """
-    refuse_existing(path, overwrite)
-    images = images_to_export(model, dynamic, image_size)
-    traced = trace_model(model, images, outputs, dynamic)
-    program = _exported(traced)
-    facts = {**metadata_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
-    with written_apart(Path(path)) as draft:
-        torch.export.save(program, draft, extra_files={FACTS: json.dumps(facts)})
+    images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
+    program = _to_program(traced)
+    metadata = json.dumps(_metadata(model, images, traced))
+    with write_atomically(Path(path)) as temp:
+        torch.export.save(program, temp, extra_files={METADATA_FILE: metadata})
         if check:
-            check_parity(traced, _named(torch.export.load(draft).module(), traced), images, dynamic, str(path))
+            check_parity(traced, _on_arrays(torch.export.load(temp).module(), traced), images, dynamic, str(path))
 
 
 def export_aoti(
@@ -59,47 +59,50 @@ def export_aoti(
     check: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Compile a model into a package of AOTInductor, for `torch._inductor.aoti_load_package(path)` and for C++.
+    """Compile a model to an AOTInductor package, for `torch._inductor.aoti_load_package(path)` and for C++.
 
-    It runs on machines like this one. The arguments and errors are those of `export_onnx`, and:
+    The package runs on machines with the processor and torch version that it was compiled with. The arguments and
+    errors are those of `export_onnx`; in addition:
 
     Raises:
-        BrickInputError: This machine has no C++ compiler.
+        BrickInputError: No C++ compiler is installed.
     """
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")):
-        raise BrickInputError("export_aoti", "a C++ compiler on this machine", "none", "Install g++, or export_pt2.")
-    refuse_existing(path, overwrite)
-    images = images_to_export(model, dynamic, image_size)
-    traced = trace_model(model, images, outputs, dynamic)
-    program = _exported(traced)
-    facts = {**metadata_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
-    with written_apart(Path(path)) as draft, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
-        package = draft.with_suffix(".pt2")  # no other ending is taken
-        aoti_compile_and_package(program, str(package), facts)
+        raise BrickInputError("export_aoti", "a C++ compiler", "none", "Install g++, or use export_pt2.")
+    images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
+    program = _to_program(traced)
+    metadata = _metadata(model, images, traced)
+    with write_atomically(Path(path)) as temp, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from the compiler
+        package = temp.with_suffix(".pt2")  # AOTInductor takes no other suffix
+        aoti_compile_and_package(program, str(package), metadata)
         if check:
-            run = _named(aoti_load_package(package), traced)
+            run = _on_arrays(aoti_load_package(package), traced)
             check_parity(traced, run, images, dynamic, str(path))
-        if package != draft:
-            package.rename(draft)
+        if package != temp:
+            package.rename(temp)
 
 
-def _exported(traced: Trace) -> torch.export.ExportedProgram:
-    shapes = None if traced.sizes is None else {"named_inputs": traced.sizes}
+def _metadata(model: BrickCollection, images: InputSpec, traced: Trace) -> dict[str, str]:
+    return {**metadata_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
+
+
+def _to_program(traced: Trace) -> torch.export.ExportedProgram:
+    shapes = None if traced.dynamic is None else {"named_inputs": traced.dynamic}
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch's exporter warns of its own parts
+            warnings.simplefilter("ignore")  # from torch's exporter, on its internals
             return torch.export.export(traced.module, (traced.example,), dynamic_shapes=shapes)
-    except Exception as error:  # of every kind: they come from deep inside torch
+    except Exception as error:  # torch raises exceptions of any type
         raise BrickGraphError(f"These bricks cannot be exported: {error}") from error
 
 
-def _named(program: Callable[..., Any], traced: Trace) -> Callable[[Arrays], Arrays]:
-    """An exported program as a function from arrays to arrays by name."""
+def _on_arrays(program: Callable[..., Any], traced: Trace) -> Callable[[Arrays], Arrays]:
+    """Wrap an exported program to take and return arrays by name."""
 
     def run(named_inputs: Arrays) -> Arrays:
         with torch.no_grad():
-            found = program({name: torch.from_numpy(array) for name, array in named_inputs.items()})
-        return {name: value.numpy() for name, value in zip(traced.module.names, found, strict=True)}
+            outputs = program({name: torch.from_numpy(array) for name, array in named_inputs.items()})
+        return {name: value.numpy() for name, value in zip(traced.module.names, outputs, strict=True)}
 
     return run

@@ -1,4 +1,4 @@
-"""An exported file in int8, by onnxruntime's static quantisation (the extra `export`)."""
+"""Quantise an exported ONNX file to int8 with onnxruntime's static quantisation (the extra `export`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from brickyard.core.conversions import uint8_to_float32
 from brickyard.errors import BrickInputError, BrickNotFoundError, MissingExtraError
-from brickyard.export.onnx_file import refuse_existing, written_apart
 from brickyard.export.onnx_runner import OnnxSession
+from brickyard.export.prepare import refuse_existing
+from brickyard.storage.atomic import write_atomically
 
-_QUANTISED = ["Conv", "Gemm", "MatMul"]  # the rest, such as the decoding of boxes, loses more than it gains
+_QUANTISED_OPS = ["Conv", "Gemm", "MatMul"]  # other operators, such as box decoding, lose accuracy for little speed
 
 
 def quantize_onnx(
@@ -26,22 +28,23 @@ def quantize_onnx(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write an exported file with int8 weights and activations (static QDQ, a scale for each channel).
+    """Quantise the weights and activations of an exported file to int8 (static, QDQ format, per-channel scales).
 
-    What it costs in metrics tells `brickyard eval`, of the one file and of the other.
+    Run `brickyard eval` on both files to measure the loss in accuracy.
 
     Args:
-        source: What `export_onnx` wrote.
-        path: The file to write; what `source` says of itself goes along.
-        images: Batches to calibrate on, each (B, C, H, W) float in [0, 1] or uint8, such as the model will see: some
-            hundred pictures are enough.
-        overwrite: Replace a file that is there.
+        source: A file that `export_onnx` wrote.
+        path: The file to write, with the metadata of `source`.
+        images: Calibration batches (B, C, H, W), float in [0, 1] or uint8, from the distribution that the model will
+            run on; a few hundred images suffice.
+        overwrite: Replace an existing file.
 
     Raises:
         MissingExtraError: The extra `export` is not installed.
-        BrickNotFoundError, BrickIntegrityError, BrickMismatchError: `source` is not there, or another file.
-        BrickInputError: No images, or such as the file does not take.
-        FileExistsError: `path` is there and `overwrite` is False.
+        BrickNotFoundError: `source` does not exist.
+        BrickIntegrityError, BrickMismatchError: `source` is not an ONNX file, or was not written by `export_onnx`.
+        BrickInputError: There are no images, or the file does not take them.
+        FileExistsError: `path` exists and `overwrite` is False.
     """
     try:
         from onnxruntime import quantization  # noqa: PLC0415
@@ -52,67 +55,65 @@ def quantize_onnx(
         raise BrickNotFoundError(f"No file {os.fspath(source)}.")
     refuse_existing(path, overwrite)
     session = OnnxSession(source)
-    facts = session.facts  # before any work: it must be one of ours
-    batches = [_floats(batch, facts.image.channels) for batch in images]
+    spec = session.metadata.image  # raises for a file of another exporter
+    batches = [_checked_batch(batch, spec.channels) for batch in images]
     if not batches:
-        raise BrickInputError("quantize_onnx, images", "one batch or more to calibrate on", "none")
+        raise BrickInputError("quantize_onnx, images", "one calibration batch or more", "none")
     for batch in batches:
         session.check({"image": batch})
     try:
         session({"image": batches[0]})
-    except Exception as error:  # onnxruntime's own kinds have no public base
-        expected = f"batches as the file takes them, of {facts.image.size} pixels"
+    except Exception as error:  # onnxruntime's exceptions have no public base class
+        expected = f"batches that the file takes, of {spec.size} pixels"
         raise BrickInputError("quantize_onnx, images", expected, f"{batches[0].shape} ({error})") from None
 
     class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """onnxruntime asks for one batch after the other."""
+        """Iterate over the calibration batches."""
 
         def __init__(self) -> None:
-            self._left = iter(batches)
+            self._batches = iter(batches)
 
         def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
-            batch = next(self._left, None)
+            batch = next(self._batches, None)
             return None if batch is None else {"image": batch}
 
-    with written_apart(Path(path)) as draft, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # onnxruntime's own
+    with write_atomically(Path(path)) as temp, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from onnxruntime
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(os.fspath(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),
-            str(draft),
+            str(temp),
             _Reader(),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=_QUANTISED,
+            op_types_to_quantize=_QUANTISED_OPS,
             per_channel=True,
-            reduce_range=True,  # 7 bits of weights: with 8, sums saturate on processors without VNNI, and say nothing
+            reduce_range=True,  # 7-bit weights: 8 bits saturate silently on processors without VNNI
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        _keep_facts(source, draft)
-        OnnxSession(draft)({"image": batches[0]})  # it runs, or it does not take its place
+        _copy_metadata(source, temp)
+        OnnxSession(temp)({"image": batches[0]})  # raises before the file is moved to `path`
 
 
-def _keep_facts(source: str | os.PathLike[str], draft: Path) -> None:
-    """What a file says of itself, also where onnxruntime's tools have dropped it."""
+def _copy_metadata(source: str | os.PathLike[str], target: Path) -> None:
+    """Copy the `metadata_props` that onnxruntime's tools dropped."""
     import onnx  # noqa: PLC0415
 
-    model = onnx.load(draft)
-    known = {each.key for each in model.metadata_props}
-    for each in onnx.load(source, load_external_data=False).metadata_props:
-        if each.key not in known:
-            model.metadata_props.add(key=each.key, value=each.value)
-    onnx.save(model, draft)
+    model = onnx.load(target)
+    keys = {entry.key for entry in model.metadata_props}
+    for entry in onnx.load(source, load_external_data=False).metadata_props:
+        if entry.key not in keys:
+            model.metadata_props.add(key=entry.key, value=entry.value)
+    onnx.save(model, target)
 
 
-def _floats(batch: npt.NDArray[Any], channels: int) -> npt.NDArray[np.float32]:
+def _checked_batch(batch: npt.NDArray[Any], channels: int) -> npt.NDArray[np.float32]:
     array = np.asarray(batch)
     if array.ndim != 4 or array.shape[1] != channels or not len(array):
         raise BrickInputError("quantize_onnx, images", f"batches (B, {channels}, H, W)", f"the shape {array.shape}")
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / np.float32(255)
-    floats = array.astype(np.float32)
-    if not (floats.min() >= -0.1 and floats.max() <= 1.1):
-        found = f"values from {floats.min():.4g} to {floats.max():.4g}"
-        raise BrickInputError("quantize_onnx, images", "floats in [0, 1] or uint8", found)
+    floats = uint8_to_float32(array)
+    if not (floats.min() >= -0.1 and floats.max() <= 1.1):  # the margin allows for bicubic resizing
+        values = f"values from {floats.min():.4g} to {floats.max():.4g}"
+        raise BrickInputError("quantize_onnx, images", "floats in [0, 1] or uint8", values)
     return floats

@@ -1,4 +1,4 @@
-"""What exporters take: an evaluation copy of some bricks, an example batch, and which sizes may vary."""
+"""Trace bricks for an exporter: a copy in evaluation mode, an example batch and its dynamic dimensions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from brickyard.core.brick import Tags
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 
-AXES = {"batch": 0, "height": 2, "width": 3}  # of an image (B, C, H, W)
+AXES = {"batch": 0, "height": 2, "width": 3}  # dimensions of images (B, C, H, W)
 
 
 @final
 class Traceable(nn.Module):
-    """Bricks as a function from a dictionary of tensors to a tuple of tensors.
+    """A collection as a module from a dictionary of tensors to a tuple of tensors.
 
     Args:
-        collection: An evaluation copy with the bricks that are wanted.
-        names: Its outputs, in order. A tuple or list, such as feature maps, counts under names with an index:
-            `features.0`.
+        collection: A copy in evaluation mode with only the selected bricks.
+        names: The names of the outputs, in order. Items of a tuple or list, such as feature maps, are named with an
+            index: `features.0`.
     """
 
     def __init__(self, collection: BrickCollection, names: Sequence[str]) -> None:
@@ -34,27 +34,27 @@ class Traceable(nn.Module):
         self.names = list(names)
 
     def forward(self, named_inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        outputs = flat(self.collection(named_inputs, return_inputs=False))
+        outputs = flatten_outputs(self.collection(named_inputs, return_inputs=False))
         return tuple(outputs[name] for name in self.names)
 
 
 @final
 @dataclass(frozen=True)
 class Trace:
-    """Everything that an exporter is given.
+    """The arguments of an exporter.
 
     Attributes:
-        module: The bricks.
-        example: A batch by name.
-        sizes: For each input, the dimensions that may vary; None where all are fixed.
+        module: The selected bricks.
+        example: An example batch, tensors by name.
+        dynamic: The `torch.export.Dim` of each dynamic dimension, by input name and dimension; None if all are fixed.
     """
 
     module: Traceable
     example: dict[str, Tensor]
-    sizes: dict[str, dict[int, Any]] | None
+    dynamic: dict[str, dict[int, Any]] | None
 
-    def named(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the bricks on another batch."""
+    def run(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the bricks on another batch and return the outputs by name."""
         with torch.no_grad():
             return dict(zip(self.module.names, self.module(dict(batch)), strict=True))
 
@@ -67,39 +67,45 @@ def trace(
     tags: Tags | None = None,
     outputs: Iterable[str] | None = None,
 ) -> Trace:
-    """Prepare bricks for an exporter; the collection stays as it is, statistics and mode included.
+    """Copy bricks for an exporter and run them once on an example batch.
 
     Args:
-        collection: Where the bricks are.
-        named_inputs: An example batch; what the bricks do not read is left out.
-        dynamic: For each input, the dimensions that may vary with the name of each size.
-        tags: Which bricks, by default those of `Stage.EXPORT`.
-        outputs: Only what these values need, and only these are returned; None for all.
+        collection: The collection; its mode and statistics are not changed.
+        named_inputs: An example batch; values that the bricks do not read are ignored.
+        dynamic: The name of each dynamic dimension, by input name and dimension. Dimensions of the same name are equal.
+        tags: The tags of the bricks to export, by default those of `Stage.EXPORT`.
+        outputs: The names of the outputs; bricks that they do not need are left out. None for all outputs.
 
     Raises:
-        MissingInputError: The example lacks an input.
-        BrickInputError: An output is no tensor, or the example does not run.
+        MissingInputError: The example batch lacks an input.
+        BrickInputError: An output is not a tensor.
     """
     tags = Stage.EXPORT.tags if tags is None else tags
     names = None if outputs is None else list(outputs)
     selected = copy.deepcopy(collection.sub_collection(tags=tags, outputs=names)).cpu().eval()
     example = {name: named_inputs[name].cpu() for name in selected.required_inputs() if name in named_inputs}
-    if any(0 in sizes for sizes in dynamic.values()):
-        # Of a size of one, torch.export would make a constant.
+    if any(0 in dimensions for dimensions in dynamic.values()):
+        # torch.export specialises a dynamic dimension whose example size is 1.
         example = {name: torch.cat([value, value]) if len(value) == 1 else value for name, value in example.items()}
     with torch.no_grad():
-        found = flat(selected(example, return_inputs=False))
-    kept = [name for name in found if names is None or name in names or name.rpartition(".")[0] in names]
-    others = [name for name in kept if not isinstance(found[name], Tensor)]
+        values = flatten_outputs(selected(example, return_inputs=False))
+    kept = [name for name in values if names is None or name in names or name.rpartition(".")[0] in names]
+    others = [name for name in kept if not isinstance(values[name], Tensor)]
     if others:
-        raise BrickInputError("outputs to export", "tensors", f"{others}", "Leave their bricks out by tags or outputs.")
-    sizes = {name: {axis: torch.export.Dim(size) for axis, size in dynamic.get(name, {}).items()} for name in example}
-    shared = _shared(sizes)
-    return Trace(Traceable(selected, kept), example, shared if any(shared.values()) else None)
+        hint = "Exclude their bricks with `tags` or `outputs`."
+        raise BrickInputError("outputs to export", "tensors", f"other values: {others}", hint)
+    dims = {name: torch.export.Dim(name) for dimensions in dynamic.values() for name in dimensions.values()}
+    dynamic_dims = {name: {axis: dims[dim] for axis, dim in dynamic.get(name, {}).items()} for name in example}
+    return Trace(Traceable(selected, kept), example, dynamic_dims if any(dynamic_dims.values()) else None)
 
 
-def flat(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs with each tuple or list, such as feature maps, under names with an index: `features.0`."""
+def flatten_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace each tuple or list, such as feature maps, by its items with indexed names.
+
+    Example:
+        >>> flatten_outputs({"features": (1, 2), "logits": 3})
+        {'features.0': 1, 'features.1': 2, 'logits': 3}
+    """
     flattened: dict[str, Any] = {}
     for name, value in outputs.items():
         if isinstance(value, (list, tuple)):
@@ -107,9 +113,3 @@ def flat(outputs: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flattened[name] = value
     return flattened
-
-
-def _shared(sizes: dict[str, dict[int, Any]]) -> dict[str, dict[int, Any]]:
-    """One size of each name, so that inputs of one batch vary together."""
-    known: dict[str, Any] = {}
-    return {name: {a: known.setdefault(d.__name__, d) for a, d in axes.items()} for name, axes in sizes.items()}

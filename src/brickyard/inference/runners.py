@@ -18,13 +18,13 @@ from torch import Tensor
 
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
-from brickyard.core.conversions import torch_to_numpy
+from brickyard.core.conversions import torch_to_numpy, uint8_to_float32
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import join, prefix_of
 from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
-from brickyard.export.metadata import BESIDE
+from brickyard.export.metadata import PYTHON_TAGS
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.recipe.inspection import head_metadata, images_of
 from brickyard.storage.config import make_brick
@@ -109,7 +109,7 @@ class TorchRunner(Runner):
         read = {read.name for brick in bricks.values() for read in brick.reads} - written
         self.reads = {name: name in required for name in sorted(read)}
         self.heads = head_metadata(bricks)
-        auxiliary = {path: brick.at_path(path) for path, brick in model.bricks().items() if brick.tags & BESIDE}
+        auxiliary = {path: brick.at_path(path) for path, brick in model.bricks().items() if brick.tags & PYTHON_TAGS}
         self.auxiliary = copy.deepcopy(BrickCollection.of_new(auxiliary))
         if compile:
             self._model.compile(dynamic=False)
@@ -151,7 +151,7 @@ class OnnxRunner(Runner):
     def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
         self._session = OnnxSession(path, threads=torch.get_num_threads(), device=device)
         self.device = self._session.device
-        metadata = self._session.facts
+        metadata = self._session.metadata
         output_heads = {prefix_of(name) for name in self._session.outputs}
         self.heads = {head: values for head, values in metadata.heads.items() if head in output_heads}
         self.images = metadata.image
@@ -159,12 +159,12 @@ class OnnxRunner(Runner):
         self._path = Path(path).absolute()
         location = os.fspath(path)
         auxiliary = {
-            name: make_brick(config, f"{location}, brick '{name}'") for name, config in metadata.beside.items()
+            name: make_brick(config, f"{location}, brick '{name}'") for name, config in metadata.python_bricks.items()
         }
         self.auxiliary = BrickCollection.of_new(auxiliary)
 
     def __call__(self, named_inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return self._session({name: _to_float(array) for name, array in named_inputs.items()})
+        return self._session({name: uint8_to_float32(array) for name, array in named_inputs.items()})
 
     def hashes(self) -> dict[str, str]:
         with open(self._path, "rb") as file:
@@ -210,10 +210,6 @@ def open_runner(
 
 def _select(names: Iterable[str], values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     return tuple(values[name] for name in names)
-
-
-def _to_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array.astype(np.float32) / np.float32(255) if array.dtype == np.uint8 else np.asarray(array, np.float32)
 
 
 def _check_device(device: str) -> str:

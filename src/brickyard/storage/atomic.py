@@ -73,8 +73,7 @@ def replaced_together(folder: Path) -> Iterator[Staging]:
                 shutil.rmtree(staged, ignore_errors=True)
     finally:
         if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+            _remove_if_empty(folder)
 
 
 def current(folder: Path, name: str) -> Path:
@@ -135,6 +134,7 @@ def _flush(path: Path) -> None:
 def _locked(private: Path) -> Iterator[None]:
     """Hold the lock of a folder's writers; `private` exists within the block, and is removed afterwards if empty."""
     with ExitStack() as stack:
+        stack.callback(_remove_if_empty, private)  # runs after the release of the lock, whose file is in the folder
         while True:
             private.mkdir(parents=True, exist_ok=True)
             if private.resolve() != private.parent.resolve() / PRIVATE:
@@ -143,8 +143,11 @@ def _locked(private: Path) -> Iterator[None]:
                 stack.enter_context(exclusive_lock(private / _LOCK))
                 break
         yield
+
+
+def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
-        private.rmdir()
+        folder.rmdir()
 
 
 def _finish(folder: Path) -> None:
@@ -155,8 +158,7 @@ def _finish(folder: Path) -> None:
     _check_targets(commit, folder)
     for name in removed(folder):
         (folder / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            (folder / name).parent.rmdir()  # only if it is empty
+        _remove_if_empty((folder / name).parent)
     for file in _files(commit):
         target = folder / file.relative_to(commit)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The card of a model: a README.md with the metadata that the Hub reads, from its bricks' own facts."""
+"""Render the model card, a README.md with the metadata that the Hub reads, from the configurations of the bricks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from brickyard.storage.read import build_on_meta
 from brickyard.tasks.registry import TASKS
 
 CARD = "README.md"
-_HUB_LICENCES = frozenset(  # of these the Hub has a page; any other is "other", by its name
+_HUB_LICENCES = frozenset(  # the Hub's licence identifiers; any other is given as "other" with its name
     """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 cc cc-by-2.0
     cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0
     cc-by-sa-4.0 cc0-1.0 epl-2.0 eupl-1.1 gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 mit mpl-2.0 ms-pl openrail
@@ -26,20 +26,20 @@ _HUB_LICENCES = frozenset(  # of these the Hub has a page; any other is "other",
 
 
 def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], source: str) -> str:
-    """The card as Markdown.
+    """Render a model card as Markdown.
 
     Args:
-        name: The model's, as its heading.
-        manifest: The model's.
-        bricks: What each brick says, by path.
-        source: What `BrickCollection.from_pretrained` takes for it.
+        name: The name of the model, used as heading.
+        manifest: The manifest of the model.
+        bricks: The bricks of the model by path.
+        source: The source that `BrickCollection.from_pretrained` loads it from.
     """
     heads = {path: info for path, info in bricks.items() if info.task is not None}
     sources = sorted({info.config["source"] for info in bricks.values() if "source" in info.config})
     sections = [
         f"---\n{_metadata(bricks, heads).to_yaml()}\n---\n\n# {name}",
-        f"A model of {len(bricks)} bricks for [brickyard](https://pypi.org/project/brickyard): "
-        f"{', '.join(f'`{prefix_of(path)}` ({info.task})' for path, info in heads.items()) or 'no heads'}."
+        f"A [brickyard](https://pypi.org/project/brickyard) model of {len(bricks)} bricks. Heads: "
+        f"{', '.join(f'`{prefix_of(path)}` (task `{info.task}`)' for path, info in heads.items()) or 'none'}."
         + (f" Weights: {'; '.join(sources)}." if sources else ""),
         _loading(source, heads),
         _bricks_table(manifest, bricks),
@@ -70,7 +70,7 @@ def _loading(source: str, heads: Mapping[str, BrickInfo]) -> str:
 
 
 def _bricks_table(manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> str:
-    lines = ["| brick | part | reads | writes | weights | sha256 | needs | licence |", f"|{'---|' * 8}"]
+    lines = ["| brick | part | reads | writes | weights | sha256 | requires | licence |", f"|{'---|' * 8}"]
     for path, info in bricks.items():
         entry = manifest.bricks[path]
         inputs = info.config["inputs"]
@@ -81,14 +81,14 @@ def _bricks_table(manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> str:
             ", ".join(f"`{name}`" for name in info.config["outputs"]),
             f"{entry.size / 1e6:.2f} MB" if entry.size else "",
             (entry.weights or "")[:12],
-            _needs(info.requires),
+            _requirements(info.requires),
             info.licence or "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _needs(requires: Mapping[str, Any] | None) -> str:
+def _requirements(requires: Mapping[str, Any] | None) -> str:
     if requires is None:
         return ""
     return f"channels {list(requires['channels'])}, strides {list(requires['strides'])}, {str(requires['sha256'])[:12]}"
@@ -97,11 +97,11 @@ def _needs(requires: Mapping[str, Any] | None) -> str:
 def _head_line(path: str, info: BrickInfo) -> str:
     line = f"`{prefix_of(path)}`: task `{info.task}`, head `{info.config['variant']}`, {len(info.labels)} classes"
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in info.config.get("metrics", {}).items())
-    return f"{line}, from {info.labels[0]!r} to {info.labels[-1]!r}." + (f" Measured: {metrics}." if metrics else "")
+    return f"{line} ({info.labels[0]!r} to {info.labels[-1]!r})." + (f" Metrics: {metrics}." if metrics else "")
 
 
 def _graph(bricks: Mapping[str, BrickInfo]) -> str:
-    """The mermaid graph; nothing where a part is not known here, or the bricks make no whole."""
+    """Render the mermaid graph; empty if a part is not registered or the bricks do not form a valid collection."""
     try:
         return f"```mermaid\n{mermaid_graph(BrickGraph(build_on_meta(bricks)).bricks)}\n```"
     except BrickError:
