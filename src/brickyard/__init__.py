@@ -43,6 +43,7 @@ _HOME = {
     "HeadSpec": "tasks.task",
     "ImageClassifier": "parts.classification",
     "InputSpec": "parts.backbones",
+    "LabelKind": "data.label_kinds",
     "LightningBrickCollection": "training.lightning",
     "TrainerConfig": "training.config",
     "Metadata": "tasks.metadata",

@@ -11,6 +11,7 @@ from brickyard.collection import (
 )
 from brickyard.storage.fit import BrickInfo as BrickInfo, fits as fits
 from brickyard.training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
+from brickyard.data.label_kinds import LabelKind as LabelKind
 from brickyard.data.readers import open_data as open_data
 from brickyard.training.evaluation import evaluate as evaluate
 from brickyard.training.fit import fit as fit

@@ -87,10 +87,10 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
 
 def _label_check(task: Task, head: str) -> dict[str, Any]:
     """The brick that refuses labels of another type than the task's `Metadata` declares, before a loss reads them."""
-    typed = {name: label for name, label in task.labels(head).items() if label.kinds is not None}
+    typed = {name: label for name, label in task.labels(head).items() if label.types is not None}
     if not typed:
         return {}
-    kinds = {name: list(label.kinds or ()) for name, label in typed.items()}
+    kinds = {name: list(label.types or ()) for name, label in typed.items()}
     part = create_part("check_labels", kinds=kinds)
     brick = BrickNotTrainable(
         part,

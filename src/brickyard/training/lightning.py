@@ -197,7 +197,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         """Raise for a first batch without any loss, rather than train on nothing."""
         if self._is_checked:
             return
-        if not self._loss_bricks.own:
+        if not self._loss_bricks.base:
             raise BrickGraphError("No brick of the collection makes a loss to train on. Add a BrickLoss.")
         if not weights.any():
             self.bricks(named, tags=Stage.TRAIN.tags)  # says which label is missing
