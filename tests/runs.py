@@ -4,18 +4,24 @@ import argparse
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import nn
 
-from brickyard import BrickCollection, BrickLoss, create_model, create_part
+from brickyard import BrickCollection, BrickLoss, LabelKind, create_model, create_part
+from brickyard.data.collate import collate
 from brickyard.training.config import TrainerConfig, TrainingConfig
 from brickyard.training.fit import fit
 
 SIDE = 64
 LABELS = {"cls": ("red", "green", "blue"), "seg": ("nothing", "red", "green", "blue"), "det": ("red", "green", "blue")}
+
+KINDS = {"cls": LabelKind.CLASS_INDEX, "seg": LabelKind.MASK, "det": LabelKind.BOXES}
+
+collate_rectangles = partial(collate, kinds=KINDS)
 
 
 class Rectangles:
@@ -36,7 +42,8 @@ class Rectangles:
         noisy: bool = False,
         kill_at: int | None = None,
     ) -> None:
-        self.labels, self.length, self.lacking, self.noisy = LABELS, length, lacking, noisy
+        self.labels, self.kinds = LABELS, KINDS
+        self.length, self.lacking, self.noisy = length, lacking, noisy
         self.kill_at, self.read = kill_at, 0
 
     def __len__(self) -> int:
