@@ -4,13 +4,15 @@ import argparse
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import nn
 
-from brickyard import BrickCollection, BrickLoss, create_model, create_part
+from brickyard import BrickCollection, BrickLoss, LabelKind, create_model, create_part
+from brickyard.data.collate import collate
 from brickyard.training.config import TrainerConfig, TrainingConfig
 from brickyard.training.fit import fit
 
@@ -20,6 +22,10 @@ LABELS = {
     "seg": ("background", "red", "green", "blue"),
     "det": ("red", "green", "blue"),
 }
+
+KINDS = {"cls": LabelKind.CLASS_INDEX, "seg": LabelKind.MASK, "det": LabelKind.BOXES}
+
+collate_rectangles = partial(collate, kinds=KINDS)
 
 
 class Rectangles:
@@ -40,7 +46,8 @@ class Rectangles:
         noisy: bool = False,
         kill_at: int | None = None,
     ) -> None:
-        self.labels, self.length, self.unlabelled, self.noisy = LABELS, length, unlabelled, noisy
+        self.labels, self.kinds = LABELS, KINDS
+        self.length, self.unlabelled, self.noisy = length, unlabelled, noisy
         self.kill_at, self.read = kill_at, 0
 
     def __len__(self) -> int:

@@ -198,9 +198,10 @@ except SystemExit as end:
 
 def test_a_user_module_is_imported_first(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from brickyard import BrickTrainable, Task, create_part, register_task\n"
+        "from brickyard import BrickTrainable, LabelKind, Task, create_part, register_task\n"
         "class Size(Task):\n"
         "    name, variants, required_labels = 'size', ('linear',), ('size',)\n"
+        "    label_kinds = {'size': LabelKind.METADATA}\n"
         "    def bricks(self, backbone, head):\n"
         "        part = create_part('linear', in_features=backbone.embedding, out_features=1)\n"
         "        return {'head': BrickTrainable(part, ['embedding'], ['./size'])}\n"

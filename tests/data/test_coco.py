@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -11,9 +12,8 @@ from torch.utils.data import DataLoader
 import brickyard
 from brickyard.data.coco import Coco
 from brickyard.data.collate import collate
-from brickyard.data.transforms import Augment, Augmented
 from brickyard.errors import BrickInputError
-from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene
+from tests.data.disk import BLUE, RED, augmented, box_around, pixels_of, save_image, scene
 
 WIDTH, HEIGHT = 60, 40
 RED_BOX, BLUE_BOX = (3, 4, 23, 34), (30, 10, 50, 30)
@@ -41,18 +41,18 @@ def compressed(pixels):
 
 
 def uncompressed(pixels):
-    """Run lengths down the columns, of 0 first."""
+    """Run lengths in column order, starting with 0."""
     runs = [(value, len([*group])) for value, group in groupby(pixels.T.ravel().tolist())]
     return {"size": [HEIGHT, WIDTH], "counts": [0] * (runs[0][0] == 1) + [length for _, length in runs]}
 
 
-def thing(number, image, category, box, segmentation=None, iscrowd=0):
+def annotation(number, image_id, category, box, segmentation=None, iscrowd=0):
     x1, y1, x2, y2 = box
     shape = {} if segmentation is None else {"segmentation": segmentation}
     bbox, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
     return {
         "id": number,
-        "image_id": image,
+        "image_id": image_id,
         "category_id": category,
         "bbox": bbox,
         "area": area,
@@ -65,34 +65,34 @@ def image(number):
 
 
 IMAGES = [image(139), image(9), image(25), image(30), image(61)]
-RING = [polygon(2, 2, 20, 12), polygon(30, 20, 50, 38)]  # one object of two pieces
-THINGS = [
-    thing(1, 9, 3, RED_BOX, [polygon(*RED_BOX)]),
-    thing(2, 9, 18, BLUE_BOX, compressed(in_a_box(*BLUE_BOX))),
-    thing(3, 25, 1, (2, 2, 50, 38), RING),
-    thing(4, 25, 18, (5, 5, 15, 10), [polygon(5, 5, 15, 10)]),  # on the person, and smaller
-    thing(5, 25, 1, (10, 0, 60, 40), uncompressed(in_a_box(10, 0, 60, 40)), iscrowd=1),
-    thing(6, 30, 3, (-4, 30, 80, 44), [polygon(-4, 30, 80, 44)]),  # reaches beyond the picture
-    thing(7, 30, 1, (5, 5, 5, 9), [polygon(5, 5, 5, 9)]),  # has no area
-    thing(8, 139, 1, RED_BOX, [polygon(*RED_BOX)]),
+RING = [polygon(2, 2, 20, 12), polygon(30, 20, 50, 38)]  # one object of two polygons
+ANNOTATIONS = [
+    annotation(1, 9, 3, RED_BOX, [polygon(*RED_BOX)]),
+    annotation(2, 9, 18, BLUE_BOX, compressed(in_a_box(*BLUE_BOX))),
+    annotation(3, 25, 1, (2, 2, 50, 38), RING),
+    annotation(4, 25, 18, (5, 5, 15, 10), [polygon(5, 5, 15, 10)]),  # on the person, and smaller
+    annotation(5, 25, 1, (10, 0, 60, 40), uncompressed(in_a_box(10, 0, 60, 40)), iscrowd=1),
+    annotation(6, 30, 3, (-4, 30, 80, 44), [polygon(-4, 30, 80, 44)]),  # reaches beyond the image
+    annotation(7, 30, 1, (5, 5, 5, 9), [polygon(5, 5, 5, 9)]),  # has no area
+    annotation(8, 139, 1, RED_BOX, [polygon(*RED_BOX)]),
 ]
 
 
-def write(file, images, things, categories):
+def write(file, images, annotations, categories):
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"info": {}, "images": images, "annotations": things, "categories": categories}))
+    file.write_text(json.dumps({"info": {}, "images": images, "annotations": annotations, "categories": categories}))
 
 
-def save_pictures(folder):
+def save_images(folder):
     for entry in IMAGES:
-        save_picture(folder / entry["file_name"], scene(WIDTH, HEIGHT, {RED: RED_BOX, BLUE: BLUE_BOX}))
+        save_image(folder / entry["file_name"], scene(WIDTH, HEIGHT, {RED: RED_BOX, BLUE: BLUE_BOX}))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """COCO's own layout."""
-    write(tmp_path / "annotations" / "instances_train2017.json", IMAGES, THINGS, CATEGORIES)
-    save_pictures(tmp_path / "train2017")
+    """COCO's layout."""
+    write(tmp_path / "annotations" / "instances_train2017.json", IMAGES, ANNOTATIONS, CATEGORIES)
+    save_images(tmp_path / "train2017")
     return tmp_path
 
 
@@ -102,7 +102,7 @@ def test_categories_become_classes_in_the_order_of_the_file(folder):
     assert data.labels == {"cls": names, "seg": ("background", *names), "det": names}
 
 
-def test_pictures_are_in_the_order_of_their_ids(folder):
+def test_images_are_in_the_order_of_their_ids(folder):
     reference = COCO(folder / "annotations" / "instances_train2017.json")
     data = Coco(folder, "train2017")
     assert len(data) == len(reference.imgs) == 5
@@ -111,21 +111,21 @@ def test_pictures_are_in_the_order_of_their_ids(folder):
     assert [len(data[index]["targets/det"]["labels"]) for index in range(5)] == [2, 2, 1, 0, 1]  # one has no area
 
 
-def test_shapes_and_boxes_fit_the_picture(folder):
+def test_shapes_and_boxes_match_the_image(folder):
     item = Coco(folder, "train2017")[0]
     assert item["image"].shape == (3, HEIGHT, WIDTH)
     assert item["image"].dtype == torch.uint8
-    for place, (colour, number) in enumerate([(RED, CAR), (BLUE, DOG)]):
-        pixels = pixels_of(item["image"], colour)
+    for row, (color, number) in enumerate([(RED, CAR), (BLUE, DOG)]):
+        pixels = pixels_of(item["image"], color)
         assert torch.equal(item["targets/seg"] == number + 1, pixels)
-        assert item["targets/det"]["boxes"][place].tolist() == box_around(pixels)
-        assert item["targets/det"]["labels"][place] == number
+        assert item["targets/det"]["boxes"][row].tolist() == box_around(pixels)
+        assert item["targets/det"]["labels"][row] == number
     assert item["targets/seg"].dtype == item["targets/det"]["labels"].dtype == item["targets/cls"].dtype == torch.int64
     assert item["targets/det"]["boxes"].dtype == torch.float32
     assert item["targets/cls"].tolist() == [1, 0, 1]
 
 
-def test_smaller_objects_lie_on_larger_ones_and_crowds_are_unknown_below_all(folder):
+def test_smaller_objects_are_drawn_over_larger_ones_and_crowds_below_all_as_unknown(folder):
     reference = COCO(folder / "annotations" / "instances_train2017.json")
     person, dog, crowd = (reference.annToMask(reference.anns[number]).astype(bool) for number in (3, 4, 5))
     assert (person & dog).any()
@@ -138,13 +138,13 @@ def test_smaller_objects_lie_on_larger_ones_and_crowds_are_unknown_below_all(fol
     assert item["targets/cls"].tolist() == [1, 1, 0]
 
 
-def test_boxes_end_with_the_picture(folder):
+def test_boxes_are_clamped_to_the_image(folder):
     target = Coco(folder, "train2017")[2]["targets/det"]
     assert target["boxes"].tolist() == [[0, 30, 60, 40]]
     assert target["labels"].tolist() == [CAR]
 
 
-def test_a_picture_without_objects_is_all_background(folder):
+def test_an_image_without_objects_is_all_background(folder):
     item = Coco(folder, "train2017")[3]
     assert item["targets/det"]["boxes"].shape == (0, 4)
     assert item["targets/det"]["labels"].shape == (0,)
@@ -153,31 +153,31 @@ def test_a_picture_without_objects_is_all_background(folder):
     assert item["targets/cls"].tolist() == [0, 0, 0]
 
 
-def test_a_crowd_of_a_class_that_is_not_there_otherwise_counts(folder):
-    write(folder / "annotations" / "instances_train2017.json", [image(25)], THINGS[4:5], CATEGORIES)
+def test_a_crowd_of_an_otherwise_absent_class_counts(folder):
+    write(folder / "annotations" / "instances_train2017.json", [image(25)], ANNOTATIONS[4:5], CATEGORIES)
     item = Coco(folder, "train2017")[0]
     assert item["targets/cls"].tolist() == [0, 1, 0]
     assert item["targets/det"]["boxes"].shape == (0, 4)
 
 
-@pytest.mark.parametrize("pictures", ["train2017", "images/train2017"])
-def test_the_year_of_a_split_may_be_left_out(tmp_path, pictures):
-    write(tmp_path / "annotations" / "instances_train2017.json", IMAGES, THINGS, CATEGORIES)
-    save_pictures(tmp_path / pictures)
+@pytest.mark.parametrize("image_folder", ["train2017", "images/train2017"])
+def test_the_year_of_a_split_may_be_left_out(tmp_path, image_folder):
+    write(tmp_path / "annotations" / "instances_train2017.json", IMAGES, ANNOTATIONS, CATEGORIES)
+    save_images(tmp_path / image_folder)
     assert torch.equal(Coco(tmp_path, "train")[1]["targets/seg"], Coco(tmp_path, "train2017")[1]["targets/seg"])
 
 
 @pytest.mark.parametrize(
     ("split", "name"), [("train", "train"), ("val", "valid"), ("valid", "valid"), ("test", "test")]
 )
-def test_annotations_may_lie_among_the_pictures_as_roboflow_has_them(tmp_path, split, name):
+def test_annotations_may_be_in_the_folder_of_the_images_as_in_roboflow(tmp_path, split, name):
     root = [{"id": 0, "name": "street", "supercategory": "none"}]
     categories = root + [
         {"id": number + 1, "name": names, "supercategory": "street"} for number, names in enumerate("ab")
     ]
-    things = [thing(0, 9, 2, RED_BOX, []), thing(1, 25, 1, BLUE_BOX, [])]
-    write(tmp_path / name / "_annotations.coco.json", IMAGES, things, categories)
-    save_pictures(tmp_path / name)
+    annotations = [annotation(0, 9, 2, RED_BOX, []), annotation(1, 25, 1, BLUE_BOX, [])]
+    write(tmp_path / name / "_annotations.coco.json", IMAGES, annotations, categories)
+    save_images(tmp_path / name)
     data = Coco(tmp_path, split)
     assert data.labels == {"cls": ("a", "b"), "det": ("a", "b")}
     assert set(data[0]) == {"image", "targets/cls", "targets/det"}
@@ -185,34 +185,39 @@ def test_annotations_may_lie_among_the_pictures_as_roboflow_has_them(tmp_path, s
     assert data[0]["targets/det"]["labels"].tolist() == [1]
 
 
-def test_a_category_above_others_stays_if_something_belongs_to_it(tmp_path):
+def test_a_supercategory_is_kept_if_it_has_objects(tmp_path):
     categories = [
         {"id": 1, "name": "vehicle", "supercategory": "none"},
         {"id": 2, "name": "car", "supercategory": "vehicle"},
     ]
-    write(tmp_path / "train" / "_annotations.coco.json", IMAGES, [thing(1, 9, 1, RED_BOX)], categories)
+    write(tmp_path / "train" / "_annotations.coco.json", IMAGES, [annotation(1, 9, 1, RED_BOX)], categories)
     assert Coco(tmp_path, "train").labels["det"] == ("vehicle", "car")
 
 
 @pytest.mark.parametrize("none", [None, [], [[]]])
-def test_a_picture_of_which_an_object_has_no_shape_lacks_the_mask(folder, none):
-    things = [*THINGS[:2], thing(10, 25, 1, RED_BOX, none), thing(11, 25, 1, BLUE_BOX, [polygon(*BLUE_BOX)])]
-    write(folder / "annotations" / "instances_train2017.json", [image(9), image(25)], things, CATEGORIES)
-    items = [*Coco(folder, "train2017")]
+def test_an_image_with_an_object_without_shape_has_no_mask(folder, none):
+    annotations = [
+        *ANNOTATIONS[:2],
+        annotation(10, 25, 1, RED_BOX, none),
+        annotation(11, 25, 1, BLUE_BOX, [polygon(*BLUE_BOX)]),
+    ]
+    write(folder / "annotations" / "instances_train2017.json", [image(9), image(25)], annotations, CATEGORIES)
+    data = Coco(folder, "train2017")
+    items = [*data]
     assert ["targets/seg" in item for item in items] == [True, False]
     assert items[1]["targets/det"]["boxes"].tolist() == [list(map(float, RED_BOX)), list(map(float, BLUE_BOX))]
-    assert collate(items)["labelled/seg"].tolist() == [True, False]
+    assert collate(items, data.kinds)["labelled/seg"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("labelled_upright", [True, False])
-def test_the_labels_of_a_picture_on_its_side_fit(folder, labelled_upright):
-    """Stored on its side; the size that the annotations tell says which picture they refer to."""
-    save_picture(folder / "train2017" / image(9)["file_name"], scene(WIDTH, HEIGHT, {RED: RED_BOX}), orientation=8)
+def test_the_labels_of_a_rotated_image_match_it(folder, labelled_upright):
+    """Stored rotated by 90 degrees; the annotated size says whether labels refer to the stored or the upright image."""
+    save_image(folder / "train2017" / image(9)["file_name"], scene(WIDTH, HEIGHT, {RED: RED_BOX}), orientation=8)
     x1, y1, x2, y2 = RED_BOX
     box = (y1, WIDTH - x2, y2, WIDTH - x1) if labelled_upright else RED_BOX
     entry = image(9) | ({"width": HEIGHT, "height": WIDTH} if labelled_upright else {})
-    things = [thing(1, 9, 18, box, [polygon(*box)])]
-    write(folder / "annotations" / "instances_train2017.json", [entry], things, CATEGORIES)
+    annotations = [annotation(1, 9, 18, box, [polygon(*box)])]
+    write(folder / "annotations" / "instances_train2017.json", [entry], annotations, CATEGORIES)
     item = Coco(folder, "train2017")[0]
     red = pixels_of(item["image"], RED)
     assert red.shape == (WIDTH, HEIGHT)
@@ -221,9 +226,9 @@ def test_the_labels_of_a_picture_on_its_side_fit(folder, labelled_upright):
 
 
 def test_a_model_trains_on_it(folder):
-    data = Augmented(Coco(folder, "train"), Augment(64, train=True))
+    data = augmented(Coco(folder, "train"))
     model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
-    batch = next(iter(DataLoader(data, batch_size=5, collate_fn=collate)))
+    batch = next(iter(DataLoader(data, batch_size=5, collate_fn=partial(collate, kinds=data.kinds))))
     outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
     sum(model.extract_losses(outputs).values()).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -231,16 +236,16 @@ def test_a_model_trains_on_it(folder):
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
-def test_what_is_not_there_is_named(folder):
+def test_errors_name_what_is_missing(folder):
     with pytest.raises(BrickInputError, match=r"the split 'val'.*instances_<split>.*_annotations\.coco\.json"):
         Coco(folder, "val")
-    write(folder / "annotations" / "instances_train2014.json", IMAGES, THINGS, CATEGORIES)
+    write(folder / "annotations" / "instances_train2014.json", IMAGES, ANNOTATIONS, CATEGORIES)
     with pytest.raises(BrickInputError, match="one split 'train', found train2014, train2017"):
         Coco(folder, "train")
     with pytest.raises(BrickInputError, match="train2014/ or images/train2014/"):
         Coco(folder, "train2014")
     (folder / "train2017" / image(9)["file_name"]).unlink()
-    with pytest.raises(BrickInputError, match=r"train2017/000000000009\.jpg: expected a picture"):
+    with pytest.raises(BrickInputError, match=r"train2017/000000000009\.jpg: expected an image"):
         Coco(folder, "train2017")[0]
     with pytest.raises(IndexError):
         Coco(folder, "train2017")[5]
@@ -267,8 +272,8 @@ def test_what_is_not_there_is_named(folder):
     ],
 )
 def test_a_damaged_annotation_is_named(folder, change, message):
-    things = [THINGS[0] | change, *THINGS[1:]]
-    write(folder / "annotations" / "instances_train2017.json", IMAGES, things, CATEGORIES)
+    annotations = [ANNOTATIONS[0] | change, *ANNOTATIONS[1:]]
+    write(folder / "annotations" / "instances_train2017.json", IMAGES, annotations, CATEGORIES)
     with pytest.raises(BrickInputError, match=message):
         Coco(folder, "train2017")[0]
 

@@ -1,11 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import brickyard
+from brickyard import LabelKind
 from brickyard.data.collate import collate
 from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.errors import BrickInputError
+
+KINDS = DigitScenes.kinds
 
 
 def without(sample, *tasks):
@@ -17,8 +22,8 @@ def scenes():
     return [*DigitScenes("train", 3), *DigitScenes("train", 1, digits=(0, 0))]
 
 
-def test_pictures_and_labels_are_stacked_and_boxes_listed(scenes):
-    batch = collate(scenes)
+def test_images_and_labels_are_stacked_and_boxes_are_a_list(scenes):
+    batch = collate(scenes, KINDS)
     assert list(batch) == ["image", "targets/cls", "targets/seg", "targets/det"]
     for name in ("image", "targets/cls", "targets/seg"):
         assert torch.equal(batch[name], torch.stack([scene[name] for scene in scenes]))
@@ -26,7 +31,7 @@ def test_pictures_and_labels_are_stacked_and_boxes_listed(scenes):
 
 
 def test_rows_without_a_label_are_marked_and_neutral(scenes):
-    batch = collate([without(scenes[0], "seg", "det"), scenes[1], without(scenes[2], "cls")])
+    batch = collate([without(scenes[0], "seg", "det"), scenes[1], without(scenes[2], "cls")], KINDS)
     assert batch["labelled/cls"].tolist() == [True, True, False]
     assert batch["labelled/seg"].tolist() == [False, True, True]
     assert batch["labelled/det"].tolist() == [False, True, True]
@@ -40,18 +45,24 @@ def test_rows_without_a_label_are_marked_and_neutral(scenes):
 
 
 def test_a_task_that_no_sample_has_a_label_of_is_absent(scenes):
-    batch = collate([without(scene, "seg") for scene in scenes])
+    batch = collate([without(scene, "seg") for scene in scenes], KINDS)
     assert set(batch) == {"image", "targets/cls", "targets/det"}
 
 
-def test_any_task_and_kind_of_value_is_taken():
+def test_any_label_and_kind_of_value_is_taken():
     image = torch.zeros(3, 4, 4)
+    kinds = {
+        "age": LabelKind.METADATA,
+        "breed": LabelKind.CLASS_INDEX,
+        "depth": LabelKind.DENSE_MAP,
+        "parts": LabelKind.MASK,
+    }
     samples = [
         {"image": image, "targets/age": 3.5, "targets/breed": 7, "targets/depth": torch.ones(4, 4), "file": "a"},
         {"image": image, "targets/breed": 2, "targets/parts": torch.ones(4, 4, dtype=torch.uint8), "file": "b"},
         {"image": image, "file": "c"},
     ]
-    batch = collate(samples)
+    batch = collate(samples, kinds)
     assert batch["targets/age"].tolist() == [3.5, 0.0, 0.0]
     assert batch["targets/breed"].tolist() == [7, 2, 0]
     assert batch["targets/breed"].dtype == torch.int64
@@ -62,10 +73,10 @@ def test_any_task_and_kind_of_value_is_taken():
     assert batch["labelled/breed"].tolist() == [True, True, False]
 
 
-def test_samples_stay_as_they_are(scenes):
+def test_samples_are_not_modified(scenes):
     samples = [without(scenes[0], "seg"), scenes[1]]
     names = [list(sample) for sample in samples]
-    batch = collate(samples)
+    batch = collate(samples, KINDS)
     batch["image"].zero_()
     assert [list(sample) for sample in samples] == names
     assert samples[0]["image"].any()
@@ -73,18 +84,18 @@ def test_samples_stay_as_they_are(scenes):
 
 def test_it_is_the_collate_fn_of_a_loader():
     scenes = DigitScenes("val", 5)
-    batches = list(DataLoader(scenes, batch_size=2, collate_fn=collate))
+    batches = list(DataLoader(scenes, batch_size=2, collate_fn=partial(collate, kinds=scenes.kinds)))
     assert [len(batch["targets/det"]) for batch in batches] == [2, 2, 1]
-    assert torch.equal(torch.cat([batch["image"] for batch in batches]), collate([*scenes])["image"])
+    assert torch.equal(torch.cat([batch["image"] for batch in batches]), collate([*scenes], scenes.kinds)["image"])
 
 
-def test_what_cannot_be_a_batch_is_refused(scenes):
+def test_samples_that_cannot_be_collated_are_refused(scenes):
     with pytest.raises(BrickInputError, match="one sample"):
-        collate([])
+        collate([], KINDS)
     with pytest.raises(BrickInputError, match=r"'image'.*rows \[1\].*targets/"):
-        collate([scenes[0], without(scenes[1], "image")])
+        collate([scenes[0], without(scenes[1], "image")], KINDS)
     with pytest.raises(BrickInputError, match=r"'image'.*\(3, 8, 8\)"):
-        collate([scenes[0], {**scenes[1], "image": torch.zeros(3, 8, 8)}])
+        collate([scenes[0], {**scenes[1], "image": torch.zeros(3, 8, 8)}], KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +112,7 @@ def losses_of(model, batch):
 
 
 def test_a_training_step_takes_the_batch_of_all_tasks(model, scenes):
-    losses = losses_of(model, collate(scenes))
+    losses = losses_of(model, collate(scenes, KINDS))
     assert set(losses) >= {"cls/loss", "seg/loss"}
     assert any(name.startswith("det/") for name in losses)
     model.zero_grad()
@@ -111,18 +122,18 @@ def test_a_training_step_takes_the_batch_of_all_tasks(model, scenes):
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
-def test_a_training_step_leaves_out_a_task_that_nobody_labelled(model, scenes):
-    full = set(losses_of(model, collate(scenes)))
-    partly = set(losses_of(model, collate([without(scene, "seg") for scene in scenes])))
+def test_a_training_step_leaves_out_a_task_that_no_row_has_a_label_of(model, scenes):
+    full = set(losses_of(model, collate(scenes, KINDS)))
+    partly = set(losses_of(model, collate([without(scene, "seg") for scene in scenes], KINDS)))
     assert partly == {name for name in full if not name.startswith("seg/")}
 
 
-def test_what_stands_in_a_row_without_labels_makes_no_loss(model, scenes):
-    """In evaluation mode rows do not touch one another, so that the labelled rows alone are the reference."""
+def test_rows_without_labels_do_not_affect_the_loss(model, scenes):
+    """In evaluation mode rows do not affect each other, so that the labelled rows alone are the reference."""
     model.eval()
     unlabelled = without(scenes[2], "cls", "seg", "det")
-    mixed = losses_of(model, collate([scenes[0], scenes[1], unlabelled, scenes[3]]))
-    alone = losses_of(model, collate([scenes[0], scenes[1], scenes[3]]))
+    mixed = losses_of(model, collate([scenes[0], scenes[1], unlabelled, scenes[3]], KINDS))
+    alone = losses_of(model, collate([scenes[0], scenes[1], scenes[3]], KINDS))
     model.train()
     assert mixed.keys() == alone.keys()
     for name, loss in mixed.items():

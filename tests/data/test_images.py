@@ -14,10 +14,10 @@ def noise(channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def saved(tmp_path, picture: Image.Image, ending: str = "png", **options) -> np.ndarray:
-    """What is read from a file with that picture."""
-    file = tmp_path / f"picture.{ending}"
-    picture.save(file, **options)
+def saved(tmp_path, image: Image.Image, suffix: str = "png", **options) -> np.ndarray:
+    """Save an image and read it again."""
+    file = tmp_path / f"image.{suffix}"
+    image.save(file, **options)
     read = read_image(file)
     assert read.mode == "RGB"
     return np.asarray(read)
@@ -27,7 +27,7 @@ def grey(array: np.ndarray) -> np.ndarray:
     return np.repeat(array[..., None], 3, axis=-1)
 
 
-def test_rgb_stays_as_it_is(tmp_path):
+def test_rgb_is_unchanged(tmp_path):
     assert np.array_equal(saved(tmp_path, Image.fromarray(noise())), noise())
 
 
@@ -41,25 +41,25 @@ def test_one_bit_is_black_and_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-@pytest.mark.parametrize("ending", ["png", "tif"])
-def test_what_is_transparent_becomes_white(tmp_path, mode, ending):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_transparent_pixels_become_white(tmp_path, mode, suffix):
     pixels = noise(4 if mode == "RGBA" else 2)
-    read = saved(tmp_path, Image.fromarray(pixels, mode=None), ending).astype(float)
+    read = saved(tmp_path, Image.fromarray(pixels, mode=None), suffix).astype(float)
     alpha = pixels[..., -1:] / 255
-    colours = pixels[..., :-1] if mode == "RGBA" else grey(pixels[..., 0])
-    assert np.abs(read - (colours * alpha + WHITE * (1 - alpha))).max() <= 1
+    colors = pixels[..., :-1] if mode == "RGBA" else grey(pixels[..., 0])
+    assert np.abs(read - (colors * alpha + WHITE * (1 - alpha))).max() <= 1
 
 
-@pytest.mark.parametrize("ending", ["png", "gif"])
-def test_a_palette_with_a_transparent_colour(tmp_path, ending):
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_a_palette_with_a_transparent_color(tmp_path, suffix):
     indices = noise(1) % 3
-    picture = Image.fromarray(indices).convert("P")
-    picture.putpalette([200, 10, 20, 30, 210, 40, 50, 60, 220])
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([200, 10, 20, 30, 210, 40, 50, 60, 220])
     palette = np.array([[200, 10, 20], [30, 210, 40], WHITE])
-    assert np.array_equal(saved(tmp_path, picture, ending, transparency=2), palette[indices])
+    assert np.array_equal(saved(tmp_path, image, suffix, transparency=2), palette[indices])
 
 
-def test_a_transparent_colour_of_an_rgb_picture(tmp_path):
+def test_a_transparent_color_of_an_rgb_image(tmp_path):
     pixels = noise()
     pixels[3:7] = 1, 2, 3
     read = saved(tmp_path, Image.fromarray(pixels), transparency=(1, 2, 3))
@@ -68,8 +68,8 @@ def test_a_transparent_colour_of_an_rgb_picture(tmp_path):
 
 
 def test_cmyk_is_converted_as_pillow_does(tmp_path):
-    picture = Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
-    red = saved(tmp_path, picture, "tif")
+    image = Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    red = saved(tmp_path, image, "tif")
     assert np.abs(red.astype(int) - [255, 0, 0]).max() <= 2
 
 
@@ -88,12 +88,12 @@ def test_grey_of_floats_in_0_1_is_scaled(tmp_path):
 @pytest.mark.parametrize("values", [(0, 255), (-1, 1), (0, float("nan"))])
 def test_floats_out_of_range_are_refused_with_the_file_s_name(tmp_path, values):
     deep = np.linspace(*values, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)
-    with pytest.raises(BrickInputError, match=r"picture\.tif: expected grey values in \[0, 1\]"):
+    with pytest.raises(BrickInputError, match=r"image\.tif: expected grey values in \[0, 1\]"):
         saved(tmp_path, Image.fromarray(deep), "tif")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_upright(tmp_path, orientation):
+def test_an_image_is_turned_upright(tmp_path, orientation):
     upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     upright[:5, :10] = 255, 0, 0  # red on the top left
     upright[:5, -10:] = 0, 255, 0
@@ -113,25 +113,25 @@ def test_a_picture_is_turned_upright(tmp_path, orientation):
     assert np.array_equal(saved(tmp_path, stored, exif=exif), upright)
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
-def test_a_file_that_is_cut_short_is_refused(tmp_path, ending):
-    file = tmp_path / f"picture.{ending}"
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_a_truncated_file_is_refused(tmp_path, suffix):
+    file = tmp_path / f"image.{suffix}"
     Image.fromarray(noise()).save(file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(BrickInputError, match=r"picture\.\w+: expected a picture"):
+    with pytest.raises(BrickInputError, match=r"image\.\w+: expected an image"):
         read_image(file)
 
 
 @pytest.mark.parametrize("content", [b"hello", b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
-def test_what_is_no_picture_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_image_is_refused(tmp_path, content):
     file = tmp_path / "text.jpg"
     file.write_bytes(content)
-    with pytest.raises(BrickInputError, match=r"text\.jpg: expected a picture"):
+    with pytest.raises(BrickInputError, match=r"text\.jpg: expected an image"):
         read_image(file)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 8), (8, 7), (8, 801), (801, 8)])
-def test_a_picture_too_small_or_too_narrow_is_refused(tmp_path, size):
+def test_an_image_too_small_or_too_narrow_is_refused(tmp_path, size):
     with pytest.raises(BrickInputError, match=f"found {size[0]}x{size[1]}"):
         saved(tmp_path, Image.new("RGB", size))
 
@@ -141,7 +141,7 @@ def test_the_smallest_and_the_narrowest_are_read(tmp_path, size):
     assert saved(tmp_path, Image.new("RGB", size)).shape == (size[1], size[0], 3)
 
 
-def test_a_very_large_picture_is_read_without_a_warning(tmp_path):
+def test_a_very_large_image_is_read_without_a_warning(tmp_path):
     read = saved(tmp_path, Image.new("1", (12000, 9000), 1))  # Pillow would warn of a bomb
     assert read.shape == (9000, 12000, 3)
     assert read[::1000, ::1000].min() == 255
@@ -152,15 +152,15 @@ def test_a_decompression_bomb_is_refused(tmp_path):
         saved(tmp_path, Image.new("1", (20000, 9000)))
 
 
-def test_a_place_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(BrickInputError, match=r"nowhere\.jpg: .*nothing there"):
+def test_a_source_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(BrickInputError, match=r"nowhere\.jpg: .*no such file"):
         find_images([tmp_path / "nowhere.jpg"])
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no picture")
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.jpg").mkdir()
-    with pytest.raises(BrickInputError, match="pictures in this folder"):
+    with pytest.raises(BrickInputError, match="images in this folder"):
         find_images([tmp_path])
 
 
@@ -176,7 +176,7 @@ def test_a_folder_is_searched_in_order_and_a_file_is_taken_once(tmp_path):
     ]
 
 
-def test_files_that_pillow_can_only_write_are_no_pictures(tmp_path):
+def test_files_that_pillow_can_only_write_are_not_images(tmp_path):
     (tmp_path / "scan.pdf").touch()
     (tmp_path / "photo.png").touch()
     assert find_images([tmp_path]) == [tmp_path / "photo.png"]

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,8 @@ from torchvision.datasets import OxfordIIITPet
 import brickyard
 from brickyard.data.collate import collate
 from brickyard.data.pets import Pets
-from brickyard.data.transforms import Augment, Augmented
 from brickyard.errors import BrickInputError, UnknownNameError
-from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene
+from tests.data.disk import BLUE, RED, augmented, box_around, pixels_of, save_image, scene
 
 BODY, HEAD = (5, 6, 45, 36), (10, 8, 22, 20)
 XML = """<annotation><folder>OXIIIT</folder><filename>{name}.jpg</filename>
@@ -25,7 +26,7 @@ TEST = [("yorkshire_terrier_3", 37, 2, 25)]
 
 
 def trimap():
-    """1 for the pet, 2 for background, 3 for the seam between them."""
+    """1 for the pet, 2 for background, 3 for the border between them."""
     values = np.full((40, 60), 2, dtype=np.uint8)
     values[5:37, 4:46], values[6:36, 5:45] = 3, 1
     return values
@@ -34,7 +35,7 @@ def trimap():
 def make(folder, lists):
     for split, lines in lists.items():
         for name, _, species, _ in lines:
-            save_picture(folder / "images" / f"{name}.jpg", scene(60, 40, {RED: BODY, BLUE: HEAD}))
+            save_image(folder / "images" / f"{name}.jpg", scene(60, 40, {RED: BODY, BLUE: HEAD}))
             annotations = folder / "annotations"
             (annotations / "trimaps").mkdir(parents=True, exist_ok=True)
             Image.fromarray(trimap()).save(annotations / "trimaps" / f"{name}.png")
@@ -55,7 +56,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["trainval", "test"])
-def test_pictures_breeds_and_trimaps_are_those_that_torchvision_reads(tmp_path, folder, split):
+def test_images_breeds_and_trimaps_are_those_that_torchvision_reads(tmp_path, folder, split):
     data = Pets(tmp_path, split)
     reference = OxfordIIITPet(tmp_path, split, target_types=["category", "segmentation"])
     assert len(data) == len(reference) > 0
@@ -85,14 +86,14 @@ def test_the_box_is_around_the_head(tmp_path, folder):
         assert [data.labels["det"][number] for number in target["labels"]] == [species]
 
 
-def test_a_picture_without_a_box_lacks_the_label(tmp_path, folder):
+def test_an_image_without_a_box_has_no_label(tmp_path, folder):
     items = [*Pets(tmp_path, "trainval"), *Pets(tmp_path, "test")]
     assert ["targets/det" in item for item in items] == [True, True, False, False]
-    batch = collate(items)
+    batch = collate(items, Pets.kinds)
     assert batch["labelled/det"].tolist() == [True, True, False, False]
 
 
-def test_train_and_val_share_the_published_pictures_of_each_breed(tmp_path):
+def test_train_and_val_split_the_published_images_of_each_breed(tmp_path):
     lines = [(f"Abyssinian_{number}", 1, 1, 1) for number in range(20)]
     lines += [(f"beagle_{number}", 5, 2, 4) for number in range(30)]
     make(tmp_path / "oxford-iiit-pet", {"trainval": lines})
@@ -106,9 +107,9 @@ def test_train_and_val_share_the_published_pictures_of_each_breed(tmp_path):
 
 
 def test_a_model_trains_on_it(tmp_path, folder):
-    data = Augmented(Pets(tmp_path, "trainval"), Augment(64, train=True))
+    data = augmented(Pets(tmp_path, "trainval"))
     model = brickyard.create_model("test_resnet_cls_seg_det", labels=data.labels).train()
-    batch = next(iter(DataLoader(data, batch_size=3, collate_fn=collate)))
+    batch = next(iter(DataLoader(data, batch_size=3, collate_fn=partial(collate, kinds=data.kinds))))
     outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
     sum(model.extract_losses(outputs).values()).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -116,7 +117,7 @@ def test_a_model_trains_on_it(tmp_path, folder):
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
-def test_what_is_not_there_is_named(tmp_path, folder):
+def test_errors_name_what_is_missing(tmp_path, folder):
     with pytest.raises(UnknownNameError, match="split 'all'"):
         Pets(tmp_path, "all")
     with pytest.raises(BrickInputError, match=r"elsewhere/oxford-iiit-pet/annotations/test\.txt: .*download=True"):

@@ -13,7 +13,7 @@ from brickyard.data.synthetic.digits import DigitScenes
 
 @pytest.fixture
 def coco(tmp_path: Path) -> str:
-    """Three grey pictures of 40x20 pixels, each with a box in its left half."""
+    """Three grey images of 40x20 pixels, each with a box in its left half."""
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         for number in range(3):
@@ -41,13 +41,13 @@ def test_digits_are_digit_scenes() -> None:
 
 
 @pytest.mark.parametrize(("split", "length"), [("train", 1_000_000), ("val", 500), ("test", 1000)])
-def test_digit_scenes_have_a_length_of_their_own(split: str, length: int) -> None:
+def test_digit_scenes_have_a_default_length_by_split(split: str, length: int) -> None:
     data = open_data("digits", split)
     assert len(data) == length
     assert data[0]["image"].shape == (3, 96, 96)
 
 
-def test_pictures_of_a_folder_are_squashed_to_a_square_with_their_boxes(coco: str) -> None:
+def test_images_of_a_folder_are_squashed_to_a_square_with_their_boxes(coco: str) -> None:
     data = open_data(f"coco:{coco}", "val", image_size=80)
     assert data.labels["det"] == ("cat",)
     assert len(data) == 3
@@ -58,28 +58,28 @@ def test_pictures_of_a_folder_are_squashed_to_a_square_with_their_boxes(coco: st
     )
 
 
-def test_pictures_of_a_folder_have_224_pixels_where_nobody_says(coco: str) -> None:
+def test_images_of_a_folder_have_224_pixels_where_none_is_given(coco: str) -> None:
     assert open_data(f"coco:{coco}", "val")[0]["image"].shape == (3, 224, 224)
 
 
-def test_training_pictures_are_changed_at_random_and_others_are_not(coco: str) -> None:
+def test_training_images_are_changed_at_random_and_others_are_not(coco: str) -> None:
     train, val = open_data(f"coco:{coco}", "train", image_size=32), open_data(f"coco:{coco}", "val", image_size=32)
     assert len({train[1]["image"].float().mean().item() for _ in range(5)}) > 1
     assert torch.equal(val[1]["image"], val[1]["image"])
 
 
-def test_a_length_takes_the_first_pictures(coco: str) -> None:
+def test_a_length_takes_the_first_images(coco: str) -> None:
     data = open_data(f"coco:{coco}", "val", length=2, image_size=32)
     assert len(data) == 2
     assert [int(data[index]["image"].max()) for index in (0, 1, -1)] == [0, 50, 50]
     with pytest.raises(IndexError):
         data[2]
-    with pytest.raises(BrickInputError, match="length: expected 0 to 3, as many as there are, found 4"):
+    with pytest.raises(BrickInputError, match="length: expected 0 to 3, the length of the data set, found 4"):
         open_data(f"coco:{coco}", "val", length=4)
 
 
 @pytest.mark.parametrize("text", ["digit", "coco", "coco:", "digits:folder", ""])
-def test_other_texts_are_refused_with_those_there_are(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(UnknownNameError, match=f"Unknown data '{text}'"):
         open_data(text, "train")
     assert KINDS == ("digits", "coco:FOLDER", "yolo:FOLDER", "pets:FOLDER", "voc:FOLDER")
@@ -97,15 +97,15 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_pictures_that_must_not_be_mirrored_are_not(flip: bool, tmp_path: Path) -> None:
+def test_training_images_are_flipped_only_if_asked(flip: bool, tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "images" / split).mkdir(parents=True)
         (tmp_path / "labels" / split).mkdir(parents=True)
-        picture = Image.new("RGB", (40, 40), (200,) * 3)
-        picture.paste((50,) * 3, (0, 0, 20, 40))  # dark on the left
-        picture.save(tmp_path / "images" / split / "0.png")
+        image = Image.new("RGB", (40, 40), (200,) * 3)
+        image.paste((50,) * 3, (0, 0, 20, 40))  # dark on the left
+        image.save(tmp_path / "images" / split / "0.png")
         (tmp_path / "labels" / split / "0.txt").write_text("0 0.5 0.5 1 1")
-    (tmp_path / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [thing]\n")
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [object]\n")
     data = open_data(f"yolo:{tmp_path}", "train", image_size=32, flip=flip)
     torch.manual_seed(0)
     columns = [data[0]["image"].float().mean((0, 1)) for _ in range(20)]

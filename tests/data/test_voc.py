@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,9 @@ from torchvision.datasets import VOCDetection, VOCSegmentation
 
 import brickyard
 from brickyard.data.collate import collate
-from brickyard.data.transforms import Augment, Augmented
 from brickyard.data.voc import Voc
 from brickyard.errors import BrickInputError, UnknownNameError
-from tests.data.disk import BLUE, RED, box_around, pixels_of, save_mask, save_picture, scene
+from tests.data.disk import BLUE, RED, augmented, box_around, pixels_of, save_image, save_mask, scene
 
 BICYCLE, DOG = 1, 11  # the numbers of two classes among VOC's 20
 RED_BOX, BLUE_BOX = (3, 4, 23, 34), (30, 10, 50, 30)
@@ -33,7 +34,7 @@ def voc_object(name, box, difficult=0):
 
 def add(folder, name, pixels, classes, objects, orientation=1):
     height, width = classes.shape
-    save_picture(folder / "JPEGImages" / f"{name}.jpg", pixels, orientation)
+    save_image(folder / "JPEGImages" / f"{name}.jpg", pixels, orientation)
     save_mask(folder / "SegmentationClass" / f"{name}.png", classes)
     (folder / "Annotations").mkdir(exist_ok=True)
     xml = XML.format(name=name, width=width, height=height, objects="".join(objects))
@@ -42,7 +43,7 @@ def add(folder, name, pixels, classes, objects, orientation=1):
 
 @pytest.fixture
 def folder(tmp_path):
-    """VOC2012 with three pictures; the last one is stored on its side, and the list of boxes has more than that."""
+    """VOC2012 with three images; the last one is stored rotated, and only the first is in the list of the main task."""
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     pixels = scene(60, 40, {RED: RED_BOX, BLUE: BLUE_BOX})
     classes = np.zeros((40, 60))
@@ -57,7 +58,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_pictures_and_masks_are_those_that_torchvision_reads(tmp_path, folder):
+def test_images_and_masks_are_those_that_torchvision_reads(tmp_path, folder):
     data, reference = Voc(tmp_path, "train"), VOCSegmentation(tmp_path, image_set="train")
     assert len(data) == len(reference) == 3
     for item, (image, mask) in zip([data[0], data[1]], [reference[0], reference[1]], strict=True):
@@ -71,8 +72,8 @@ def test_pictures_and_masks_are_those_that_torchvision_reads(tmp_path, folder):
 def test_boxes_are_those_that_torchvision_reads_with_pixels_from_zero(tmp_path, folder):
     _, annotation = VOCDetection(tmp_path, image_set="train")[0]
     expected = [
-        [float(thing["bndbox"][side]) - (side in ("xmin", "ymin")) for side in ("xmin", "ymin", "xmax", "ymax")]
-        for thing in annotation["annotation"]["object"]
+        [float(entry["bndbox"][side]) - (side in ("xmin", "ymin")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        for entry in annotation["annotation"]["object"]
     ]
     target = Voc(tmp_path, "train")[0]["targets/det"]
     assert target["boxes"].dtype == torch.float32
@@ -81,18 +82,18 @@ def test_boxes_are_those_that_torchvision_reads_with_pixels_from_zero(tmp_path, 
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_boxes_masks_and_classes_fit_the_picture_also_where_it_is_turned(tmp_path, folder, index):
+def test_boxes_masks_and_classes_match_the_image_also_if_it_is_rotated(tmp_path, folder, index):
     item = Voc(tmp_path, "train")[index]
     assert item["image"].shape == ((3, 40, 60) if index == 0 else (3, 60, 40))
-    for place, (colour, number) in enumerate([(RED, DOG), (BLUE, BICYCLE)]):
-        pixels = pixels_of(item["image"], colour)
-        assert item["targets/det"]["boxes"][place].tolist() == box_around(pixels)
+    for row, (color, number) in enumerate([(RED, DOG), (BLUE, BICYCLE)]):
+        pixels = pixels_of(item["image"], color)
+        assert item["targets/det"]["boxes"][row].tolist() == box_around(pixels)
         known = item["targets/seg"] != 255
         assert torch.equal(item["targets/seg"] == number + 1, pixels & known)
     assert item["targets/cls"].nonzero().flatten().tolist() == [BICYCLE, DOG]
 
 
-def test_a_difficult_object_is_there_but_has_no_box(tmp_path, folder):
+def test_a_difficult_object_is_present_but_has_no_box(tmp_path, folder):
     item = Voc(tmp_path, "train")[1]
     assert item["targets/det"]["labels"].tolist() == [DOG]
     assert item["targets/det"]["boxes"].tolist() == [list(RED_BOX)]
@@ -108,9 +109,9 @@ def test_labels_name_the_classes_in_alphabetical_order():
 
 
 def test_a_model_trains_on_it(tmp_path, folder):
-    data = Augmented(Voc(tmp_path, "train"), Augment(64, train=True))
+    data = augmented(Voc(tmp_path, "train"))
     model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
-    batch = next(iter(DataLoader(data, batch_size=3, collate_fn=collate)))
+    batch = next(iter(DataLoader(data, batch_size=3, collate_fn=partial(collate, kinds=data.kinds))))
     outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
     sum(model.extract_losses(outputs).values()).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -118,7 +119,7 @@ def test_a_model_trains_on_it(tmp_path, folder):
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
-def test_what_is_not_there_is_named(tmp_path, folder):
+def test_errors_name_what_is_missing(tmp_path, folder):
     with pytest.raises(UnknownNameError, match="split 'test'"):
         Voc(tmp_path, "test")
     with pytest.raises(UnknownNameError, match="year '2013'"):

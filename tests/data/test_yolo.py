@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,9 @@ from torch.utils.data import DataLoader
 
 import brickyard
 from brickyard.data.collate import collate
-from brickyard.data.transforms import Augment, Augmented
 from brickyard.data.yolo import Yolo
 from brickyard.errors import BrickInputError
-from tests.data.disk import BLUE, RED, box_around, pixels_of, save_picture, scene
+from tests.data.disk import BLUE, RED, augmented, box_around, pixels_of, save_image, scene
 
 WIDTH, HEIGHT = 60, 40
 RED_BOX, BLUE_BOX = (3, 4, 23, 34), (30, 10, 50, 30)
@@ -28,7 +29,7 @@ def polygon_line(number, box):
 
 
 def add(images, labels, name, text=None, orientation=1):
-    save_picture(images / f"{name}.jpg", scene(WIDTH, HEIGHT, {RED: RED_BOX, BLUE: BLUE_BOX}), orientation)
+    save_image(images / f"{name}.jpg", scene(WIDTH, HEIGHT, {RED: RED_BOX, BLUE: BLUE_BOX}), orientation)
     if text is not None:
         labels.mkdir(parents=True, exist_ok=True)
         (labels / f"{name}.txt").write_text(text)
@@ -45,15 +46,15 @@ def fill(images, labels):
 @pytest.fixture
 def folder(tmp_path):
     fill(tmp_path / "images" / "train", tmp_path / "labels" / "train")
-    (tmp_path / "data.yaml").write_text(f"path: /datasets/elsewhere\ntrain: images/train\nval: images/val\n{NAMES}")
+    (tmp_path / "data.yaml").write_text(f"path: /datasets/other\ntrain: images/train\nval: images/val\n{NAMES}")
     return tmp_path
 
 
-def test_boxes_fit_the_picture(folder):
+def test_boxes_match_the_image(folder):
     item = Yolo(folder, "train")[0]
     with Image.open(folder / "images" / "train" / "a.jpg") as opened:
         assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), np.asarray(opened))
-    around = [box_around(pixels_of(item["image"], colour)) for colour in (RED, BLUE)]
+    around = [box_around(pixels_of(item["image"], color)) for color in (RED, BLUE)]
     torch.testing.assert_close(item["targets/det"]["boxes"].as_subclass(torch.Tensor), torch.tensor(around).float())
     assert item["targets/det"]["boxes"].dtype == torch.float32
     assert item["targets/det"]["labels"].tolist() == [2, 0]
@@ -64,16 +65,16 @@ def test_boxes_fit_the_picture(folder):
 
 def test_polygons_make_masks_and_boxes(folder):
     item = Yolo(folder, "train")[1]
-    for colour, number, place in [(RED, 2, 0), (BLUE, 0, 1)]:
-        pixels = pixels_of(item["image"], colour)
+    for color, number, row in [(RED, 2, 0), (BLUE, 0, 1)]:
+        pixels = pixels_of(item["image"], color)
         assert torch.equal(item["targets/seg"] == number + 1, pixels)
-        assert item["targets/det"]["boxes"][place].tolist() == pytest.approx(box_around(pixels), abs=1e-3)
+        assert item["targets/det"]["boxes"][row].tolist() == pytest.approx(box_around(pixels), abs=1e-3)
     assert item["targets/seg"].dtype == torch.int64
     assert item["targets/det"]["labels"].tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("index", [2, 3])
-def test_a_picture_without_lines_has_no_objects(folder, index):
+def test_an_image_without_lines_has_no_objects(folder, index):
     item = Yolo(folder, "train")[index]
     assert item["targets/det"]["boxes"].shape == (0, 4)
     assert item["targets/det"]["labels"].shape == (0,)
@@ -81,10 +82,11 @@ def test_a_picture_without_lines_has_no_objects(folder, index):
     assert item["targets/cls"].tolist() == [0, 0, 0]
 
 
-def test_only_pictures_with_boxes_alone_lack_masks(folder):
-    items = [*Yolo(folder, "train")]
+def test_only_images_with_boxes_but_no_polygons_have_no_mask(folder):
+    data = Yolo(folder, "train")
+    items = [*data]
     assert ["targets/seg" in item for item in items] == [False, True, True, True]
-    assert collate(items)["labelled/seg"].tolist() == [False, True, True, True]
+    assert collate(items, data.kinds)["labelled/seg"].tolist() == [False, True, True, True]
 
 
 def test_labels_have_masks_only_if_there_are_polygons(folder):
@@ -96,11 +98,11 @@ def test_labels_have_masks_only_if_there_are_polygons(folder):
     assert all("targets/seg" not in item for item in data)
 
 
-def test_labels_refer_to_the_upright_picture(tmp_path):
-    box = (10, 5, 30, 45)  # of the upright picture, 40 wide and 60 high
+def test_labels_refer_to_the_upright_image(tmp_path):
+    box = (10, 5, 30, 45)  # of the upright image, 40 wide and 60 high
     with Image.fromarray(scene(HEIGHT, WIDTH, {RED: box})) as upright:
         stored = np.asarray(upright.transpose(Image.Transpose.ROTATE_90))
-    save_picture(tmp_path / "images" / "train" / "a.jpg", stored, orientation=6)
+    save_image(tmp_path / "images" / "train" / "a.jpg", stored, orientation=6)
     with Image.open(tmp_path / "images" / "train" / "a.jpg") as opened:
         assert ImageOps.exif_transpose(opened).size == (HEIGHT, WIDTH)
     (tmp_path / "labels" / "train").mkdir(parents=True)
@@ -121,17 +123,17 @@ def test_labels_refer_to_the_upright_picture(tmp_path):
         ("images/val", "labels/val", "path: .\nval: images/val\n"),
         ("deep/images/val", "deep/labels/val", "path: deep\nval: images/val\n"),
         ("valid/images", "valid/labels", "val: ../valid/images\n"),
-        ("pictures", "pictures", "val: [pictures]\n"),
+        ("photos", "photos", "val: [photos]\n"),
     ],
 )
-def test_pictures_are_found_where_the_settings_say(tmp_path, images, labels, settings):
+def test_images_are_read_from_the_folders_in_the_settings(tmp_path, images, labels, settings):
     fill(tmp_path / images, tmp_path / labels)
     (tmp_path / "data.yaml").write_text(settings + NAMES)
     data = Yolo(tmp_path, "val")
     assert [len(item["targets/det"]["labels"]) for item in data] == [2, 2, 0, 0]
 
 
-def test_pictures_may_be_listed_in_a_file(folder):
+def test_images_may_be_listed_in_a_file(folder):
     (folder / "train.txt").write_text("./images/train/b.jpg\n\n./images/train/c.jpg\n")
     (folder / "data.yaml").write_text("train: train.txt\n" + NAMES)
     data = Yolo(folder, "train")
@@ -145,9 +147,9 @@ def test_names_may_be_numbered_or_listed(folder, names):
 
 
 def test_a_model_trains_on_it(folder):
-    data = Augmented(Yolo(folder, "train"), Augment(64, train=True))
+    data = augmented(Yolo(folder, "train"))
     model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
-    batch = next(iter(DataLoader(data, batch_size=4, collate_fn=collate)))
+    batch = next(iter(DataLoader(data, batch_size=4, collate_fn=partial(collate, kinds=data.kinds))))
     outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
     sum(model.extract_losses(outputs).values()).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -166,8 +168,8 @@ def test_a_model_trains_on_it(folder):
         ("-1 0.5 0.5 0.1 0.1", "found -1"),
         ("0.5 0.5 0.5 0.1 0.1", "found 0.5"),
         ("nan 0.5 0.5 0.1 0.1", "expected a class from 0 to 2, found nan"),
-        ("0 30 20 10 10", "expected parts of the picture, 0 to 1, found 10 to 30. Are they pixels?"),
-        ("0 0.5 0.5 nan 0.1", "expected parts of the picture"),
+        ("0 30 20 10 10", "expected fractions of the image size, 0 to 1, found 10 to 30. Are they pixels?"),
+        ("0 0.5 0.5 nan 0.1", "expected fractions of the image size"),
     ],
 )
 def test_a_damaged_line_is_named(folder, line, message):
@@ -193,10 +195,10 @@ def test_damaged_settings_are_named(folder, settings, message):
         Yolo(folder, "train")
 
 
-def test_what_is_not_there_is_named(folder, tmp_path):
-    with pytest.raises(BrickInputError, match=r"pictures of 'val', found no 'images/val'"):
+def test_errors_name_what_is_missing(folder, tmp_path):
+    with pytest.raises(BrickInputError, match=r"images of 'val', found no 'images/val'"):
         Yolo(folder, "val")
-    with pytest.raises(BrickInputError, match=r"pictures of 'test', found no 'images/test'"):
+    with pytest.raises(BrickInputError, match=r"images of 'test', found no 'images/test'"):
         Yolo(folder, "test")
     for file in (folder / "labels" / "train").iterdir():
         file.unlink()
@@ -207,8 +209,8 @@ def test_what_is_not_there_is_named(folder, tmp_path):
         Yolo(folder, "train")
 
 
-def test_an_absent_picture_is_named_when_it_is_read(folder):
+def test_an_absent_image_is_named_when_it_is_read(folder):
     data = Yolo(folder, "train")
     (folder / "images" / "train" / "a.jpg").unlink()
-    with pytest.raises(BrickInputError, match=r"a\.jpg: expected a picture"):
+    with pytest.raises(BrickInputError, match=r"a\.jpg: expected an image"):
         data[0]

@@ -1,4 +1,4 @@
-"""What every task keeps, whatever it finds; called by the tests of each."""
+"""Checks that hold for every task, called by the tests of each."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def rows(batch: dict[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
 
 
 def learned(model: BrickCollection, batch: dict[str, Tensor], loss: str, steps: int) -> tuple[float, float]:
-    """Train, and evaluate on the same pictures: the first and the last loss."""
+    """Train, and evaluate on the same images: the first and the last loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     losses = []
@@ -43,7 +43,7 @@ def assert_every_weight_is_trained(model: BrickCollection, batch: dict[str, Tens
 def assert_unlabelled_rows_do_not_matter(
     model: BrickCollection, batch: dict[str, Tensor], head: str, nonsense: Any
 ) -> None:
-    """Neither for the loss, nor for its gradients, nor for the metrics; whatever stands in their labels."""
+    """Neither for the loss, nor for its gradients, nor for the metrics, whatever their labels contain."""
     model.eval()
     kept = torch.ones(len(batch["image"]), dtype=torch.bool)
     kept[1] = False
@@ -64,8 +64,8 @@ def assert_unlabelled_rows_do_not_matter(
 
 
 def assert_without_labels_the_loss_is_zero(model: BrickCollection, batch: dict[str, Tensor], head: str) -> None:
-    nobody = {f"labelled/{head}": torch.zeros(len(batch["image"]), dtype=torch.bool)}
-    loss = model({**batch, **nobody}, tags=Stage.VALIDATION.tags)[f"{head}/loss"]
+    unlabelled = {f"labelled/{head}": torch.zeros(len(batch["image"]), dtype=torch.bool)}
+    loss = model({**batch, **unlabelled}, tags=Stage.VALIDATION.tags)[f"{head}/loss"]
     loss.backward()
     assert loss.item() == 0
     assert not model.summarize(reset=True)
@@ -75,7 +75,7 @@ def assert_without_labels_the_loss_is_zero(model: BrickCollection, batch: dict[s
 
 
 def assert_stored_and_swapped(model: BrickCollection, head: str, output: str, folder: Path) -> None:
-    """The same values after a save; and a head from another model in the place of this one's."""
+    """The same values after a save, and with the head swapped into another model."""
     image = {"image": torch.rand(2, 3, 64, 64)}
     model.eval().save_pretrained(folder / "model")
     again = create_model(f"local-dir:{folder / 'model'}").eval()
@@ -90,19 +90,19 @@ def assert_stored_and_swapped(model: BrickCollection, head: str, output: str, fo
 
 
 def predicted(model: BrickCollection, folder: Path, size: tuple[int, int] = (400, 120)) -> Any:
-    """What a predictor finds on a picture of another size than the model's."""
-    file = folder / "picture.png"
+    """The prediction for an image of another size than the model's."""
+    file = folder / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(file)
     return next(Predictor(model).predict(file, draw=True))
 
 
 def assert_exported(model: BrickCollection, folder: Path, head: str) -> None:
-    """As ONNX, which is compared with the model at other batch sizes when it is written; and it predicts alike."""
+    """As ONNX, which is compared with the model at other batch sizes when it is written; and predictions are equal."""
     export_onnx(model.eval(), folder / "model.onnx", image_size=64)
     image = np.random.default_rng(0).random((3, 3, 64, 64), dtype=np.float32)
-    found = Predictor(folder / "model.onnx")({"image": image})
+    outputs = Predictor(folder / "model.onnx")({"image": image})
     expected = Predictor(model)({"image": image})
-    assert found
-    for name, array in found.items():
+    assert outputs
+    for name, array in outputs.items():
         assert name.startswith(f"{head}/")
         np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-2)

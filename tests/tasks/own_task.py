@@ -1,4 +1,4 @@
-"""A task as a user writes it: this one file, which registers it and its parts."""
+"""A task as a user writes it: this file registers the task and its parts."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class AgeLoss(nn.Module):
 @register_part("age_error")
 class AgeError(BaseMetric):
     sum: Annotated[Tensor, MetricState()]
-    pictures: Annotated[Tensor, MetricState(default=0)]
+    count: Annotated[Tensor, MetricState(default=0)]
 
     def update(self, predictions: Tensor, target: Tensor) -> None:
         self.sum += (predictions - target).abs().sum()
-        self.pictures += len(target)
+        self.count += len(target)
 
     def compute(self) -> Tensor:
-        return self.sum / self.pictures
+        return self.sum / self.count
 
 
 class Age(Task):

@@ -48,7 +48,7 @@ def test_a_function_can_be_a_loss():
     torch.testing.assert_close(outputs["x/loss"], (outputs["x/numbers"] - outputs["targets/x"]).abs().mean())
 
 
-def test_a_metric_of_torchmetrics_is_reported_under_the_head_s_place():
+def test_a_metric_of_torchmetrics_is_reported_under_the_head_s_prefix():
     bricks = head()
     metric = attach_metric(MeanAbsoluteError(), Numbers(), "x", bricks, tags=Tag.METRIC_INFERENCE)
     assert metric.tags == {"METRIC_INFERENCE"}
@@ -58,16 +58,16 @@ def test_a_metric_of_torchmetrics_is_reported_under_the_head_s_place():
     torch.testing.assert_close(model.summarize(reset=True), {"x/MeanAbsoluteError": expected})
 
 
-def test_a_visualiser_of_one_picture_runs_for_pictures_only():
+def test_a_visualizer_runs_for_the_visualization_tag_only():
     bricks = head()
-    picture = attach_visualizer(lambda prediction_canvas, pred: prediction_canvas * 0, Numbers(), "x", bricks)
-    model = BrickCollection({"x": {**bricks, "visualization": picture}})
+    brick = attach_visualizer(lambda prediction_canvas, pred: prediction_canvas * 0, Numbers(), "x", bricks)
+    model = BrickCollection({"x": {**bricks, "visualization": brick}})
     assert "x/visualization" not in model(values(), tags={"MODEL"})
     outputs = model(values())
     assert not outputs["x/visualization"].any()
     assert outputs["x/target_visualization"] is None
 
 
-def test_what_does_not_fit_is_refused_when_it_is_attached():
+def test_a_part_that_cannot_be_wired_is_refused_when_it_is_attached():
     with pytest.raises(BrickGraphError, match=r"Brick 'x/<lambda>'.*'mask'"):
         attach_visualizer(lambda mask: mask, Numbers(), "x", head())

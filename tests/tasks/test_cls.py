@@ -5,7 +5,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from brickyard import BrickCollection, HeadRecipe, HeadSpec, Stage, Tag, create_model
-from brickyard.core.specs import BackboneSpec
+from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.parts.backbones import timm_backbone, timm_spec
 from brickyard.recipe.build import head_bricks
 from brickyard.tasks.cls import Classification
@@ -49,7 +49,7 @@ def test_predictions_follow_from_the_logits(head, backbone):
     assert outputs["animal/class_prediction"].dtype == torch.int64
 
 
-def test_loss_and_metrics_are_torch_s_and_torchmetrics_own(head, backbone):
+def test_loss_and_metrics_are_those_of_torch_and_torchmetrics(head, backbone):
     inputs = batch(backbone)
     outputs = head(inputs, tags=Stage.TRAIN.tags)
     logits, target = outputs["animal/logits"], inputs["targets/animal"]
@@ -69,13 +69,13 @@ def test_each_stage_runs_its_bricks(head):
     assert "image" in head.required_inputs(tags={Tag.MODEL, Tag.VISUALIZATION})
 
 
-def test_pictures_are_drawn_one_for_each_image(head, backbone):
+def test_one_visualization_is_drawn_for_each_image(head, backbone):
     inputs = batch(backbone, 3)
     outputs = head(inputs, tags={Tag.MODEL, Tag.INFERENCE, Tag.VISUALIZATION})
-    pictures = outputs["animal/visualization"]
-    assert len(pictures) == 3
-    assert pictures[0].width == 330
-    shown = np.asarray(pictures[1])[:40]
+    visualizations = outputs["animal/visualization"]
+    assert len(visualizations) == 3
+    assert visualizations[0].width == 330
+    shown = np.asarray(visualizations[1])[:40]
     assert np.array_equal(shown, np.rint(inputs["image"][1].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
 
 
@@ -94,17 +94,17 @@ def test_with_few_classes_there_are_few_results():
     assert [result["label"] for result in results] == ["yes", "no"]
 
 
-def test_the_number_of_classes_is_timm_s_where_nobody_says(backbone):
+def test_the_number_of_classes_is_timm_s_where_none_is_given(backbone):
     assert Classification().default_num_classes(backbone) == backbone.num_classes == 1000
 
 
-def test_names_of_classes_are_numbers_where_nobody_says(backbone):
+def test_names_of_classes_are_numbers_where_none_is_given(backbone):
     bricks = head_bricks(backbone, HeadRecipe("cls", "cls", "linear", 3))
-    assert bricks["head"].metadata == {"task": "cls", "variant": "linear", "labels": ["0", "1", "2"]}
+    assert bricks["head"].head == HeadInfo("cls", "linear", ("0", "1", "2"))
 
 
 def spots(count: int = 12, size: int = 64) -> dict[str, torch.Tensor]:
-    """Small squares, each class of another colour, none to three on a picture."""
+    """Small squares, one color per class, none to three in an image."""
     image = 0.2 * torch.rand(count, 3, size, size)
     target = (torch.arange(count)[:, None] >> torch.arange(3)) % 2
     for row in range(count):
@@ -114,7 +114,7 @@ def spots(count: int = 12, size: int = 64) -> dict[str, torch.Tensor]:
     return {"image": image, "targets/cls": target}
 
 
-def test_small_things_of_several_classes_are_learned():
+def test_small_objects_of_several_classes_are_learned():
     model, batch = create_model("test_resnet_cls-multilabel", num_classes=3), spots()
     steps = 60
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

@@ -37,7 +37,7 @@ def test_every_weight_of_the_head_is_trained(variant):
     checks.assert_every_weight_is_trained(model_of(variant), ramps(2), "depth")
 
 
-def test_eight_pictures_are_learned():
+def test_eight_images_are_learned():
     model, batch = model_of(), ramps()
     before, after = checks.learned(model, batch, "depth/loss", steps=50)
     assert after < 0.05 * before
@@ -78,15 +78,15 @@ def test_a_number_of_classes_and_a_target_of_another_size_are_refused():
         model_of()({**ramps(2), "targets/depth": torch.ones(2, 32, 32)}, tags=checks.TRAINED)
 
 
-def test_a_predictor_tells_depths_and_draws_them_onto_the_picture(tmp_path):
+def test_a_predictor_returns_depths_and_draws_them_onto_the_image(tmp_path):
     prediction = checks.predicted(model_of(), tmp_path)
-    (found,) = prediction.results["depth"]
-    assert 0 < found["nearest"] <= found["median"] <= found["farthest"]
+    (result,) = prediction.results["depth"]
+    assert 0 < result["nearest"] <= result["median"] <= result["farthest"]
     assert prediction.visualization.width == 400
     assert prediction.visualization.height > 120
 
 
-def test_the_picture_is_bright_where_it_is_near():
+def test_near_pixels_are_drawn_bright():
     draw = model_of()["depth/visualization"].model
     depth = np.linspace(1, 5, 400, dtype=np.float32)[None, :, None].repeat(100, axis=0)
     drawn = np.asarray(draw(np.full((100, 400, 3), 128, np.uint8), depth).convert("L"))[:100].astype(float)

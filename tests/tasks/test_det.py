@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from brickyard import BrickCollection, create_model
+from brickyard.core.specs import HeadInfo
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import PadBoxes
@@ -15,7 +16,7 @@ from tests.private_names import compile_aot_eager
 
 VARIANTS = ["fcos", "retinanet", "ssdlite", "centernet"]
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
-RECTANGLES = [  # of each picture: (x1, y1, x2, y2) and a class
+RECTANGLES = [  # of each image: (x1, y1, x2, y2) and a class
     [((4, 50, 40, 86), 0), ((62, 4, 92, 34), 1)],
     [((20, 8, 52, 30), 1), ((48, 52, 90, 90), 2)],
     [((8, 24, 34, 70), 2)],
@@ -35,14 +36,14 @@ def detector(variant: str = "fcos", backbone: str = "test_resnet", **options) ->
     return create_model(f"{backbone}_det-{variant}", num_classes=3, **options)
 
 
-def pictures(size: int = 96):
-    """Four pictures of one or two coloured rectangles."""
+def rectangles(size: int = 96):
+    """Four images of one or two colored rectangles."""
     image = 0.2 * torch.rand(4, 3, size, size)
     targets = []
-    for index, rectangles in enumerate(RECTANGLES):
-        for (left, top, right, bottom), label in rectangles:
+    for index, objects in enumerate(RECTANGLES):
+        for (left, top, right, bottom), label in objects:
             image[index, :, top:bottom, left:right] = COLORS[label][:, None, None]
-        boxes, labels = zip(*rectangles, strict=True)
+        boxes, labels = zip(*objects, strict=True)
         targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.tensor(labels)})
     return {"image": image, "targets/det": targets}
 
@@ -54,7 +55,7 @@ def padded(batch):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_detector_reads_and_writes_what_the_design_says(variant):
-    model, batch = detector(variant).eval(), pictures()
+    model, batch = detector(variant).eval(), rectangles()
     outputs = model(batch)
     assert outputs["det/boxes"].shape == (4, 100, 4)
     assert outputs["det/scores"].shape == (4, 100)
@@ -64,16 +65,16 @@ def test_a_detector_reads_and_writes_what_the_design_says(variant):
     assert set(model.extract_losses(outputs)) == {"det/loss"}
     parts = [value for name, value in outputs.items() if name.startswith("det/loss_")]
     torch.testing.assert_close(outputs["det/loss"], sum(parts))
-    assert [picture.size for picture in outputs["det/visualization"]] == [(96, 96)] * 4
+    assert [drawn.size for drawn in outputs["det/visualization"]] == [(96, 96)] * 4
     assert {"det/map", "det/map_50", "det/map_75"} <= set(model.summarize(reset=True))
-    assert model["det/head"].metadata == {"task": "det", "variant": variant, "labels": ["0", "1", "2"]}
+    assert model["det/head"].head == HeadInfo("det", variant, ("0", "1", "2"))
 
 
 def test_fcos_is_the_default_and_coco_the_default_classes():
     assert get_task("det").variants[0] == "fcos"
     model = create_model("test_resnet_det")
-    assert len(list(model["det/head"].head.labels)) == 80
-    assert model(pictures(), tags="MODEL")["det/logits"].shape[2] == 80
+    assert len(model["det/head"].head.labels) == 80
+    assert model(rectangles(), tags="MODEL")["det/logits"].shape[2] == 80
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -90,7 +91,7 @@ def test_every_kind_of_backbone_and_odd_sizes_train(variant, backbone, size):
 
 
 def test_stages_decode_and_measure_only_where_they_need_to():
-    model, batch = detector(), pictures()
+    model, batch = detector(), rectangles()
     assert "det/boxes" not in model(batch, tags=Stage.TRAIN.tags)
     assert "det/map" not in model.summarize(reset=True)
     for stage in (Stage.VALIDATION, Stage.TEST):
@@ -104,7 +105,7 @@ def test_stages_decode_and_measure_only_where_they_need_to():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rows_without_label_get_no_gradient(variant):
-    model, batch = detector(variant).eval(), pictures()  # BatchNorm would mix the rows
+    model, batch = detector(variant).eval(), rectangles()  # BatchNorm would mix the rows
     batch["image"].requires_grad_()
     labelled = torch.tensor([True, False, True, False])
     model({**batch, "labelled/det": labelled}, tags=Stage.TRAIN.tags)["det/loss"].backward()
@@ -116,7 +117,7 @@ def test_rows_without_label_get_no_gradient(variant):
 def test_a_batch_without_label_is_a_finite_zero_that_reaches_every_parameter(variant):
     model = detector(variant)
     nothing = torch.zeros(4, dtype=torch.bool)
-    loss = model({**pictures(), "labelled/det": nothing}, tags=Stage.TRAIN.tags)["det/loss"]
+    loss = model({**rectangles(), "labelled/det": nothing}, tags=Stage.TRAIN.tags)["det/loss"]
     loss.backward()
     assert loss.item() == 0
     for parameter in model["det/head"].parameters():
@@ -125,15 +126,15 @@ def test_a_batch_without_label_is_a_finite_zero_that_reaches_every_parameter(var
 
 
 def test_a_batch_without_targets_can_leave_the_loss_out():
-    outputs = detector()({"image": pictures()["image"]}, skip_missing=True, tags=Stage.VALIDATION.tags)
+    outputs = detector()({"image": rectangles()["image"]}, skip_missing=True, tags=Stage.VALIDATION.tags)
     assert "det/boxes" in outputs
     assert "det/loss" not in outputs
 
 
-def test_bad_targets_name_the_brick_and_the_picture():
-    batch = pictures()
+def test_bad_targets_name_the_brick_and_the_image():
+    batch = rectangles()
     batch["targets/det"][2]["labels"] = torch.tensor([3])
-    with pytest.raises(BrickInputError, match=r"det/targets, picture 2, box 0: expected labels in \[0, 3\), found 3"):
+    with pytest.raises(BrickInputError, match=r"det/targets, \w+ 2, box 0: expected labels in \[0, 3\), found 3"):
         detector()(batch)
 
 
@@ -148,7 +149,7 @@ def test_results_are_json_of_the_detections_with_a_good_score():
     json.dumps(results)
 
 
-def test_boxes_of_a_picture_of_another_size_are_stretched_with_it():
+def test_boxes_of_an_image_of_another_size_are_stretched_with_it():
     values = {"boxes": np.array([[10.0, 20, 30, 40]], dtype=np.float32), "scores": np.array([0.5], dtype=np.float32)}
     shown = get_task("det").on_image(values, seen=(100, 200), shown=(300, 400))
     assert shown["boxes"].tolist() == [[20, 60, 60, 120]]
@@ -157,13 +158,13 @@ def test_boxes_of_a_picture_of_another_size_are_stretched_with_it():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_saved_detector_is_the_same(variant, tmp_path):
-    model, image = detector(variant).eval(), {"image": pictures()["image"]}
+    model, image = detector(variant).eval(), {"image": rectangles()["image"]}
     model.save_pretrained(tmp_path)
     again = BrickCollection.from_pretrained(tmp_path).eval()
     expected, outputs = (each(image, tags=Stage.INFERENCE.tags) for each in (model, again))
     for name in ("det/boxes", "det/scores", "det/labels"):
         assert torch.equal(outputs[name], expected[name])
-    assert isinstance(again(pictures())["det/visualization"][0], Image.Image)
+    assert isinstance(again(rectangles())["det/visualization"][0], Image.Image)
 
 
 class Counter:
@@ -182,7 +183,7 @@ def test_a_training_step_on_padded_targets_is_one_graph_for_any_number_of_boxes(
     model, backend = detector(), Counter()
     other = copy.deepcopy(model)
     compiled = torch.compile(other, backend=backend, fullgraph=True)
-    batch = pictures()
+    batch = rectangles()
     for count in (2, 0, 1):
         batch["targets/det"][0] = {name: value[:count] for name, value in batch["targets/det"][0].items()}
         losses = [call(padded(batch), tags={"MODEL", "LOSS"})["det/loss"] for call in (model, compiled)]
@@ -196,13 +197,13 @@ def test_a_training_step_on_padded_targets_is_one_graph_for_any_number_of_boxes(
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_detection_is_one_graph_whether_something_is_found_or_not():
+def test_detection_is_one_graph_with_and_without_detections():
     model, backend = detector().eval(), Counter()
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     head = model["det/head"].model.head
     for bias in (-9.0, 3.0):
         torch.nn.init.constant_(head.classification_head.cls_logits.bias, bias)
-        image = {"image": pictures()["image"]}
+        image = {"image": rectangles()["image"]}
         outputs, expected = (call(image, tags=Stage.INFERENCE.tags) for call in (compiled, model))
         assert expected["det/scores"].any() == (bias > 0)
         for name in ("det/boxes", "det/scores", "det/labels"):
@@ -225,8 +226,8 @@ def test_detection_is_exported_with_a_dynamic_batch():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_detector_learns_four_pictures_by_heart(variant):
-    model, batch = detector(variant), pictures()
+def test_a_detector_overfits_four_images(variant):
+    model, batch = detector(variant), rectangles()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
     for _ in range(100):

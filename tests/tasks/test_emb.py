@@ -5,8 +5,8 @@ from brickyard import Stage, create_model
 from tests.tasks import checks
 
 
-def things(count=8, size=64):
-    """Four things, each a pattern of its own under much noise."""
+def patterns_of(count=8, size=64):
+    """Four identities, each a different pattern under much noise."""
     torch.manual_seed(0)
     kinds = torch.arange(count) % 4
     patterns = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=size)
@@ -34,11 +34,11 @@ def test_vectors_have_length_one_on_any_backbone(backbone, variant):
 
 @pytest.mark.parametrize("variant", ["-linear", "-mlp"])
 def test_every_weight_of_the_head_is_trained(variant):
-    checks.assert_every_weight_is_trained(model_of(variant), things(), "emb")
+    checks.assert_every_weight_is_trained(model_of(variant), patterns_of(), "emb")
 
 
-def test_eight_pictures_are_learned():
-    model, batch = model_of(), things()
+def test_eight_images_are_learned():
+    model, batch = model_of(), patterns_of()
     before, after = checks.learned(model, batch, "emb/loss", steps=30)
     assert after < 0.2 * before
     assert model.summarize(reset=True) == {"emb/Recall@1": 1, "emb/Recall@5": 1}
@@ -46,27 +46,27 @@ def test_eight_pictures_are_learned():
 
 def test_a_training_step_gathers_no_vectors():
     model = model_of()
-    model(things(), tags=Stage.TRAIN.tags)
+    model(patterns_of(), tags=Stage.TRAIN.tags)
     assert model.summarize(reset=True) == {}
 
 
 def test_unlabelled_rows_do_not_matter():
-    checks.assert_unlabelled_rows_do_not_matter(model_of(), things(9), "emb", nonsense=100)
+    checks.assert_unlabelled_rows_do_not_matter(model_of(), patterns_of(9), "emb", nonsense=100)
 
 
 def test_without_labels_the_loss_is_zero():
-    checks.assert_without_labels_the_loss_is_zero(model_of(), things(), "emb")
+    checks.assert_without_labels_the_loss_is_zero(model_of(), patterns_of(), "emb")
 
 
 def test_it_is_stored_and_swapped(tmp_path):
     checks.assert_stored_and_swapped(model_of(), "emb", "emb/vector", tmp_path)
 
 
-def test_a_predictor_gives_the_vector_and_draws_it_under_the_picture(tmp_path):
+def test_a_predictor_gives_the_vector_and_draws_it_under_the_image(tmp_path):
     prediction = checks.predicted(model_of(), tmp_path)
-    (found,) = prediction.results["emb"]
-    assert len(found["vector"]) == 16
-    assert sum(number**2 for number in found["vector"]) == pytest.approx(1, abs=1e-4)
+    (result,) = prediction.results["emb"]
+    assert len(result["vector"]) == 16
+    assert sum(number**2 for number in result["vector"]) == pytest.approx(1, abs=1e-4)
     assert prediction.visualization.width == 400
     assert prediction.visualization.height > 120
     strip = prediction.visualization.crop((0, 120, 400, prediction.visualization.height))

@@ -27,8 +27,8 @@ class Everything:
 
 
 def test_of_one_map_each_is_one_number(backbone):
-    found = head_arguments(Everything, backbone, HEAD)
-    assert found == {
+    arguments = head_arguments(Everything, backbone, HEAD)
+    assert arguments == {
         "in_channels": 32,
         "in_strides": 16,
         "in_height": 7,
@@ -45,23 +45,23 @@ def test_of_one_map_each_is_one_number(backbone):
     [("features", [8, 16, 32], [25, 13, 7]), ("features[1:3]", [16, 32], [13, 7]), ("features[-1:]", [32], [7])],
 )
 def test_of_several_each_is_a_list(backbone, reads, channels, heights):
-    found = head_arguments(Everything, backbone, HEAD, reads)
-    assert (found["in_channels"], found["in_height"]) == (channels, heights)
+    arguments = head_arguments(Everything, backbone, HEAD, reads)
+    assert (arguments["in_channels"], arguments["in_height"]) == (channels, heights)
 
 
 def test_heights_and_widths_are_those_that_a_backbone_makes():
     model = timm_backbone("test_resnet").eval()
     spec = timm_spec(model)
-    found = head_arguments(Everything, spec, HEAD, "features")
+    arguments = head_arguments(Everything, spec, HEAD, "features")
     maps = model.forward_intermediates(torch.rand(1, 3, *spec.input.size), intermediates_only=True)
     assert [tuple(each.shape[1:]) for each in maps] == list(
-        zip(found["in_channels"], found["in_height"], found["in_width"], strict=True)
+        zip(arguments["in_channels"], arguments["in_height"], arguments["in_width"], strict=True)
     )
 
 
 def test_of_the_pooled_vector_there_is_its_length(backbone):
     assert head_arguments(lambda in_channels: 0, backbone, HEAD, "embedding") == {"in_channels": backbone.embedding}
-    with pytest.raises(BrickGraphError, match=r"Head 'parts' \(<lambda>\).*'in_height'. There are: in_channels, num"):
+    with pytest.raises(BrickGraphError, match=r"Head 'parts' \(<lambda>\).*'in_height'. Available: in_channels, num"):
         head_arguments(lambda in_height: 0, backbone, HEAD, "embedding")
 
 
@@ -78,7 +78,7 @@ def test_own_arguments_go_first_and_defaults_stay(backbone):
 def test_an_argument_that_nothing_provides_is_named(backbone):
     def head(in_channels, sigma): ...
 
-    with pytest.raises(BrickGraphError, match=r"Head 'parts' \(head\).*'sigma'. There are: in_channels, in_strides"):
+    with pytest.raises(BrickGraphError, match=r"Head 'parts' \(head\).*'sigma'. Available: in_channels, in_strides"):
         head_arguments(head, backbone, HEAD)
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from brickyard import BrickInputError, Stage, create_model
+from brickyard.core.specs import HeadInfo
 from brickyard.tasks.registry import get_task
 from tests.tasks import checks
 
@@ -29,7 +30,7 @@ def model_of(variant="", labels=LABELS):
 
 def test_the_default_is_the_17_of_a_body():
     model = create_model("test_resnet_kpt")
-    assert model["kpt/head"].metadata == {"task": "kpt", "variant": "fpn", "labels": [str(k) for k in range(17)]}
+    assert model["kpt/head"].head == HeadInfo("kpt", "fpn", tuple(str(k) for k in range(17)))
     assert model.required_inputs(tags=Stage.TRAIN.tags) == ["image", "targets/kpt"]
 
 
@@ -37,7 +38,7 @@ def test_the_default_is_the_17_of_a_body():
 @pytest.mark.parametrize(
     ("backbone", "size"), [("test_resnet", (97, 131)), ("test_convnext", (97, 131)), ("test_vit", (160, 160))]
 )
-def test_keypoints_are_found_in_the_image_on_any_backbone(backbone, size, variant):
+def test_keypoints_are_within_the_image_on_any_backbone(backbone, size, variant):
     model = create_model(f"{backbone}_kpt-{variant}", num_classes=5).eval()
     values = model({"image": torch.rand(2, 3, *size)}, tags=Stage.INFERENCE.tags)
     assert values["kpt/keypoints"].shape == (2, 5, 2)
@@ -52,7 +53,7 @@ def test_every_weight_of_the_head_is_trained(variant):
     checks.assert_every_weight_is_trained(model_of(variant), dots(2), "kpt")
 
 
-def test_eight_pictures_are_learned():
+def test_eight_images_are_learned():
     model, batch = model_of(), dots()
     checks.learned(model, batch, "kpt/loss", steps=60)
     summary = model.summarize(reset=True)
@@ -79,7 +80,7 @@ def test_labels_of_another_shape_are_refused_by_the_brick_s_name():
         model_of()(batch, tags=checks.TRAINED)
 
 
-def test_two_points_are_drawn_where_they_are():  # two of two numbers: rows and columns could be taken for each other
+def test_two_points_are_drawn_at_their_positions():  # of shape (2, 2): rows and columns could be confused
     model = model_of(labels=["a", "b"])
     model["kpt/visualization"].model.score_threshold = 0.0
     image = torch.zeros(1, 3, 120, 200)
@@ -92,21 +93,21 @@ def test_two_points_are_drawn_where_they_are():  # two of two numbers: rows and 
     assert not drawn[50, 20].any()
 
 
-def test_a_predictor_tells_places_in_the_picture_s_own_pixels(tmp_path):
+def test_a_predictor_returns_points_in_pixels_of_the_original_image(tmp_path):
     model = model_of().eval()
     prediction = checks.predicted(model, tmp_path)
-    found = prediction.results["kpt"]
-    assert {each["label"] for each in found} == set(LABELS)
-    assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
-    assert all(0 < each["x"] < 400 and 0 < each["y"] < 120 for each in found)
+    results = prediction.results["kpt"]
+    assert {each["label"] for each in results} == set(LABELS)
+    assert [each["score"] for each in results] == sorted((each["score"] for each in results), reverse=True)
+    assert all(0 < each["x"] < 400 and 0 < each["y"] < 120 for each in results)
     assert prediction.visualization.size == (400, 120)
 
 
-def test_places_move_with_the_picture_s_size():
+def test_points_scale_with_the_image_size():
     values = {"keypoints": np.array([[10.0, 20.0], [30.0, 40.0], [0.0, 1.0]]), "scores": np.array([0.1, 0.9, 0.5])}
     task = get_task("kpt")
-    found = task.results(task.on_image(values, (100, 50), (200, 200)), LABELS)
-    assert [(each["label"], each["x"], each["y"]) for each in found] == [
+    results = task.results(task.on_image(values, (100, 50), (200, 200)), LABELS)
+    assert [(each["label"], each["x"], each["y"]) for each in results] == [
         ("left eye", 120.0, 80.0),
         ("right eye", 0.0, 2.0),
         ("nose", 40.0, 40.0),

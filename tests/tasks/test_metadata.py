@@ -9,7 +9,7 @@ class Category(str):
 
 
 @pytest.mark.parametrize(
-    ("typ", "kinds"),
+    ("typ", "types"),
     [
         (float, ["float"]),
         (float | int, ["float", "int"]),
@@ -18,22 +18,22 @@ class Category(str):
         (str | bool, ["bool", "str"]),
     ],
 )
-def test_a_type_is_known_by_its_name(typ, kinds):
-    if kinds is None:
+def test_a_type_is_known_by_its_name(typ, types):
+    if types is None:
         with pytest.raises(BrickInputError, match="NoneType"):
             Metadata("kind", typ)
     else:
-        assert Metadata("kind", typ).kinds == kinds
+        assert Metadata("kind", typ).types == types
 
 
 @pytest.mark.parametrize("typ", [dict, list, object, "float", None])
-def test_a_type_that_no_label_has_is_refused(typ):
+def test_a_type_that_is_not_supported_is_refused(typ):
     with pytest.raises(BrickInputError, match="Metadata 'distance': expected bool, int, float, str"):
         Metadata("distance", typ)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "größe", "1st"])
-def test_a_name_that_is_no_identifier_is_refused(name):
+def test_a_name_that_is_not_an_identifier_is_refused(name):
     with pytest.raises(BrickInputError, match="a name of letters"):
         Metadata(name, float)
 
@@ -42,7 +42,7 @@ def test_two_of_one_name_and_type_are_one():
     assert len({Metadata("distance", float | int), Metadata("distance", float | int)}) == 1
 
 
-def test_the_only_plain_label_has_the_head_s_own_name():
+def test_the_only_plain_label_has_the_head_s_name():
     assert labels_of({"seg"}, "parts") == {"seg": Label("targets/parts")}
     assert labels_of({"seg", Metadata("age", int)}, "parts") == {
         "seg": Label("targets/parts"),
@@ -50,9 +50,9 @@ def test_the_only_plain_label_has_the_head_s_own_name():
     }
 
 
-def test_of_several_each_has_a_name_of_its_own():
-    found = labels_of(["keypoints", "boundingbox", Metadata("b", str), Metadata("a", float | int)], "pose")
-    assert found == {
+def test_each_of_several_labels_has_its_name():
+    labels = labels_of(["keypoints", "boundingbox", Metadata("b", str), Metadata("a", float | int)], "pose")
+    assert labels == {
         "boundingbox": Label("targets/pose/boundingbox"),
         "keypoints": Label("targets/pose/keypoints"),
         "a": Label("targets/pose/a", ("float", "int")),

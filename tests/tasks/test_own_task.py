@@ -1,4 +1,4 @@
-"""A task from outside the package, in processes that import its file and in one that does not."""
+"""A task from outside of the package, in processes that import its file and in one that does not."""
 
 import json
 
@@ -6,13 +6,13 @@ import pytest
 
 from tests.toys import run_python
 
-OWN = "import tests.tasks.own_task\n"
+IMPORT = "import tests.tasks.own_task\n"
 PHOTO = "src/brickyard/samples/coffee.jpg"
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A model with the task, pictures' values and summary, from a process that is gone."""
+    """A model with the task, its outputs and its summary, from another process."""
     folder = tmp_path_factory.mktemp("own") / "model"
     code = f"""
 import json, torch
@@ -22,10 +22,10 @@ model = create_model("test_resnet_age_cls", num_classes={{"cls": 3}}).eval()
 image = torch.arange(2 * 3 * 32 * 32).view(2, 3, 32, 32) / 6144
 values = model({{"image": image, "targets/age/years": torch.tensor([3.0, 5.0])}}, skip_missing=True)
 model.save_pretrained({str(folder)!r})
-found = {{name: values[name].tolist() for name in ("age/age", "age/loss")}}
-print(json.dumps({{**found, "summary": model.summarize(reset=True)["age/AgeError"].item()}}))
+outputs = {{name: values[name].tolist() for name in ("age/age", "age/loss")}}
+print(json.dumps({{**outputs, "summary": model.summarize(reset=True)["age/AgeError"].item()}}))
 """
-    return folder, json.loads(run_python(OWN + code))
+    return folder, json.loads(run_python(IMPORT + code))
 
 
 def test_it_is_trained_and_measured(stored):
@@ -37,8 +37,8 @@ def test_it_is_trained_and_measured(stored):
 
 
 @pytest.fixture(scope="module")
-def told(stored):
-    """What a second process with the task says of the model, and in the end without the task."""
+def described(stored):
+    """What a second process reports about the model with the task, and at last without it."""
     code = f"""
 import contextlib, io, json, torch, brickyard
 from brickyard.storage.card import render_card
@@ -55,46 +55,46 @@ def printed(*arguments):
 name = {str(stored[0])!r}
 model = brickyard.BrickCollection.from_pretrained(name).eval()
 image = torch.arange(2 * 3 * 32 * 32).view(2, 3, 32, 32) / 6144
-found = {{"age/age": model({{"image": image}}, outputs=["age/age"])["age/age"].tolist()}}
-facts = brickyard.model_info(name)
-found["info"] = [facts.name, facts.tasks]
-found["result"] = next(brickyard.Predictor(model).predict({PHOTO!r})).results["age"]
-found["listed"] = brickyard.list_models("test_resnet*", tasks=["age"])
-found["card"] = render_card("mine", *read_bricks(open_source(name)[0]), "hf://user/mine")
-found["commands"] = [printed("info", name), printed("graph", "test_resnet_age")]
+report = {{"age/age": model({{"image": image}}, outputs=["age/age"])["age/age"].tolist()}}
+info = brickyard.model_info(name)
+report["info"] = [info.name, info.tasks]
+report["result"] = next(brickyard.Predictor(model).predict({PHOTO!r})).results["age"]
+report["listed"] = brickyard.list_models("test_resnet*", tasks=["age"])
+report["card"] = render_card("mine", *read_bricks(open_source(name)[0]), "hf://user/mine")
+report["commands"] = [printed("info", name), printed("graph", "test_resnet_age")]
 del registry._TASKS["age"]
 brickyard.BrickCollection.from_pretrained(name)  # bricks are all that runs
 try:
     brickyard.create_model("local-dir:" + name)
 except brickyard.UnknownNameError as error:
-    found["without"] = str(error)
-print(json.dumps(found))
+    report["without"] = str(error)
+print(json.dumps(report))
 """
-    return json.loads(run_python(OWN + code))
+    return json.loads(run_python(IMPORT + code))
 
 
-def test_another_process_that_imports_its_file_loads_and_predicts(stored, told):
-    assert told["age/age"] == stored[1]["age/age"]
-    (result,) = told["result"]
+def test_another_process_that_imports_its_file_loads_and_predicts(stored, described):
+    assert described["age/age"] == stored[1]["age/age"]
+    (result,) = described["result"]
     assert result.keys() == {"label", "years"}
 
 
-def test_it_is_described_and_listed(told):
-    assert told["info"] == ["test_resnet_cls_age", {"cls": "cls", "age": "age"}]
-    assert "test_resnet_age" in told["listed"]
+def test_it_is_described_and_listed(described):
+    assert described["info"] == ["test_resnet_cls_age", {"cls": "cls", "age": "age"}]
+    assert "test_resnet_age" in described["listed"]
 
 
-def test_its_card_and_the_command_line_know_it(told):
-    assert "`age`: task `age`, head `linear`, 1 classes" in told["card"]
-    assert 'other.swap("age", "hf://user/mine/age")' in told["card"]
-    info, graph = told["commands"]
+def test_its_card_and_the_command_line_describe_it(described):
+    assert "`age`: task `age`, head `linear`, 1 classes" in described["card"]
+    assert 'other.swap("age", "hf://user/mine/age")' in described["card"]
+    info, graph = described["commands"]
     assert "age: task age, 1 classes" in info
     assert "AgeHead" in graph
 
 
-def test_a_process_where_the_task_is_not_registered_says_so(told):
-    assert told["without"].startswith("Unknown task 'age'.")
-    assert "`register_task`" in told["without"]
+def test_a_process_where_the_task_is_not_registered_says_so(described):
+    assert described["without"].startswith("Unknown task 'age'.")
+    assert "`register_task`" in described["without"]
 
 
 def test_a_process_that_does_not_import_its_file_says_what_is_unknown(stored):

@@ -7,8 +7,10 @@ import torch
 
 from brickyard import (
     BackboneSpec,
+    BrickInputError,
     BrickTrainable,
     HeadSpec,
+    LabelKind,
     Predictor,
     Stage,
     Task,
@@ -22,14 +24,16 @@ from brickyard import (
 from brickyard.recipe.names import parse_name
 from brickyard.tasks import registry
 from brickyard.tasks.registry import TASKS, get_task, task_variants
+from tests.toys import run_python
 
 
 class Sizes(Task):
-    """A number for each size that a thing can have: a linear layer on the pooled vector."""
+    """One number per size: a linear layer on the pooled vector."""
 
     name: ClassVar[str] = "sizes"
     variants: ClassVar[tuple[str, ...]] = ("plain", "doubled")
     required_labels: ClassVar[tuple[str, ...]] = ("sizes",)
+    label_kinds: ClassVar[dict[str, LabelKind]] = {"sizes": LabelKind.METADATA}
     main_output: ClassVar[str] = "values"
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
@@ -49,7 +53,7 @@ class Sizes(Task):
 
 @pytest.fixture
 def task() -> Iterator[Task]:
-    """A task of the user's own, forgotten after the test."""
+    """A registered task, removed after the test."""
     task = register_task(Sizes())
     yield task
     del registry._TASKS["sizes"]
@@ -80,11 +84,34 @@ def test_a_registered_task_is_saved_and_loaded(task, tmp_path):
     assert wider["cls/head"].model.out_features == 1000
 
 
-def test_a_task_without_a_picture_brick_predicts(task):
+def test_a_task_without_a_visualization_brick_predicts(task):
     predictor = Predictor(create_model("test_resnet_sizes"), device="cpu")
-    picture = registry.__file__.replace("tasks/registry.py", "samples/coffee.jpg")
-    prediction = next(predictor.predict(picture))
+    image = registry.__file__.replace("tasks/registry.py", "samples/coffee.jpg")
+    prediction = next(predictor.predict(image))
     assert [result["label"] for result in prediction.results["sizes"]] == ["0", "1", "2"]
+
+
+def test_importing_the_registry_imports_no_task_and_no_torch():
+    code = """
+import sys
+from brickyard.tasks.registry import TASKS
+print(list(TASKS), "seg" in TASKS, len(TASKS))
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "torchvision", "timm", "torchmetrics"}))
+TASKS["seg"]
+print(sorted(name for name in sys.modules if name in ("brickyard.tasks.seg", "brickyard.tasks.det")))
+"""
+    names, heavy, loaded = run_python(code).splitlines()
+    assert names == "['cls', 'depth', 'seg', 'det', 'kpt', 'emb'] True 6"
+    assert heavy == "[]"
+    assert loaded == "['brickyard.tasks.seg']"
+
+
+def test_a_task_without_a_kind_for_each_label_is_refused(monkeypatch):
+    monkeypatch.setattr(Sizes, "label_kinds", {})
+    message = r"Task 'sizes': expected a LabelKind for each label in `label_kinds`, found none for \['sizes'\]"
+    with pytest.raises(BrickInputError, match=message):
+        register_task(Sizes())
+    assert "sizes" not in TASKS
 
 
 def test_an_unknown_task_names_the_nearest(task):
@@ -94,7 +121,7 @@ def test_an_unknown_task_names_the_nearest(task):
         create_model("test_resnet_size")
 
 
-def test_after_it_is_gone_its_name_is_unknown():
+def test_the_name_of_a_removed_task_is_unknown():
     with pytest.raises(UnknownNameError):
         create_model("test_resnet_sizes")
 
@@ -152,20 +179,20 @@ def test_a_training_step_of_the_built_in_tasks_is_one_graph():
         "labelled/depth": torch.tensor([False, True]),
     }
     expected = model(batch, tags={"MODEL", "LOSS"})["loss"]
-    found = torch.compile(model, backend="aot_eager", fullgraph=True)(batch, tags={"MODEL", "LOSS"})["loss"]
-    torch.testing.assert_close(found, expected)
-    found.backward()
+    loss = torch.compile(model, backend="aot_eager", fullgraph=True)(batch, tags={"MODEL", "LOSS"})["loss"]
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
     torch.compiler.reset()
 
 
 def test_every_backbone_takes_every_task():
-    suffix = "_".join(sorted(TASKS, key=lambda task: task == "cls"))  # last: some names end in it themselves
+    suffix = "_".join(sorted(TASKS, key=lambda task: task == "cls"))  # last: the names of some backbones end in "_cls"
     names = frozenset(timm.list_models())
     for name in names:
         recipe = parse_name(f"{name}_{suffix}", names, task_variants())
         assert (recipe.backbone, [head.task for head in recipe.heads]) == (name, list(TASKS))
 
 
-def test_the_tasks_cannot_be_changed_but_by_registering():
+def test_the_mapping_of_tasks_is_read_only():
     with pytest.raises(TypeError):
         TASKS["sizes"] = Sizes()

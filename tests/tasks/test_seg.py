@@ -66,8 +66,8 @@ def test_the_loss_is_cross_entropy_and_dice():
     values = model(batch, tags=Stage.TRAIN.tags)
     known = batch["targets/seg"] != 255
     logits, target = values["seg/logits"].movedim(1, -1)[known], batch["targets/seg"][known]
-    found, truth = logits.softmax(dim=1), functional.one_hot(target, 3).float()
-    dice = 1 - 2 * (found * truth).sum(dim=0) / (found + truth).sum(dim=0)
+    predicted, truth = logits.softmax(dim=1), functional.one_hot(target, 3).float()
+    dice = 1 - 2 * (predicted * truth).sum(dim=0) / (predicted + truth).sum(dim=0)
     torch.testing.assert_close(values["seg/loss"], functional.cross_entropy(logits, target) + dice.mean())
 
 
@@ -108,7 +108,7 @@ def test_a_batch_without_any_label_has_a_zero_loss_that_reaches_every_weight():
         assert not weight.grad.any()
 
 
-def test_several_tasks_run_apart_or_together():
+def test_several_tasks_run_separately_or_together():
     model = create_model("test_resnet_cls_seg", num_classes={"cls": 4, "seg": 3}).eval()
     image = {"image": torch.rand(2, 3, 64, 64)}
     both = model(image, tags=Stage.INFERENCE.tags)
@@ -137,16 +137,16 @@ def test_the_classes_of_another_size_are_stretched():
     np.testing.assert_array_equal(values["class_prediction"], classes.repeat(2, axis=0).repeat(3, axis=1))
 
 
-def pictures(model, image):
+def visualizations(model, image):
     values = model({"image": image}, outputs=["seg/visualization", "seg/class_prediction"])
     return values["seg/visualization"], torch_to_numpy(values["seg/class_prediction"])
 
 
-def test_the_picture_is_of_the_predicted_classes_also_after_a_save(tmp_path):
+def test_the_visualization_shows_the_predicted_classes_also_after_a_save(tmp_path):
     model, image = create_model("test_resnet_seg", labels=LABELS).eval(), torch.rand(2, 3, 40, 70)
-    drawn, classes = pictures(model, image)
+    drawn, classes = visualizations(model, image)
     model.save_pretrained(tmp_path / "model")
-    again, _ = pictures(create_model(f"local-dir:{tmp_path / 'model'}").eval(), image)
+    again, _ = visualizations(create_model(f"local-dir:{tmp_path / 'model'}").eval(), image)
     draw = DrawSegmentation(LABELS)
     assert len(np.unique(classes)) > 1
     for row in range(2):
@@ -156,7 +156,7 @@ def test_the_picture_is_of_the_predicted_classes_also_after_a_save(tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["fpn", "tower"])
-def test_eight_pictures_are_learned(variant):
+def test_eight_images_are_learned(variant):
     model, batch = create_model(f"test_resnet_seg-{variant}", labels=LABELS), shapes()
     steps = 50
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -222,13 +222,13 @@ def test_a_head_is_exported_with_a_dynamic_batch(variant):
     torch.testing.assert_close(program.module()(image, **call)["seg/logits"], model(image, **call)["seg/logits"])
 
 
-def test_a_predictor_draws_all_heads_on_one_picture(tmp_path):
+def test_a_predictor_draws_all_heads_on_one_image(tmp_path):
     tasks = {"parts": "seg", "stuff": "seg-lraspp", "kind": "cls"}
     model = create_model(backbone="test_resnet", tasks=tasks, num_classes={"parts": 3, "stuff": 4, "kind": 5}).eval()
-    file = tmp_path / "picture.png"
+    file = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 400, 3), dtype=np.uint8)).save(file)
     prediction = next(Predictor(model).predict(file, draw=True))
     for head in ("parts", "stuff"):
-        assert sum(found["share"] for found in prediction.results[head]) == pytest.approx(1)
+        assert sum(result["share"] for result in prediction.results[head]) == pytest.approx(1)
     assert prediction.visualization.width == 400
     assert prediction.visualization.height > 120

@@ -53,8 +53,8 @@ def test_an_output_of_a_reserved_name_does_not_hide_what_is_reserved():
 
 
 def test_the_image_is_also_both_canvases():
-    found = wired(lambda prediction_canvas, target_canvas, image: 0)
-    assert found == {"prediction_canvas": "image", "target_canvas": "image", "image": "image"}
+    names = wired(lambda prediction_canvas, target_canvas, image: 0)
+    assert names == {"prediction_canvas": "image", "target_canvas": "image", "image": "image"}
 
 
 def test_what_may_be_none_is_optional():
@@ -75,7 +75,7 @@ def test_what_may_be_none_is_optional():
     }
 
 
-def test_what_may_be_none_and_has_no_default_is_read_though_nobody_writes_it():
+def test_what_may_be_none_and_has_no_default_is_read_even_if_nothing_writes_it():
     def loss(mask: Tensor | None): ...
 
     assert wired(loss) == {"mask": "./mask?"}
@@ -87,7 +87,7 @@ def test_a_default_is_kept_where_nothing_provides_the_argument():
     assert wired(loss) == {"preds": "./logits", "scores": "./scores"}
 
 
-def test_annotations_that_mean_nothing_when_it_runs_are_read_as_text():
+def test_annotations_that_cannot_be_evaluated_are_read_as_text():
     def loss(preds: "NoSuchName", target: "NoSuchName | None"): ...  # noqa: F821
 
     assert wired(loss) == {"preds": "./logits", "target": "targets/parts?"}
@@ -110,7 +110,7 @@ def test_modules_metrics_and_callable_objects_are_read_where_they_are_called():
 
 
 @pytest.mark.parametrize(
-    ("part", "labels", "said"),
+    ("part", "labels", "messages"),
     [
         (lambda masks: 0, ONE, ["'masks'", "The head writes ['logits', 'scores', 'target_boxes']", "['seg']"]),
         (lambda score: 0, ONE, ["'score'", "Did you mean 'scores'"]),
@@ -119,13 +119,13 @@ def test_modules_metrics_and_callable_objects_are_read_where_they_are_called():
         (lambda target_sex: 0, SEVERAL, ["'target_sex'", "target_seg"]),
         (nn.CrossEntropyLoss(), ONE, ["'input'"]),
         (MeanMetric(), ONE, ["'value'"]),
-        (lambda *values: 0, ONE, ["no arguments with names"]),
+        (lambda *values: 0, ONE, ["no named arguments"]),
     ],
 )
-def test_an_argument_that_nothing_provides_is_an_error_with_what_there_is(part, labels, said):
+def test_an_argument_that_nothing_provides_is_an_error_that_lists_what_is_available(part, labels, messages):
     with pytest.raises(BrickGraphError) as caught:
         wired(part, labels)
-    assert all(words in str(caught.value) for words in ["Brick 'parts/loss'", *said])
+    assert all(words in str(caught.value) for words in ["Brick 'parts/loss'", *messages])
 
 
 def test_predictions_without_the_main_output_are_an_error():
@@ -133,7 +133,7 @@ def test_predictions_without_the_main_output_are_an_error():
         wired(lambda preds: 0, outputs={"scores": "./scores"})
 
 
-def test_texts_are_no_tensors_and_numbers_are_no_list():
+def test_texts_are_not_tensors_and_numbers_are_not_lists():
     def of_tensor(target_kind: Tensor): ...
 
     def of_list(target_age: list[Tensor]): ...
@@ -142,13 +142,17 @@ def test_texts_are_no_tensors_and_numbers_are_no_list():
 
     labels = {**SEVERAL, "kind": Label("targets/parts/kind", ("str",))}
     assert list(wired(right, labels)) == ["target_kind", "target_age"]
-    with pytest.raises(BrickGraphError, match=r"'target_kind' is annotated.*Tensor.*'targets/parts/kind' is str"):
+    with pytest.raises(
+        BrickGraphError, match=r"'target_kind' is annotated.*Tensor.*parts/kind' has values of type str"
+    ):
         wired(of_tensor, labels)
-    with pytest.raises(BrickGraphError, match=r"'target_age' is annotated list.*'targets/parts/age' is float or int"):
+    with pytest.raises(
+        BrickGraphError, match=r"'target_age' is annotated list.*parts/age' has values of type float or int"
+    ):
         wired(of_list, labels)
 
 
-def test_a_torch_function_can_be_wired_by_a_function_of_one_s_own():
+def test_a_torch_function_can_be_wired_by_a_function_that_calls_it():
     def loss(predictions, target):
         return nn.functional.cross_entropy(predictions, target)
 

@@ -55,7 +55,7 @@ def without_outputs(*names: str) -> Callable[[onnx.ModelProto], None]:
 
 
 def without_metrics(stored: onnx.ModelProto) -> None:
-    next(each for each in stored.metadata_props if each.key == "brickyard.beside").value = "{}"
+    next(each for each in stored.metadata_props if each.key == "brickyard.python_bricks").value = "{}"
 
 
 def test_metrics_equal_torchmetrics_on_the_outputs_of_the_model(model) -> None:

@@ -26,8 +26,7 @@ from brickyard import (
     create_model,
     resnet_to_brick,
 )
-from brickyard.data.collate import collate
-from tests.runs import Rectangles, small_model
+from tests.runs import Rectangles, collate_rectangles, small_model
 from tests.training.toys import MULTITASK, QUIET, lightning, quiet_trainer
 
 pytestmark = QUIET
@@ -184,7 +183,7 @@ def test_a_collection_without_a_loss_is_an_error(tmp_path):
 
 def test_an_epoch_of_one_image_trains_validates_and_tests(tmp_path):
     module = lightning(small_model("test_resnet_cls_seg_det"), tmp_path)
-    loader = DataLoader(Rectangles(1), batch_size=1, collate_fn=collate)
+    loader = DataLoader(Rectangles(1), batch_size=1, collate_fn=collate_rectangles)
     trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(module, loader, loader)
     assert {"train/loss", "validation/det/map_50", "validation/seg/MeanIoU"} <= set(trainer.callback_metrics)
@@ -203,7 +202,7 @@ def test_training_is_logged_at_the_interval_over_the_steps_since_the_last_row(tm
         return losses[-1]
 
     module.training_step = recording
-    trainer.fit(module, DataLoader(data, batch_size=2, collate_fn=collate))
+    trainer.fit(module, DataLoader(data, batch_size=2, collate_fn=collate_rectangles))
     assert [step for step, _ in memory.rows] == [2, 4, 5]
     values = [float(loss.detach()) for loss in losses]
     expected = [sum(values[0:2]) / 2, sum(values[2:4]) / 2, values[4]]
@@ -215,7 +214,7 @@ def test_training_is_logged_at_the_interval_over_the_steps_since_the_last_row(tm
 def test_visualizations_of_the_validation_go_to_an_image_logger(tmp_path):
     module = lightning(small_model(MULTITASK), tmp_path, num_visualizations=2)
     memory = Memory()
-    loader = DataLoader(Rectangles(6), batch_size=3, collate_fn=collate)
+    loader = DataLoader(Rectangles(6), batch_size=3, collate_fn=collate_rectangles)
     quiet_trainer(tmp_path, logger=memory).validate(module, loader, verbose=False)
     assert sorted(memory.images) == [f"validation/{head}/visualization" for head in ("cls", "det", "seg")]
     assert all(len(images) == 2 for images in memory.images.values())
@@ -228,7 +227,7 @@ def test_a_frozen_backbone_is_unchanged_and_has_no_autograd_graph(tmp_path):
     before = {name: value.clone() for name, value in model["backbone"].state_dict().items()}
     seen = []
     model["backbone"].register_forward_hook(lambda brick, inputs, outputs: seen.append(outputs["features"]))
-    loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate)
+    loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate_rectangles)
     quiet_trainer(tmp_path, max_epochs=2).fit(lightning(model, tmp_path), loader)
     assert len(seen) == 4
     assert all(feature.grad_fn is None for features in seen for feature in features)
@@ -238,7 +237,7 @@ def test_a_frozen_backbone_is_unchanged_and_has_no_autograd_graph(tmp_path):
 
 def test_mixed_precision_trains(tmp_path):
     module = lightning(small_model(MULTITASK), tmp_path)
-    loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate)
+    loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate_rectangles)
     trainer = quiet_trainer(tmp_path, max_epochs=1, precision="bf16-mixed")
     trainer.fit(module, loader, loader)
     assert trainer.callback_metrics["train/loss"].isfinite()

@@ -1,1 +1,1 @@
-"""Data sets and batches of what a model reads: pictures with the labels of several tasks."""
+"""Data sets of labelled images, their transforms, and batches of what a model reads."""

@@ -1,9 +1,10 @@
-"""Which pictures come when: batches for training that can be resumed anywhere, and for evaluation without repeats."""
+"""Batches of samples: for training in an order that can be resumed anywhere, for evaluation without duplicates."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import ceil
 from typing import Any, NamedTuple, final
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from brickyard.data.collate import collate
 from brickyard.data.dataset import LabelledDataset
+from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickError, BrickInputError, MissingExtraError
 
 Batches = DataLoader[Mapping[str, Any]]
@@ -20,37 +22,42 @@ Batches = DataLoader[Mapping[str, Any]]
 
 @final
 class Draw(NamedTuple):
-    """A picture of a training run: its place in the run, counted over all processes, and its index in the data set."""
+    """A sample of a training run.
 
-    place: int
-    picture: int
+    Attributes:
+        position: Its position in the run, counted over all processes.
+        item: Its index in the data set.
+    """
+
+    position: int
+    item: int
 
 
 @final
 class TrainingOrder(Sampler[list[Draw]]):
-    """The batches of a whole training run: all pictures in a random order, then again in another.
+    """The batches of a whole training run: all samples in a random order, then again in another.
 
-    The order depends on the arguments alone, so a resumed run goes on with the batch that it would have had. Of each
-    step's pictures a process takes its share: two processes with half the batch size see what one sees.
+    The order depends on the arguments alone, so a resumed run continues with the batch that comes next. The samples of
+    a step are divided among the processes: two processes with half the batch size see the same samples as one.
 
     Args:
-        pictures: How many the data set has.
-        batch_size: Pictures a step and process.
+        length: The number of samples in the data set.
+        batch_size: Samples per step and process.
         steps: Batches in the run.
-        seed: Another one is another order; not negative.
-        rank: Of this process, in [0, world_size).
-        world_size: How many processes there are.
+        seed: The seed of the order; not negative.
+        rank: The rank of this process, in [0, world_size).
+        world_size: The number of processes.
 
     Raises:
         BrickInputError: The data set is empty.
     """
 
     def __init__(
-        self, pictures: int, batch_size: int, steps: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
+        self, length: int, batch_size: int, steps: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        if pictures < 1:
-            raise BrickInputError("training data", "one picture or more", "none")
-        self.pictures, self.batch_size, self.steps, self.seed = pictures, batch_size, steps, seed
+        if length < 1:
+            raise BrickInputError("training data", "one image or more", "none")
+        self.length, self.batch_size, self.steps, self.seed = length, batch_size, steps, seed
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
@@ -61,39 +68,39 @@ class TrainingOrder(Sampler[list[Draw]]):
         for step in range(self.steps):
             start = (step * self.world_size + self.rank) * self.batch_size
             batch = []
-            for place in range(start, start + self.batch_size):
-                turn, within = divmod(place, self.pictures)
-                if turn != current:
-                    current, order = turn, np.random.default_rng((self.seed, turn)).permutation(self.pictures)
-                batch.append(Draw(place, int(order[within])))
+            for position in range(start, start + self.batch_size):
+                epoch, within = divmod(position, self.length)
+                if epoch != current:
+                    current, order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                batch.append(Draw(position, int(order[within])))
             yield batch
 
 
 @final
-class Drawn(Dataset[Mapping[str, Any]]):
-    """A data set whose random changes depend on the draw alone: not on workers, processes or interruptions.
+class SeededDataset(Dataset[Mapping[str, Any]]):
+    """A data set whose random transforms depend on the draw alone: not on workers, processes or interruptions.
 
     Args:
-        data: Its items may draw from torch's global generator, as torchvision's transforms do.
-        seed: Another one makes other changes; not negative.
+        data: A data set whose items may draw from torch's global generator, as torchvision's transforms do.
+        seed: The seed of the transforms; not negative.
     """
 
     def __init__(self, data: LabelledDataset, seed: int) -> None:
         self.data, self.seed = data, seed
 
     def __getitem__(self, draw: Draw) -> Mapping[str, Any]:
-        seed = np.random.SeedSequence((self.seed, draw.place)).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence((self.seed, draw.position)).generate_state(1, np.uint64)[0]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(seed))  # `torch.manual_seed` looks for devices: 30 times as long
-            return self.data[draw.picture]
+            return self.data[draw.item]
 
 
 @final
-class Told(Dataset[Mapping[str, Any]]):
-    """A data set whose errors come as items where it is read by another process.
+class ErrorsAsItems(Dataset[Mapping[str, Any]]):
+    """A data set that returns its errors as items where a worker process reads it.
 
-    torch raises them anew here, as another kind with a page of text; so `collated` hands the error on, and
-    `checked` raises it as it was.
+    torch raises an error of a worker as another type whose message is a traceback. So `collate_or_error` passes the
+    error on to the main process, and `checked` raises it unchanged.
     """
 
     def __init__(self, data: Any) -> None:
@@ -111,25 +118,25 @@ class Told(Dataset[Mapping[str, Any]]):
             return error
 
 
-def collated(samples: Sequence[Any]) -> Any:
-    """The batch of `collate`, or the first error among the samples."""
-    return next((sample for sample in samples if isinstance(sample, BrickError)), None) or collate(samples)
+def collate_or_error(samples: Sequence[Any], kinds: Mapping[str, LabelKind]) -> Any:
+    """Collate the samples, or return the first error among them."""
+    return next((sample for sample in samples if isinstance(sample, BrickError)), None) or collate(samples, kinds)
 
 
 def checked(batch: Any) -> Any:
-    """The same batch; what is an error is raised."""
+    """Return a batch unchanged, or raise it if it is an error."""
     if isinstance(batch, BrickError):
         raise batch
     return batch
 
 
 def training_batches(data: LabelledDataset, order: TrainingOrder, *, workers: int = 0) -> Batches:
-    """A loader that remembers where it is, also in the middle of an epoch.
+    """Make a loader whose state can be saved and restored, also in the middle of an epoch.
 
     Args:
-        data: The pictures.
-        order: Which of them come when; its seed is also that of their random changes.
-        workers: Processes that read pictures, 0 to read them in this one.
+        data: The data set.
+        order: The order of its samples; its seed is also that of their random transforms.
+        workers: The number of processes that read samples, 0 to read them in this one.
 
     Raises:
         MissingExtraError: The extra `train` is not installed.
@@ -141,9 +148,9 @@ def training_batches(data: LabelledDataset, order: TrainingOrder, *, workers: in
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)  # torchdata 0.11 calls it
         loader: Batches = StatefulDataLoader(
-            Told(Drawn(data, order.seed)),
+            ErrorsAsItems(SeededDataset(data, order.seed)),
             batch_sampler=order,
-            collate_fn=collated,
+            collate_fn=partial(collate_or_error, kinds=data.kinds),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -153,27 +160,27 @@ def training_batches(data: LabelledDataset, order: TrainingOrder, *, workers: in
 def evaluation_batches(
     data: LabelledDataset, batch_size: int, *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> Batches:
-    """Every picture once. Of several processes each has its own, none twice, in equally many batches.
+    """Make a loader of every sample once; several processes get disjoint samples in the same number of batches.
 
     Args:
-        data: The pictures.
-        batch_size: Pictures at a time, about.
-        workers: Processes that read pictures, 0 to read them in this one.
-        rank: Of this process, in [0, world_size).
-        world_size: How many processes there are.
+        data: The data set.
+        batch_size: Samples per batch, approximately.
+        workers: The number of processes that read samples, 0 to read them in this one.
+        rank: The rank of this process, in [0, world_size).
+        world_size: The number of processes.
 
     Raises:
-        BrickInputError: There are fewer pictures than processes.
+        BrickInputError: There are fewer samples than processes.
     """
-    least = len(data) // world_size
-    if not least:
-        raise BrickInputError("evaluation data", f"a picture for each of {world_size} processes", f"{len(data)}")
-    # As many batches as the process with the fewest pictures has: one that runs on alone would wait for the others.
-    own = np.array_split(np.arange(rank, len(data), world_size), ceil(least / batch_size))
+    fewest = len(data) // world_size
+    if not fewest:
+        raise BrickInputError("evaluation data", f"an image for each of {world_size} processes", f"{len(data)}")
+    # As many batches as the process with the fewest samples has: with one more, a process would wait for the others.
+    indices = np.array_split(np.arange(rank, len(data), world_size), ceil(fewest / batch_size))
     return DataLoader(
-        Told(data),
-        batch_sampler=[indices.tolist() for indices in own],
-        collate_fn=collated,
+        ErrorsAsItems(data),
+        batch_sampler=[batch.tolist() for batch in indices],
+        collate_fn=partial(collate_or_error, kinds=data.kinds),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
     )

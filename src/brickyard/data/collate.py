@@ -1,4 +1,4 @@
-"""Samples of several tasks as one batch, also where some samples lack a task's label."""
+"""Collate samples into a batch, also where some samples lack a label."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from brickyard.data.label_kinds import KIND_RULES, LABELLED, TARGETS, LabelKind, kind_of
 from brickyard.errors import BrickInputError
-from brickyard.parts.segmentation import IGNORED
-
-_TARGETS, _LABELLED = "targets/", "labelled/"
 
 
-def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Make the batch that a collection reads, as the `collate_fn` of a `DataLoader`.
+def collate(samples: Sequence[Mapping[str, Any]], kinds: Mapping[str, LabelKind]) -> dict[str, Any]:
+    """Make the batch that a collection reads: the `collate_fn` of a `DataLoader` is `partial(collate, kinds=...)`.
 
     Args:
-        samples: One dictionary a picture: `image` (C, H, W), and `targets/<task>` for each task that it has a label of.
-            Everything else than targets stands in all of them.
+        samples: One dictionary per image: `image` (C, H, W), `targets/<label>` for each label that the image has, and
+            any other values, which every sample must have.
+        kinds: The kind of each label by its name, `LabelledDataset.kinds`.
 
     Returns:
-        The values of each name. Dictionaries, as the boxes of a picture, stay a list; everything else is stacked by
-        torch's `default_collate`. Where only some samples have a task's target, the others get a neutral one (255 for
-        the pixels of an integer mask, no boxes, else zeros), and `labelled/<task>` (B,) bool says which rows have it.
+        The values of each name. Boxes, instance masks and texts are a list, everything else is stacked by torch's
+        `default_collate`. Where only some samples have a label, the others get a neutral one (255 for the pixels of a
+        mask, no boxes, "" for a text, else zeros), and `labelled/<label>` (B,) bool marks the rows that have it.
 
     Raises:
-        BrickInputError: There is no sample; a value that is no target is missing in some; tensors differ in shape.
+        BrickInputError: There is no sample; a value that is not a label is missing in some; a label has no kind;
+            tensors differ in shape.
     """
     if not samples:
         raise BrickInputError("collate", "one sample or more", "none")
     batch: dict[str, Any] = {}
     for name in dict.fromkeys(name for sample in samples for name in sample):
-        lacking = [row for row, sample in enumerate(samples) if name not in sample]
-        if lacking and not name.startswith(_TARGETS):
-            hint = f"Only values under '{_TARGETS}' may be absent."
-            raise BrickInputError(f"collate, '{name}'", "a value in every sample", f"none in rows {lacking}", hint)
-        neutral = _neutral(next(sample[name] for sample in samples if name in sample)) if lacking else None
-        batch[name] = _joined(name, [sample.get(name, neutral) for sample in samples])
-        if lacking:
-            labelled = torch.tensor([name in sample for sample in samples])
-            batch[_LABELLED + name.removeprefix(_TARGETS)] = labelled
+        if name.startswith(TARGETS):
+            batch |= _collate_label(name, samples, kind_of(name, kinds, "collate"))
+            continue
+        if missing := [row for row, sample in enumerate(samples) if name not in sample]:
+            hint = f"Only values under '{TARGETS}' may be absent."
+            raise BrickInputError(f"collate, '{name}'", "a value in every sample", f"none in rows {missing}", hint)
+        batch[name] = _stack(name, [sample[name] for sample in samples])
     return batch
 
 
-def _neutral(value: Any) -> Any:
-    """What stands for a missing target of the kind of `value`; the losses leave its row out."""
-    if isinstance(value, Mapping):
-        return {name: entry[:0] for name, entry in value.items()}
-    like = torch.as_tensor(value)
-    is_mask = like.ndim >= 2 and not like.is_floating_point() and like.dtype != torch.bool
-    return torch.full_like(like, IGNORED if is_mask else 0)
+def _collate_label(name: str, samples: Sequence[Mapping[str, Any]], kind: LabelKind) -> dict[str, Any]:
+    rules = KIND_RULES[kind]
+    labelled = [name in sample for sample in samples]
+    values = [sample[name] for sample in samples if name in sample]
+    if not all(labelled):
+        neutral, rest = rules.neutral(values[0]), iter(values)
+        values = [next(rest) if has_label else neutral for has_label in labelled]
+    batch = {name: _stack(name, values) if rules.is_stacked else values}
+    if not all(labelled):
+        batch[LABELLED + name.removeprefix(TARGETS)] = torch.tensor(labelled)
+    return batch
 
 
-def _joined(name: str, values: list[Any]) -> Any:
-    if isinstance(values[0], Mapping):
-        return values
+def _stack(name: str, values: list[Any]) -> Any:
     if any(isinstance(value, Tensor) for value in values):
-        values = [torch.as_tensor(value) for value in values]  # a plain number beside a neutral tensor
+        values = [torch.as_tensor(value) for value in values]  # a plain number next to a neutral tensor
         shapes = sorted({tuple(value.shape) for value in values})
         if len(shapes) > 1:
             raise BrickInputError(f"collate, '{name}'", "tensors of one shape", f"{shapes}")

@@ -1,4 +1,4 @@
-"""The targets of a picture by the objects on it: which are there, where they are, which pixels they have."""
+"""Labels of an image from its annotated objects: class presence, boxes and a class mask."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import torch
 from faster_coco_eval.core import mask as coco_masks
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F  # noqa: N812 - its name everywhere
+from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
+from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
+OBJECT_KINDS = {"cls": LabelKind.MULTI_HOT, "seg": LabelKind.MASK, "det": LabelKind.BOXES}
+
 
 def object_labels(names: Sequence[str], *, masks: bool, location: str) -> dict[str, tuple[str, ...]]:
-    """The labels of `cls` (several a picture), `det`, and `seg` if there are masks: 0 is background.
+    """Return the class names of `cls` (multi-label), `det` and, with masks, `seg`, whose class 0 is background.
 
     Raises:
-        BrickInputError: Too many classes for a mask.
+        BrickInputError: There are too many classes for a mask.
     """
     if masks and len(names) >= IGNORED:
         raise BrickInputError(location, f"fewer than {IGNORED} classes, since {IGNORED} marks unknown", f"{len(names)}")
@@ -30,35 +33,35 @@ def object_labels(names: Sequence[str], *, masks: bool, location: str) -> dict[s
 
 
 def presence(classes: Iterable[int], num_classes: int) -> Tensor:
-    """(K,) int64, 1 for each of the classes in [0, K) that is there, else 0."""
-    there = torch.zeros(num_classes, dtype=torch.int64)
-    there[sorted(set(classes))] = 1
-    return there
+    """Encode classes in [0, K) as multi-hot: (K,) int64, 1 for each class that is present, else 0."""
+    present = torch.zeros(num_classes, dtype=torch.int64)
+    present[sorted(set(classes))] = 1
+    return present
 
 
 def box_target(boxes: tv_tensors.BoundingBoxes, labels: Sequence[int]) -> dict[str, Tensor]:
-    """Boxes (M, 4) float32 within the picture, and labels (M,) int64.
+    """Make a label for detection: boxes (M, 4) float32 within the image, and labels (M,) int64.
 
-    What reaches beyond the picture is cut off; boxes that are less than a pixel then, or were, are left out.
+    Boxes are clamped to the image; those with a side below one pixel before or after it are dropped.
     """
-    inside, kept = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(boxes))
-    return {"boxes": inside, "labels": torch.tensor(labels, dtype=torch.int64)[kept]}
+    clamped, kept = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(boxes))
+    return {"boxes": clamped, "labels": torch.tensor(labels, dtype=torch.int64)[kept]}
 
 
 def rasterize(objects: Iterable[tuple[Any, int]], size: tuple[int, int], location: str) -> Tensor:
-    """Paint objects on background, the smaller ones onto the larger ones, what is unknown below all.
+    """Draw objects into a mask, smaller ones over larger ones, ignored ones below all others.
 
     Args:
-        objects: The shape of each, in one of COCO's forms, and its value in the mask. Shapes are polygons as a list of
-            [x1, y1, x2, y2, ...] in pixels, or run lengths, compressed or not.
+        objects: The shape of each object, in one of COCO's formats, and its value in the mask. Shapes are polygons as a
+            list of [x1, y1, x2, y2, ...] in pixels, or run-length encodings, compressed or not.
         size: (height, width).
-        location: What errors name.
+        location: The location that an error names.
 
     Returns:
-        (H, W) int64, 0 where nothing is.
+        (H, W) int64, 0 where there is no object.
 
     Raises:
-        BrickInputError: A shape that is none, or is of another size.
+        BrickInputError: A shape is damaged or of another size.
     """
     shapes = [(_pixels(shape, size, location), value) for shape, value in objects]
     shapes.sort(key=lambda pair: (pair[1] != IGNORED, -int(pair[0].sum())))
@@ -69,7 +72,7 @@ def rasterize(objects: Iterable[tuple[Any, int]], size: tuple[int, int], locatio
 
 
 def _pixels(shape: Any, size: tuple[int, int], location: str) -> npt.NDArray[np.bool_]:
-    """Which pixels (H, W) a shape has."""
+    """Decode a shape to its pixels, (H, W) bool."""
     height, width = size
     try:
         if isinstance(shape, list):
@@ -78,14 +81,14 @@ def _pixels(shape: Any, size: tuple[int, int], location: str) -> npt.NDArray[np.
             shape = [polygon for polygon in shape if len(polygon) >= 6]  # two points have no area
             if not shape:
                 return np.zeros(size, dtype=bool)
-            told = size
+            encoded_size = size
         else:
-            told = (shape["size"][0], shape["size"][1])
-        # Before it is unpacked: a few bytes can claim any size.
-        pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height)) if told == size else None
+            encoded_size = (shape["size"][0], shape["size"][1])
+        # Compared before decoding: a few bytes can claim any size.
+        pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height)) if encoded_size == size else None
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise BrickInputError(location, "polygons or run lengths as COCO has them", f"{error}") from None
+        raise BrickInputError(location, "polygons or run-length encodings as in COCO", f"{error}") from None
     if pixels is None:
-        raise BrickInputError(location, f"a shape on {width}x{height} pixels", f"{told[1]}x{told[0]}")
-    found: npt.NDArray[np.bool_] = pixels.astype(bool)
-    return found
+        raise BrickInputError(location, f"a shape on {width}x{height} pixels", f"{encoded_size[1]}x{encoded_size[0]}")
+    decoded: npt.NDArray[np.bool_] = pixels.astype(bool)
+    return decoded

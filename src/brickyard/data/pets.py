@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: the breed, the pixels and the head of a cat or dog."""
+"""Oxford-IIIT Pet: the breed, the pixels and the head box of a cat or dog."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.datasets import OxfordIIITPet
 
+from brickyard.data.label_kinds import LabelKind
 from brickyard.data.objects import box_target
 from brickyard.data.orientation import read_class_map, read_oriented
 from brickyard.data.voc import read_objects
@@ -16,7 +17,7 @@ from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED
 
 _SPLITS = ("train", "val", "trainval", "test")
-_ONE_IN = 10  # of each breed's pictures of `trainval`, one in ten is in `val`
+_VAL_EVERY = 10  # every tenth image of a breed in `trainval` is in `val`
 _SPECIES = ("cat", "dog")
 _BREEDS = (
     "Abyssinian",
@@ -57,27 +58,33 @@ _BREEDS = (
     "Wheaten Terrier",
     "Yorkshire Terrier",
 )
-_CLASSES = torch.tensor([-1, 1, 0, IGNORED])  # of the trimap's values: 1 pet, 2 background, 3 the seam between them
+_CLASSES = torch.tensor([-1, 1, 0, IGNORED])  # by the trimap's values: 1 pet, 2 background, 3 the border between them
 
 
 @final
 class Pets(Dataset[dict[str, Any]]):
-    """Cats and dogs, with labels for `cls` (the breed), `seg` and `det` (the head), which the test pictures lack.
+    """The Oxford-IIIT Pet data set (https://www.robots.ox.ac.uk/~vgg/data/pets), with labels for `cls` (the breed),
+    `seg` and `det` (the head); the images of the test split have no boxes.
 
     Args:
-        root: The folder in which `oxford-iiit-pet` lies, as torchvision has it.
+        root: The folder with `oxford-iiit-pet`, as in torchvision.
         split: "trainval" or "test" as published; "train" and "val" are nine tenths and one tenth of "trainval".
-        download: Fetch it if it is not there, by torchvision.
+        download: Whether to download the data set with torchvision if it is absent.
 
     Raises:
-        UnknownNameError: There is no such split.
-        BrickInputError: It is not there, or its list is damaged.
+        UnknownNameError: The split is unknown.
+        BrickInputError: The data set is absent, or its list of images is damaged.
     """
 
     labels: ClassVar[dict[str, tuple[str, ...]]] = {
         "cls": _BREEDS,
         "seg": ("background", "pet"),
         "det": tuple(f"{species} head" for species in _SPECIES),
+    }
+    kinds: ClassVar[dict[str, LabelKind]] = {
+        "cls": LabelKind.CLASS_INDEX,
+        "seg": LabelKind.MASK,
+        "det": LabelKind.BOXES,
     }
 
     def __init__(self, root: str | Path, split: str, *, download: bool = False) -> None:
@@ -91,64 +98,64 @@ class Pets(Dataset[dict[str, Any]]):
         try:
             lines = listed.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            hint = "download=True fetches it."
+            hint = "Pass download=True to download it."
             raise BrickInputError(str(listed), "a list of the Oxford-IIIT Pet data set", f"{error}", hint) from None
-        self._pictures = _of_split([_breed_of(line, listed) for line in lines], split)
+        self._entries = _of_split([_parse_entry(line, listed) for line in lines], split)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._entries)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one picture.
+        """Read one sample.
 
         Returns:
             image: (3, H, W) uint8.
             targets/cls: () int64, the breed, 0 to 36.
-            targets/seg: (H, W) int64, 0 for background, 1 for the pet, 255 for the seam between them.
-            targets/det: boxes (M, 4) float32, (x1, y1, x2, y2) in pixels, and labels (M,) int64, 0 for a cat's head, 1
-                for a dog's. Absent where the data set has no box.
+            targets/seg: (H, W) int64, 0 for background, 1 for the pet, 255 for the border between them.
+            targets/det: boxes (M, 4) float32, xyxy in pixels, and labels (M,) int64, 0 for a cat's head, 1 for a dog's.
+                Absent where the data set has no box.
 
         Raises:
-            BrickInputError: A file is absent or damaged, or does not fit the others.
+            BrickInputError: A file is absent or damaged, or does not match the others.
         """
-        name, breed = self._pictures[index]
+        name, breed = self._entries[index]
         annotations = self._folder / "annotations"
         trimap_file, xml = annotations / "trimaps" / f"{name}.png", annotations / "xmls" / f"{name}.xml"
         trimap = read_class_map(trimap_file)
         if not 1 <= trimap.min() <= trimap.max() <= 3:
             raise BrickInputError(str(trimap_file), "values 1 to 3", f"{trimap.min()} to {trimap.max()}")
-        picture = read_oriented(self._folder / "images" / f"{name}.jpg", (trimap.shape[0], trimap.shape[1]))
-        item = {
-            "image": picture.image,
+        oriented = read_oriented(self._folder / "images" / f"{name}.jpg", (trimap.shape[0], trimap.shape[1]))
+        sample = {
+            "image": oriented.image,
             "targets/cls": torch.tensor(breed),
-            "targets/seg": picture.mask(_CLASSES[trimap]),
+            "targets/seg": oriented.mask(_CLASSES[trimap]),
         }
         if not xml.exists():
-            return item
+            return sample
         heads = read_objects(xml)
         for head in heads:
             if head.name not in _SPECIES:
                 raise BrickInputError(str(xml), "objects 'cat' or 'dog'", f"'{head.name}'")
-        boxes = picture.boxes(torch.tensor([head.box for head in heads], dtype=torch.float32).reshape(-1, 4))
-        return {**item, "targets/det": box_target(boxes, [_SPECIES.index(head.name) for head in heads])}
+        boxes = oriented.boxes(torch.tensor([head.box for head in heads], dtype=torch.float32).reshape(-1, 4))
+        return {**sample, "targets/det": box_target(boxes, [_SPECIES.index(head.name) for head in heads])}
 
 
-def _breed_of(line: str, file: Path) -> tuple[str, int]:
-    """A line of a list -> the name of a picture and the number of its breed; the two must agree."""
+def _parse_entry(line: str, file: Path) -> tuple[str, int]:
+    """Parse a line of a list to the name of an image and its breed; the name starts with the breed, too."""
     name, number = (*line.split(), "", "")[:2]
     breed = int(number) - 1 if number.isdecimal() else -1
     if not 0 <= breed < len(_BREEDS) or name.rpartition("_")[0].lower() != _BREEDS[breed].lower().replace(" ", "_"):
-        raise BrickInputError(str(file), "lines of a picture and the number of its breed", f"'{line}'")
+        raise BrickInputError(str(file), "lines with the name of an image and the number of its breed", f"'{line}'")
     return name, breed
 
 
-def _of_split(pictures: list[tuple[str, int]], split: str) -> list[tuple[str, int]]:
+def _of_split(entries: list[tuple[str, int]], split: str) -> list[tuple[str, int]]:
     if split not in ("train", "val"):
-        return pictures
+        return entries
     seen = [0] * len(_BREEDS)
-    chosen = []
-    for name, breed in pictures:
+    selected = []
+    for name, breed in entries:
         seen[breed] += 1
-        if (seen[breed] % _ONE_IN == 0) == (split == "val"):
-            chosen.append((name, breed))
-    return chosen
+        if (seen[breed] % _VAL_EVERY == 0) == (split == "val"):
+            selected.append((name, breed))
+    return selected

@@ -1,4 +1,4 @@
-"""Data sets by what a command line says: `digits`, or a kind and a folder as in `coco:path/to/folder`."""
+"""Open data sets by the text of a command line: `digits`, or a format and a folder as in `coco:path/to/folder`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from brickyard.data.yolo import Yolo
 from brickyard.errors import BrickInputError, UnknownNameError
 
 _DIGITS = "digits"
-_SCENES: dict[Split, int] = {"train": 1_000_000, "val": 500, "test": 1000}  # made on the fly, each another
-_SCENE_SIZE, _PICTURE_SIZE = 96, 224
-_IN_FOLDERS: dict[str, Callable[[str, str], LabelledDataset]] = {"coco": Coco, "yolo": Yolo, "pets": Pets, "voc": Voc}
+_NUM_SCENES: dict[Split, int] = {"train": 1_000_000, "val": 500, "test": 1000}  # generated on the fly, all different
+_SCENE_SIZE, _IMAGE_SIZE = 96, 224
+_FORMATS: dict[str, Callable[[str, str], LabelledDataset]] = {"coco": Coco, "yolo": Yolo, "pets": Pets, "voc": Voc}
 
-KINDS = (_DIGITS, *(f"{kind}:FOLDER" for kind in _IN_FOLDERS))
+KINDS = (_DIGITS, *(f"{name}:FOLDER" for name in _FORMATS))
 
 
 def open_data(
@@ -34,43 +34,44 @@ def open_data(
     seed: int = 0,
     flip: bool = True,
 ) -> LabelledDataset:
-    """Open the data set that a text names, ready for a model.
+    """Open the data set that a text names, with the transforms of its split.
 
     Args:
-        text: One of `KINDS`: `digits` for the digit scenes, else a kind and the folder where it lies.
-        split: "train", whose pictures are changed at random, "val" or "test".
-        length: How many pictures, the first ones; None for all, of digit scenes a million, 500 and 1000.
-        image_size: Pixels of a picture's side; None for 96 for digit scenes, 224 for others.
-        seed: Of the digit scenes.
-        flip: Whether half of the training pictures of a folder are mirrored left to right; not for text or digits.
+        text: `digits` for the digit scenes, else a format and a folder, see `KINDS`.
+        split: "train", whose images are augmented at random, "val" or "test".
+        length: The number of images, the first ones; None for all, of digit scenes a million, 500 and 1000.
+        image_size: The side of an image in pixels; None for 96 for digit scenes, 224 for others.
+        seed: The seed of the digit scenes.
+        flip: Whether half of the training images of a folder are flipped horizontally; not for text or digits.
 
     Raises:
-        UnknownNameError: There is no such data set or split.
-        BrickInputError: A folder is missing or damaged, or a number is out of its range.
+        UnknownNameError: The data set or split is unknown.
+        BrickInputError: A folder is missing or damaged, or a number is out of range.
         MissingExtraError: Digit scenes need the extra `train`.
     """
-    if split not in _SCENES:
-        raise UnknownNameError("split", split, _SCENES)
-    kind, _, folder = text.partition(":")
+    if split not in _NUM_SCENES:
+        raise UnknownNameError("split", split, _NUM_SCENES)
+    name, _, folder = text.partition(":")
     if text == _DIGITS:
-        scenes = _SCENES[split] if length is None else length
-        return DigitScenes(split, scenes, image_size=image_size or _SCENE_SIZE, seed=seed)
-    if kind not in _IN_FOLDERS or not folder:
+        num_scenes = _NUM_SCENES[split] if length is None else length
+        return DigitScenes(split, num_scenes, image_size=image_size or _SCENE_SIZE, seed=seed)
+    if name not in _FORMATS or not folder:
         raise UnknownNameError("data", text, KINDS)
-    data = _IN_FOLDERS[kind](folder, split)
+    data = _FORMATS[name](folder, split)
     if length is not None:
         data = _First(data, length)
-    return Augmented(data, Augment(image_size or _PICTURE_SIZE, train=split == "train", flip=flip))
+    return Augmented(data, Augment(image_size or _IMAGE_SIZE, data.kinds, train=split == "train", flip=flip))
 
 
 @final
 class _First(Dataset[Mapping[str, Any]]):
-    """The first pictures of a data set."""
+    """The first samples of a data set."""
 
     def __init__(self, data: LabelledDataset, length: int) -> None:
         if not 0 <= length <= len(data):
-            raise BrickInputError("length", f"0 to {len(data)}, as many as there are", f"{length}")
-        self.data, self.length, self.labels = data, length, data.labels
+            raise BrickInputError("length", f"0 to {len(data)}, the length of the data set", f"{length}")
+        self.data, self.length = data, length
+        self.labels, self.kinds = data.labels, data.kinds
 
     def __len__(self) -> int:
         return self.length

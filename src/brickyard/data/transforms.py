@@ -1,130 +1,153 @@
-"""Random changes of a picture together with its masks and boxes, and the one resize of evaluation."""
+"""Transform an image together with its labels: random augmentation for training, one resize for evaluation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F  # noqa: N812 - its name everywhere
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
 from brickyard.data.dataset import LabelledDataset
+from brickyard.data.geometry import Window, crop, horizontal_flip, resize
+from brickyard.data.label_kinds import KIND_RULES, TARGETS, LabelKind, kind_of
 from brickyard.errors import BrickInputError
-from brickyard.parts.segmentation import IGNORED
 
-_TARGETS = "targets/"
-_FRAMED = 0.25  # of the pictures get a frame; the others are cropped
-_FRAME = 1.5  # times the picture, at most, is the picture with its frame
-_GREY = 128
-_STRETCH = 4 / 3  # a crop is so much wider or higher than the picture's own shape, at most
-_LEAST_BOX = 2.0  # pixels: what a crop leaves of a box may be a sliver that nobody could tell
+_ZOOM_OUT_PROBABILITY = 0.25  # otherwise the image is cropped
+_MAX_ZOOM_OUT = 1.5  # the largest ratio of the frame's sides to the image's
+_GREY = 128  # the fill of a frame
+_MAX_STRETCH = 4 / 3  # the largest ratio between the aspect ratios of a crop and its image
+_MIN_BOX_SIDE = 2.0  # pixels; less of an object cannot be recognised
+_WITH_BOXES = (LabelKind.BOXES, LabelKind.INSTANCE_MASKS)
+
+_Move = Callable[[Any, float], Any]
 
 
 @final
 class Augment:
-    """Make a sample ready for a model: all parts of it to one size and, for training, changed at random.
+    """Resize a sample to a square and, for training, change it at random, labels included.
 
-    Training takes a crop, or puts a grey frame around the whole, flips and changes colours, drawing from torch's global
-    generator. Boxes follow: what a crop leaves of them is cut to it, and slivers of less than two pixels go with their
-    labels. Masks follow with the nearest class of each pixel, and have 255 in a frame. Labels of the whole picture stay
-    what they are, so a low `kept` may crop away what they name. Evaluation squashes, as prediction does for dense
-    tasks; so crops have nearly the picture's own shape and are squashed alike.
+    Training crops the image or pads it to a larger grey frame (as `torchvision.transforms.v2.RandomZoomOut`), flips it
+    and jitters its colors, drawing from torch's global generator. Labels move with the image by their kind: boxes are
+    clamped, and those with a side of less than 2 pixels are dropped with their rows of the other entries; masks take
+    the nearest class of each pixel, and 255 in a frame; points outside of the image become unknown; dense maps take the
+    nearest value, and 0 = unknown in a frame. Labels of the whole image do not change, so a low `min_area` may crop out
+    what they name. Evaluation resizes without keeping the aspect ratio, as prediction does for dense tasks; crops keep
+    nearly the aspect ratio of the image, so that they are distorted alike.
 
     Args:
-        image_size: Pixels of the side of the square that comes out.
+        image_size: The side of the output in pixels.
+        kinds: The kind of each label by its name, `LabelledDataset.kinds`.
         train: Whether to change at random.
-        flip: Whether half of the training pictures are mirrored left to right; not for text or digits.
-        kept: The least part of a picture's area that a crop keeps, in (0, 1].
-        interpolation: Of the picture's resize, "bilinear" or "bicubic", with antialias.
+        flip: Whether half of the training images are flipped horizontally; not for text or digits.
+        flip_pairs: For each label of kind points, the pairs of indices that a flip swaps, such as the left and the
+            right eye; an empty sequence if there are none.
+        min_area: The smallest part of an image's area that a crop keeps, in (0, 1].
+        interpolation: How images are resized, "bilinear" or "bicubic", with antialiasing.
 
     Raises:
-        BrickInputError: A number is out of its range, or there is no such interpolation.
+        BrickInputError: An argument is out of range; images with points are flipped, but their pairs are not declared.
     """
 
     def __init__(
-        self, image_size: int, *, train: bool, flip: bool = True, kept: float = 0.5, interpolation: str = "bilinear"
+        self,
+        image_size: int,
+        kinds: Mapping[str, LabelKind],
+        *,
+        train: bool,
+        flip: bool = True,
+        flip_pairs: Mapping[str, Sequence[tuple[int, int]]] = MappingProxyType({}),
+        min_area: float = 0.5,
+        interpolation: str = "bilinear",
     ) -> None:
         _check("image_size", image_size >= 1, "1 or more", image_size)
-        _check("kept", 0 < kept <= 1, "a part in (0, 1]", kept)
+        _check("min_area", 0 < min_area <= 1, "a fraction in (0, 1]", min_area)
         _check("interpolation", interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'", interpolation)
         self.size = [image_size, image_size]
-        self.train = train
-        self.interpolation = v2.InterpolationMode(interpolation)
-        self._frame = v2.RandomZoomOut(
-            fill={tv_tensors.Image: _GREY, tv_tensors.Mask: IGNORED, "others": 0}, side_range=(1.0, _FRAME), p=1.0
-        )
-        self.kept = kept
-        colours = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03)
-        self._look = v2.Compose([v2.RandomHorizontalFlip(), colours] if flip else [colours])
+        self.kinds, self.train, self.flip, self.min_area = kinds, train, flip, min_area
+        self.flip_pairs = dict(flip_pairs)
+        self.interpolation = InterpolationMode(interpolation)
+        self._color_jitter = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03)
+        points = {name for name, kind in kinds.items() if kind is LabelKind.POINTS}
+        if train and flip and (undeclared := sorted(points - flip_pairs.keys())):
+            hint = (
+                "A flip swaps left and right: pass flip_pairs={'kpt': [(1, 2), ...]}, [] for no pairs, or flip=False."
+            )
+            raise BrickInputError("Augment, flip_pairs", f"the pairs of points of {undeclared}", "none", hint)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Change one sample; what was passed in stays as it is.
+        """Transform one sample; the input is not modified.
 
         Args:
-            sample: `image` (3, H, W) uint8, and any `targets/<head>`: dictionaries with `boxes` (M, 4), (x1, y1, x2,
-                y2) in pixels, whose other values have M rows too; masks (H, W) of integers. All else is passed on.
+            sample: `image` (3, H, W) uint8, any `targets/<label>` of the kind declared in `kinds`, see `LabelKind`, and
+                any other values, which are passed on.
 
         Returns:
-            The same names: `image` (3, S, S) uint8, masks (S, S), boxes within the S x S pixels.
+            The same names: `image` (3, S, S) uint8, and labels in the form that they had, for S x S pixels.
 
         Raises:
-            BrickInputError: A mask has another size than the image.
+            BrickInputError: A label has no declared kind, or not the form of its kind.
         """
-        canvas = (int(sample["image"].shape[-2]), int(sample["image"].shape[-1]))
-        values = {name: value for name, raw in sample.items() if (value := _wrapped(name, raw, canvas)) is not None}
-        if self.train:
-            values = self._frame(values) if torch.rand(()) < _FRAMED else self._cropped(values)
-        values = {name: self._resized(value) for name, value in values.items()}
-        if self.train:
-            values = self._look(values)
-        return {name: self._unwrapped(values[name], raw) if name in values else raw for name, raw in sample.items()}
+        size = (int(sample["image"].shape[-2]), int(sample["image"].shape[-1]))
+        window = self._random_window(*size) if self.train else None
+        is_flipped = self.train and self.flip and torch.rand(()).item() < 0.5
 
-    def _cropped(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        # Not torchvision's `RandomResizedCrop`: it stretches crops towards a square, evaluation only whole pictures.
-        height, width = values["image"].shape[-2:]
-        area = _uniform(self.kept, 1.0)
-        bound = min(math.log(_STRETCH), -math.log(area))  # no side is longer than the picture's
+        def move(value: Any, fill: float) -> Any:
+            value = value if window is None else crop(value, window, fill)
+            value = resize(value, self.size, self.interpolation)
+            return horizontal_flip(value) if is_flipped else value
+
+        image = move(tv_tensors.Image(sample["image"]), _GREY)
+        moved = {"image": self._color_jitter(image) if self.train else image}
+        for name, value in sample.items():
+            if name.startswith(TARGETS):
+                moved[name] = self._label(name, value, size, move, is_flipped)
+        return {name: moved.get(name, value) for name, value in sample.items()}
+
+    def _label(self, name: str, label: Any, size: tuple[int, int], move: _Move, is_flipped: bool) -> Any:
+        kind = kind_of(name, self.kinds, "Augment")
+        rules = KIND_RULES[kind]
+        parts = {part: move(value, rules.fill) for part, value in rules.wrap(label, size, f"Augment, '{name}'").items()}
+        moved = rules.unwrap(label, parts)
+        if kind in _WITH_BOXES:
+            return _sanitized(moved, _MIN_BOX_SIDE if self.train else None)
+        if kind is LabelKind.POINTS and is_flipped:
+            return _swapped(moved, self.flip_pairs[name.removeprefix(TARGETS)])
+        return moved
+
+    def _random_window(self, height: int, width: int) -> Window:
+        """A frame around the whole image, or a crop of it."""
+        if torch.rand(()).item() < _ZOOM_OUT_PROBABILITY:
+            ratio = _uniform(1.0, _MAX_ZOOM_OUT)
+            h, w = int(height * ratio), int(width * ratio)
+            return Window(-int(_uniform(0, h - height)), -int(_uniform(0, w - width)), h, w)
+        # Not torchvision's `RandomResizedCrop`: it distorts crops less than evaluation distorts whole images.
+        area = _uniform(self.min_area, 1.0)
+        bound = min(math.log(_MAX_STRETCH), -math.log(area))  # no side is longer than the image's
         stretch = math.exp(_uniform(-bound, bound))
         h, w = max(1, round(height * math.sqrt(area / stretch))), max(1, round(width * math.sqrt(area * stretch)))
         top, left = (int(torch.randint(free + 1, ())) for free in (height - h, width - w))
-        return {name: F.crop(value, top, left, h, w) for name, value in values.items()}
-
-    def _resized(self, value: Tensor) -> Tensor:
-        if not isinstance(value, tv_tensors.Mask):
-            resized: Tensor = F.resize(value, self.size, interpolation=self.interpolation, antialias=True)
-            return resized
-        # Of the pixels that become one, v2 takes a corner, which moves a mask against its picture; this, the middle.
-        classes = F.resize_image(value.as_subclass(Tensor)[None], self.size, v2.InterpolationMode.NEAREST_EXACT)[0]
-        return tv_tensors.Mask(classes)  # type: ignore[no-any-return]
-
-    def _unwrapped(self, value: Tensor, raw: Any) -> Any:
-        """A changed value in the form that it had."""
-        if not isinstance(value, tv_tensors.BoundingBoxes):
-            return value
-        boxes = F.clamp_bounding_boxes(value)  # against rounding
-        if not self.train:
-            return {**raw, "boxes": boxes}
-        boxes, kept = F.sanitize_bounding_boxes(boxes, min_size=_LEAST_BOX)
-        return {**{name: entry[kept] for name, entry in raw.items() if name != "boxes"}, "boxes": boxes}
+        return Window(top, left, h, w)
 
 
 @final
 class Augmented(Dataset[dict[str, Any]]):
-    """A data set whose samples are changed when they are read.
+    """A data set whose samples are transformed when they are read.
 
     Args:
-        data: The data set; its labels are kept.
-        augment: The change.
+        data: The data set; its labels and their kinds are kept.
+        augment: The transform.
     """
 
     def __init__(self, data: LabelledDataset, augment: Augment) -> None:
         self.data, self.augment = data, augment
-        self.labels = data.labels
+        self.labels, self.kinds = data.labels, data.kinds
 
     def __len__(self) -> int:
         return len(self.data)
@@ -133,26 +156,27 @@ class Augmented(Dataset[dict[str, Any]]):
         return self.augment(self.data[index])
 
 
-def _wrapped(name: str, value: Any, canvas: tuple[int, int]) -> Tensor | None:
-    """What torchvision's transforms know a value by; None for what they shall not touch."""
-    if name == "image":
-        return tv_tensors.Image(value)  # type: ignore[no-any-return]
-    if not name.startswith(_TARGETS):
-        return None
-    if isinstance(value, Mapping) and "boxes" in value:
-        return tv_tensors.BoundingBoxes(value["boxes"], format="XYXY", canvas_size=canvas)  # type: ignore[no-any-return]
-    if not isinstance(value, Tensor) or value.ndim != 2 or value.is_floating_point() or value.dtype == torch.bool:
-        return None
-    if value.shape != canvas:
-        expected = f"a mask (H, W) = {canvas}, the size of the image"
-        raise BrickInputError(f"Augment, '{name}'", expected, f"{tuple(value.shape)}")
-    return tv_tensors.Mask(value)  # type: ignore[no-any-return]
+def _sanitized(label: dict[str, Any], min_side: float | None) -> dict[str, Any]:
+    """Clamp boxes to the image and drop the rows of those that are too small; None keeps all."""
+    boxes = F.clamp_bounding_boxes(label["boxes"])
+    if min_side is None:
+        return {**label, "boxes": boxes}
+    boxes, kept = F.sanitize_bounding_boxes(boxes, min_size=min_side)
+    return {name: boxes if name == "boxes" else entry[kept] for name, entry in label.items()}
 
 
-def _uniform(least: float, most: float) -> float:
-    return least + (most - least) * torch.rand(()).item()
+def _swapped(points: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Swap pairs of points (..., K, 3)."""
+    order = list(range(points.shape[-2]))
+    for left, right in pairs:
+        order[left], order[right] = right, left
+    return points[..., order, :]
 
 
-def _check(name: str, valid: bool, expected: str, found: object) -> None:
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _check(name: str, valid: bool, expected: str, value: object) -> None:
     if not valid:
-        raise BrickInputError(f"Augment, {name}", expected, repr(found))
+        raise BrickInputError(f"Augment, {name}", expected, repr(value))

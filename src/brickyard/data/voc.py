@@ -1,4 +1,4 @@
-"""Pascal VOC: which objects are there, their pixels and their boxes."""
+"""Pascal VOC: classes, pixels and boxes of objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.datasets import VOCSegmentation
 
-from brickyard.data.objects import box_target, object_labels, presence
+from brickyard.data.label_kinds import LabelKind
+from brickyard.data.objects import OBJECT_KINDS, box_target, object_labels, presence
 from brickyard.data.orientation import read_class_map, read_oriented
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED
@@ -46,12 +47,12 @@ _NAMES = (
 @final
 @dataclass(frozen=True)
 class XmlObject:
-    """An object of an annotation in VOC's XML.
+    """An object of an annotation in VOC's XML format.
 
     Attributes:
-        name: Its class.
-        box: (x1, y1, x2, y2) in pixels, the first pixel from 0 to 1.
-        difficult: Whether VOC leaves it out of its scores.
+        name: The name of its class.
+        box: (x1, y1, x2, y2) in pixels; the first pixel spans [0, 1].
+        difficult: Whether VOC excludes it from evaluation.
     """
 
     name: str
@@ -61,22 +62,24 @@ class XmlObject:
 
 @final
 class Voc(Dataset[dict[str, Any]]):
-    """The pictures of VOC that have masks, with labels for `cls` (multi-label), `seg` and `det`.
+    """The images of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC) that have masks, with labels for `cls`
+    (multi-label), `seg` and `det`.
 
-    Objects that are marked difficult count in `cls` and have no box, as VOC leaves them out of its scores.
+    Objects that are marked as difficult count in `cls` and have no box, since VOC excludes them from evaluation.
 
     Args:
-        root: The folder in which `VOCdevkit` lies, as torchvision has it.
+        root: The folder with `VOCdevkit`, as in torchvision.
         split: "train", "val" or "trainval"; of 2007 also "test".
         year: "2007" to "2012".
-        download: Fetch it if it is not there, by torchvision.
+        download: Whether to download the data set with torchvision if it is absent.
 
     Raises:
-        UnknownNameError: There is no such split or year.
-        BrickInputError: It is not there.
+        UnknownNameError: The split or year is unknown.
+        BrickInputError: The data set is absent.
     """
 
     labels: ClassVar[dict[str, tuple[str, ...]]] = object_labels(_NAMES, masks=True, location="VOC")
+    kinds: ClassVar[dict[str, LabelKind]] = OBJECT_KINDS
 
     def __init__(self, root: str | Path, split: str, *, year: str = "2012", download: bool = False) -> None:
         if year not in _YEARS:
@@ -87,54 +90,54 @@ class Voc(Dataset[dict[str, Any]]):
         try:
             listed = VOCSegmentation(str(root), year=year, image_set=split, download=download)
         except (RuntimeError, FileNotFoundError) as error:
-            hint = "download=True fetches it."
+            hint = "Pass download=True to download it."
             raise BrickInputError(str(root), f"VOC {year} in VOCdevkit/VOC{year}", f"{error}", hint) from None
-        self._files = [(Path(picture), Path(mask)) for picture, mask in zip(listed.images, listed.masks, strict=True)]
+        self._files = [(Path(image), Path(mask)) for image, mask in zip(listed.images, listed.masks, strict=True)]
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one picture.
+        """Read one sample.
 
         Returns:
             image: (3, H, W) uint8.
-            targets/cls: (20,) int64, 1 for each class that is there, else 0.
-            targets/seg: (H, W) int64, 0 for background, 1 to 20 for classes, 255 for the seams between them.
-            targets/det: boxes (M, 4) float32, (x1, y1, x2, y2) in pixels, and labels (M,) int64, 0 to 19.
+            targets/cls: (20,) int64, 1 for each class that is present, else 0.
+            targets/seg: (H, W) int64, 0 for background, 1 to 20 for classes, 255 for the borders between objects.
+            targets/det: boxes (M, 4) float32, xyxy in pixels, and labels (M,) int64, 0 to 19.
 
         Raises:
-            BrickInputError: A file is absent or damaged, or does not fit the others.
+            BrickInputError: A file is absent or damaged, or does not match the others.
         """
-        picture_file, mask_file = self._files[index]
-        xml = mask_file.parents[1] / "Annotations" / f"{picture_file.stem}.xml"
+        image_file, mask_file = self._files[index]
+        xml = mask_file.parents[1] / "Annotations" / f"{image_file.stem}.xml"
         classes = read_class_map(mask_file)
         if not ((classes <= len(_NAMES)) | (classes == IGNORED)).all():
             raise BrickInputError(
                 str(mask_file), "classes 0 to 20, or 255", f"{sorted(set(classes.flatten().tolist()))}"
             )
-        picture = read_oriented(picture_file, (classes.shape[0], classes.shape[1]))
-        objects = [(item, _class_of(item, xml)) for item in read_objects(xml)]
-        clear = [(item.box, number) for item, number in objects if not item.difficult]
+        oriented = read_oriented(image_file, (classes.shape[0], classes.shape[1]))
+        objects = [(entry, _class_of(entry, xml)) for entry in read_objects(xml)]
+        clear = [(entry.box, class_index) for entry, class_index in objects if not entry.difficult]
         boxes = torch.tensor([box for box, _ in clear], dtype=torch.float32).reshape(-1, 4)
         return {
-            "image": picture.image,
-            "targets/cls": presence((number for _, number in objects), len(_NAMES)),
-            "targets/seg": picture.mask(classes),
-            "targets/det": box_target(picture.boxes(boxes), [number for _, number in clear]),
+            "image": oriented.image,
+            "targets/cls": presence((class_index for _, class_index in objects), len(_NAMES)),
+            "targets/seg": oriented.mask(classes),
+            "targets/det": box_target(oriented.boxes(boxes), [class_index for _, class_index in clear]),
         }
 
 
 def read_objects(file: Path) -> list[XmlObject]:
-    """The objects of an annotation in VOC's XML.
+    """Read the objects of an annotation in VOC's XML format.
 
     Raises:
-        BrickInputError: It is not there, is damaged, or has an object without a name or a box.
+        BrickInputError: The file is absent or damaged, or has an object without a name or a box.
     """
     try:
         return [_object_of(element) for element in ElementTree.parse(file).getroot().iterfind("object")]
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise BrickInputError(str(file), "an annotation in VOC's XML", f"{error}") from None
+        raise BrickInputError(str(file), "an annotation in VOC's XML format", f"{error}") from None
 
 
 def _object_of(element: ElementTree.Element) -> XmlObject:
@@ -145,11 +148,11 @@ def _object_of(element: ElementTree.Element) -> XmlObject:
     left, top, right, bottom = (float(side or "nan") for side in sides)
     if not (isfinite(left + top + right + bottom) and left <= right and top <= bottom):
         raise ValueError(f"'{name}' with the box {sides}")
-    # VOC counts pixels from 1, and its right and lower ones are part of the box.
+    # VOC counts pixels from 1, and its boxes include their right and lower pixels.
     return XmlObject(name, (left - 1, top - 1, right, bottom), element.findtext("difficult", "0").strip() == "1")
 
 
-def _class_of(item: XmlObject, file: Path) -> int:
-    if item.name not in _NAMES:
-        raise BrickInputError(str(file), "objects of VOC's 20 classes", f"'{item.name}'")
-    return _NAMES.index(item.name)
+def _class_of(entry: XmlObject, file: Path) -> int:
+    if entry.name not in _NAMES:
+        raise BrickInputError(str(file), "objects of VOC's 20 classes", f"'{entry.name}'")
+    return _NAMES.index(entry.name)

@@ -117,10 +117,10 @@ def loss_sum(recipe: Recipe) -> dict[str, Any]:
 
 def _label_check(task: Task, head: str) -> Mapping[str, Brick]:
     """Build the brick that refuses labels of another type than the task's `Metadata` declares."""
-    typed = {name: label for name, label in task.labels(head).items() if label.kinds is not None}
+    typed = {name: label for name, label in task.labels(head).items() if label.types is not None}
     if not typed:
         return {}
-    part = create_part("check_labels", kinds={name: list(label.kinds or ()) for name, label in typed.items()})
+    part = create_part("check_labels", kinds={name: list(label.types or ()) for name, label in typed.items()})
     brick = BrickNotTrainable(
         part,
         input_names=[label.value for label in typed.values()],

@@ -1,4 +1,4 @@
-"""Tasks: one file each, from the features of a backbone and the labels of a data set to bricks.
+"""Tasks, one per file: each builds the bricks of a head from the features of a backbone and the labels of a data set.
 
-Coming from luxonis-train: `brickyard.tasks.wiring` has a table from its terms to ours.
+`brickyard.tasks.wiring` has a table of luxonis-train's terms and their equivalents in this package.
 """

@@ -1,4 +1,4 @@
-"""Losses, metrics and visualisers as bricks of a head, wired by their arguments' names (see `tasks/wiring.py`).
+"""Attach losses, metrics and visualizers to a head, wired by the names of their arguments (see `tasks/wiring.py`).
 
 head = {"head": BrickTrainable(MyHead(512, num_classes=3), ["features[-1]"], ["./logits"])}
 head["loss"] = attach_loss(MyLoss(), Segmentation(), "parts", head)  # reads ./logits and targets/parts
@@ -30,18 +30,18 @@ def attach_loss(
     sub_losses: Sequence[str] = (),
     output: str = "loss",
 ) -> BrickLoss:
-    """A loss of a head.
+    """Make the brick of a loss.
 
     Args:
-        loss: Its `forward` returns a scalar, or with `sub_losses` a tuple (scalar, {name: scalar}).
-        task: The head's.
-        head: Its place, "seg".
-        bricks: Its bricks so far, by name.
+        loss: A module whose `forward` returns a scalar, or with `sub_losses` a tuple (scalar, {name: scalar}).
+        task: The task of the head.
+        head: The prefix of the head, "seg".
+        bricks: The bricks of the head so far, by name.
         sub_losses: The names of the sub-losses: each is written as `./<output>_<name>` and logged, but not summed.
-        output: The loss is written as `./<output>`.
+        output: The name of the loss, written as `./<output>`.
 
     Raises:
-        BrickGraphError, BrickMismatchError: It does not fit, see `Task.wire`.
+        BrickGraphError, BrickMismatchError: The loss cannot be attached, see `Task.wire`.
     """
     names = task.wire(loss, head, bricks)
     model = wrapped_part("sub_losses", loss, names=list(sub_losses)) if sub_losses else loss
@@ -52,18 +52,18 @@ def attach_loss(
 def attach_metric(
     metric: Metric, task: Task, head: str, bricks: Mapping[str, Brick], *, tags: str = Tag.METRIC
 ) -> BrickMetricSingle:
-    """A metric of a head, reported under the head's place and the name of its class.
+    """Make the brick of a metric, reported under the head's prefix and the name of the metric's class.
 
     Args:
-        metric: Of torchmetrics, or a `BaseMetric`; one that computes a dictionary reports each of its values.
-        task: The head's.
-        head: Its place, "seg".
-        bricks: Its bricks so far, by name.
-        tags: `Tag.METRIC_INFERENCE` for one that reads what only an `INFERENCE` brick writes, or that is not for
-            training.
+        metric: A metric of torchmetrics, or a `BaseMetric`; one that computes a dictionary reports each of its values.
+        task: The task of the head.
+        head: The prefix of the head, "seg".
+        bricks: The bricks of the head so far, by name.
+        tags: `Tag.METRIC_INFERENCE` for a metric that reads what only an `INFERENCE` brick writes, or that is not
+            computed in training.
 
     Raises:
-        BrickGraphError, BrickMismatchError: It does not fit, see `Task.wire`.
+        BrickGraphError, BrickMismatchError: The metric cannot be attached, see `Task.wire`.
     """
     return BrickMetricSingle(metric, task.wire(metric, head, bricks), tags=tags)
 
@@ -71,20 +71,21 @@ def attach_metric(
 def attach_visualizer(
     visualizer: nn.Module | Callable[..., Any], task: Task, head: str, bricks: Mapping[str, Brick]
 ) -> BrickNotTrainable:
-    """A visualiser of a head, called with the whole batch; `BrickPerImageVisualization` calls one image by image.
+    """Make the brick of a visualizer that takes a whole batch; for one that takes single images, see
+    `BrickPerImageVisualization`.
 
     Args:
-        visualizer: Returns one picture (B, 3, H, W), or a tuple of two: of the targets and of the predictions. Its
-            target should be optional; canvases are copies, to be drawn on.
-        task: The head's.
-        head: Its place, "seg".
-        bricks: Its bricks so far, by name.
+        visualizer: Returns images (B, 3, H, W), or a tuple of two: of the targets and of the predictions. Its target
+            should be optional; canvases are copies, to be drawn on.
+        task: The task of the head.
+        head: The prefix of the head, "seg".
+        bricks: The bricks of the head so far, by name.
 
     Returns:
         A brick that writes `./visualization` and `./target_visualization`, the second None without a target.
 
     Raises:
-        BrickGraphError, BrickMismatchError: It does not fit, see `Task.wire`.
+        BrickGraphError, BrickMismatchError: The visualizer cannot be attached, see `Task.wire`.
     """
     return BrickNotTrainable(
         wrapped_part("image_pair", visualizer),

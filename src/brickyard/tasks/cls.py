@@ -1,4 +1,4 @@
-"""`cls`: what is on the picture, one class of K or several."""
+"""`cls`: classification of images, single-label or multi-label."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickInputError
 from brickyard.parts.classification import FINEST
 from brickyard.parts.detection.points import levels_from
@@ -25,14 +26,14 @@ class Classification(Task):
     """Image classification.
 
     Reads `embedding` (B, E), `features[-1]` or `features`, `targets/cls` (B,) int64, and optionally `labelled/cls` (B,)
-    bool: the rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction`
-    (B,) int64, `cls/loss` and a list of pictures, `cls/visualization`.
+    bool, the rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction`
+    (B,) int64, `cls/loss` and a list of images, `cls/visualization`.
 
     Variants:
         linear: timm's own classifier, one linear layer on the pooled vector.
         attention: A learned query over the last feature map instead of pooling.
-        multilabel: Any number of classes a picture: `targets/cls` is (B, K) of 0 and 1, `cls/class_prediction`
-            (B, K) bool. Takes the highest score of each class over a fine map, so that small things count.
+        multilabel: Any number of classes per image: `targets/cls` is (B, K) of 0 and 1, `cls/class_prediction`
+            (B, K) bool. Takes the highest score of each class over a fine map, so that small objects count.
             Backbones of one stride get a `cls/pyramid`.
     """
 
@@ -40,35 +41,37 @@ class Classification(Task):
     hub_task: ClassVar[str] = "image-classification"
     variants: ClassVar[tuple[str, ...]] = ("linear", "attention", "multilabel")
     main_output: ClassVar[str] = "logits"
+    label_kinds: ClassVar[Mapping[str, LabelKind]] = {"cls": LabelKind.CLASS_INDEX}
+    variant_label_kinds: ClassVar[Mapping[str, Mapping[str, LabelKind]]] = {"multilabel": {"cls": LabelKind.MULTI_HOT}}
 
     @property
     def required_labels(self) -> set[str | Metadata]:
         return {"cls"}
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-        scored = ["./logits", f"targets/{head.name}", f"labelled/{head.name}?"]
-        several = head.variant == "multilabel"
-        if head.num_classes < 2 and not several:
-            hint = "One class alone, there or not, is the head cls-multilabel."
+        scored_inputs = ["./logits", f"targets/{head.name}", f"labelled/{head.name}?"]
+        is_multilabel = head.variant == "multilabel"
+        if head.num_classes < 2 and not is_multilabel:
+            hint = "Use the head cls-multilabel for a single class that is present or absent."
             raise BrickInputError(f"num_classes of '{head.name}'", "2 or more", f"{head.num_classes}", hint)
         labels = head.class_names
         return {
             **_head(backbone, head),
             "prediction": BrickNotTrainable(
-                create_part("multilabel_prediction" if several else "class_prediction"),
+                create_part("multilabel_prediction" if is_multilabel else "class_prediction"),
                 input_names=["./logits"],
                 output_names=["./probabilities", "./class_prediction"],
             ),
             "loss": BrickLoss(
-                create_part("binary_cross_entropy" if several else "cross_entropy"),
-                input_names=scored,
+                create_part("binary_cross_entropy" if is_multilabel else "cross_entropy"),
+                input_names=scored_inputs,
                 output_names=["./loss"],
             ),
             "metrics": BrickMetrics(
                 create_part(
-                    "multilabel_metrics" if several else "classification_metrics", num_classes=head.num_classes
+                    "multilabel_metrics" if is_multilabel else "classification_metrics", num_classes=head.num_classes
                 ),
-                input_names=scored,
+                input_names=scored_inputs,
             ),
             "visualization": BrickPerImageVisualization(
                 create_part("draw_classification", labels=labels),
@@ -81,7 +84,7 @@ class Classification(Task):
         return backbone.num_classes or 1000
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """The five most likely classes: {"label", "class", "probability"}."""
+        """Return the five most likely classes: {"label", "class", "probability"}."""
         probabilities = values["probabilities"]
         best = np.argsort(-probabilities, kind="stable")[:5]
         return [
@@ -90,10 +93,10 @@ class Classification(Task):
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-    """The bricks up to the logits."""
-    before: dict[str, Any] = {}
+    """Build the bricks up to the logits."""
+    pyramid: dict[str, Any] = {}
     if head.variant == "multilabel":
-        before, read, spec = pyramid_of(backbone.features, partial(levels_from, finest=FINEST))
+        pyramid, read, spec = pyramid_of(backbone.features, partial(levels_from, finest=FINEST))
         sizes = {"channels": list(spec.channels), "strides": list(spec.strides)}
         part = create_part("spatial_max_classifier", **sizes, num_classes=head.num_classes)
     elif head.variant == "attention":
@@ -102,4 +105,4 @@ def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
     else:
         read = "embedding"
         part = create_part("linear", in_features=backbone.embedding, out_features=head.num_classes)
-    return {**before, "head": BrickTrainable(part, input_names=[read], output_names=["./logits"])}
+    return {**pyramid, "head": BrickTrainable(part, input_names=[read], output_names=["./logits"])}

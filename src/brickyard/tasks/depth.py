@@ -1,4 +1,4 @@
-"""`depth`: how far away each pixel is."""
+"""`depth`: monocular depth estimation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickInputError
 from brickyard.parts.drawing.masks import stretched
 from brickyard.parts.registry import create_part
@@ -20,14 +21,17 @@ from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 
+# The part of each variant's head.
+_HEAD_PARTS = {"fpn": "segmentation_fpn", "unet": "segmentation_unet"}
+
 
 class Depth(Task):
-    """Depth of one picture, by its logarithm; its one "class" is the depth.
+    """Depth estimation from one image, by the logarithm of the depth; its only "class" is the depth.
 
-    Reads `features` and `image`, `targets/depth` (B, H, W) float in any unit, such as metres, and 0, below it or not
-    finite where depth is unknown, and optionally `labelled/depth` (B,) bool: the rows that have a label. Writes
+    Reads `features` and `image`, `targets/depth` (B, H, W) float in any unit, such as metres, not above 0
+    or not finite where depth is unknown, and optionally `labelled/depth` (B,) bool, the rows that have a label. Writes
     `depth/coarse` (B, 1, h, w), `depth/log_depth` (B, 1, H, W) at image size, `depth/depth` (B, 1, H, W) above 0, in
-    the labels' unit, `depth/loss` and a list of pictures, `depth/visualization`.
+    the labels' unit, `depth/loss` and a list of images, `depth/visualization`.
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
@@ -36,7 +40,8 @@ class Depth(Task):
 
     name: ClassVar[str] = "depth"
     hub_task: ClassVar[str] = "depth-estimation"
-    variants: ClassVar[tuple[str, ...]] = ("fpn", "unet")
+    variants: ClassVar[tuple[str, ...]] = tuple(_HEAD_PARTS)
+    label_kinds: ClassVar[Mapping[str, LabelKind]] = {"depth": LabelKind.DENSE_MAP}
     is_dense: ClassVar[bool] = True
 
     @property
@@ -75,23 +80,23 @@ class Depth(Task):
         return bricks
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """What the depths are: {"label", "nearest", "median", "farthest"}, in the labels' unit."""
+        """Return a summary of the depths: {"label", "nearest", "median", "farthest"}, in the labels' unit."""
         nearest, median, farthest = (float(value) for value in np.percentile(values["depth"], (0, 50, 100)))
         return [{"label": labels[0], "nearest": nearest, "median": median, "farthest": farthest}]
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """The same values with the `depth` of a picture of another size, (H, W, 1)."""
+        """Resize the `depth`, (H, W, 1), to an image of another size."""
         return {**values, "depth": stretched(values["depth"][0], *shown)[..., None]}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-    """The bricks up to the coarse logarithms."""
+    """Build the bricks up to the coarse logarithms."""
     bricks, read, spec = pyramid_of(backbone.features, partial(_levels, head.variant))
     sizes = {"channels": list(spec.channels), "strides": list(spec.strides)}
-    part = create_part(f"segmentation_{head.variant}", **sizes, num_classes=1)
+    part = create_part(_HEAD_PARTS[head.variant], **sizes, num_classes=1)
     return {**bricks, "head": BrickTrainable(part, input_names=[read], output_names=["./coarse"])}
 
 
 def _levels(variant: str, strides: Sequence[int]) -> list[int]:
-    """The maps that a head reads, of a pyramid with these strides."""
+    """Return the levels of a pyramid that a head reads, by the strides of the pyramid."""
     return [*range(0 if variant == "unet" else finest_level(strides, at_least=4), len(strides))]

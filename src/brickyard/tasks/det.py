@@ -1,4 +1,4 @@
-"""`det`: where on the picture are things, and which of K classes each is."""
+"""`det`: object detection, boxes of K classes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.tags import Tag
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.detection import centernet, fcos, retinanet, ssdlite
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
@@ -21,42 +22,65 @@ from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 
-_SHOWN = 0.3  # the score from which a detection is a result
+_SCORE_THRESHOLD = 0.3  # of detections that are results
 
 
 @final
 @dataclass(frozen=True)
 class _Variant:
-    """A head's first stride, its outputs, the parts of its loss, and whether the loss must know its maps' strides."""
+    """The parts and names of a head.
+
+    Attributes:
+        finest: The stride of the finest feature map that it reads.
+        head, decode, loss: The names of its parts.
+        outputs: The outputs of its head.
+        sub_losses: The terms of its loss.
+        loss_takes_strides: Whether the part of the loss takes the strides of the feature maps.
+    """
 
     finest: int
+    head: str
+    decode: str
+    loss: str
     outputs: tuple[str, ...]
-    losses: tuple[str, ...]
-    loss_knows_strides: bool = False
+    sub_losses: tuple[str, ...]
+    loss_takes_strides: bool = False
 
 
 _VARIANTS = {
     "fcos": _Variant(
         finest=fcos.FINEST,
+        head="fcos",
+        decode="fcos_decode",
+        loss="fcos_loss",
         outputs=("./logits", "./regression", "./centerness", "./anchors"),
-        losses=("./loss_cls", "./loss_box", "./loss_centerness"),
-        loss_knows_strides=True,
+        sub_losses=("./loss_cls", "./loss_box", "./loss_centerness"),
+        loss_takes_strides=True,
     ),
     "retinanet": _Variant(
         finest=retinanet.FINEST,
+        head="retinanet",
+        decode="retinanet_decode",
+        loss="retinanet_loss",
         outputs=("./logits", "./regression", "./anchors"),
-        losses=("./loss_cls", "./loss_box"),
+        sub_losses=("./loss_cls", "./loss_box"),
     ),
     "ssdlite": _Variant(
         finest=ssdlite.FINEST,
+        head="ssdlite",
+        decode="ssdlite_decode",
+        loss="ssdlite_loss",
         outputs=("./logits", "./regression", "./anchors"),
-        losses=("./loss_cls", "./loss_box"),
+        sub_losses=("./loss_cls", "./loss_box"),
     ),
     "centernet": _Variant(
         finest=centernet.FINEST,
+        head="centernet",
+        decode="centernet_decode",
+        loss="centernet_loss",
         outputs=("./heatmap", "./sizes", "./offsets", "./points"),
-        losses=("./loss_cls", "./loss_box", "./loss_offset"),
-        loss_knows_strides=True,
+        sub_losses=("./loss_cls", "./loss_box", "./loss_offset"),
+        loss_takes_strides=True,
     ),
 }
 
@@ -65,20 +89,22 @@ class Detection(Task):
     """Object detection.
 
     Reads `features`, `image` (for its size) and `targets/det`: a list with {"boxes": (M, 4) xyxy pixels, "labels":
-    (M,)} for each picture, or both already padded by `PadBoxes`, which a training step compiled as one graph wants.
+    (M,)} for each image, or both already padded by `PadBoxes`, which a training step compiled as one graph needs.
     Optional: `labelled/det` (B,) bool. Writes
     `det/boxes` (B, N, 4) xyxy pixels, `det/scores` (B, N) and `det/labels` (B, N) int64: best first, N = 100, padded
-    with score 0 and label -1; what the head regresses, by variant; `det/loss` with its parts `det/loss_cls`,
-    `det/loss_box`, ...; and a list of pictures, `det/visualization`.
+    with score 0 and label -1; the raw outputs of the head, by variant; `det/loss` with its terms `det/loss_cls`,
+    `det/loss_box`, ...; and a list of images, `det/visualization`.
 
-    Variants: `fcos` has one point a cell; `retinanet` nine anchors a cell; `ssdlite` six, with depthwise convolutions
-    and no pyramid, for small devices; `centernet` finds peaks in a heatmap and needs no non-maximum suppression.
+    Variants: `fcos` has one point per cell; `retinanet` nine anchors per cell; `ssdlite` six, with depthwise
+    convolutions and no pyramid, for small devices; `centernet` detects peaks in a heatmap, without non-maximum
+    suppression.
     """
 
     name: ClassVar[str] = "det"
     hub_task: ClassVar[str] = "object-detection"
     variants: ClassVar[tuple[str, ...]] = tuple(_VARIANTS)
     main_output: ClassVar[str] = "boxes"
+    label_kinds: ClassVar[Mapping[str, LabelKind]] = {"det": LabelKind.BOXES}
     is_dense: ClassVar[bool] = True
 
     @property
@@ -92,14 +118,14 @@ class Detection(Task):
         pyramid, maps, spec = pyramid_of(backbone.features, partial(levels_from, finest=variant.finest))
         predicted = list(variant.outputs)
         module = create_part(
-            head.variant, channels=list(spec.channels), strides=list(spec.strides), num_classes=head.num_classes
+            variant.head, channels=list(spec.channels), strides=list(spec.strides), num_classes=head.num_classes
         )
-        loss_args = {"strides": list(module.strides)} if variant.loss_knows_strides else {}
+        loss_args = {"strides": list(module.strides)} if variant.loss_takes_strides else {}
         return {
             **pyramid,
             "head": BrickTrainable(module, input_names=[maps, "image"], output_names=predicted),
             "decode": BrickNotTrainable(
-                create_part(f"{head.variant}_decode"),
+                create_part(variant.decode),
                 input_names=[*predicted, "image"],
                 output_names=["./boxes", "./scores", "./labels"],
                 tags=Tag.INFERENCE,
@@ -113,9 +139,9 @@ class Detection(Task):
                 calculate_gradients=False,
             ),
             "loss": BrickLoss(
-                create_part(f"{head.variant}_loss", **loss_args),
+                create_part(variant.loss, **loss_args),
                 input_names=[*predicted, "./target_boxes", "./target_labels", labelled],
-                output_names=["./loss", *variant.losses],
+                output_names=["./loss", *variant.sub_losses],
                 loss_output_names=["./loss"],
             ),
             "metrics": BrickMetrics(
@@ -124,24 +150,24 @@ class Detection(Task):
                 tags=Tag.METRIC_INFERENCE,
             ),
             "visualization": BrickPerImageVisualization(
-                create_part("draw_boxes", labels=labels, score_threshold=_SHOWN),
+                create_part("draw_boxes", labels=labels, score_threshold=_SCORE_THRESHOLD),
                 input_names={"image": "image", "boxes": "./boxes", "scores": "./scores", "labels": "./labels"},
                 output_names=["./visualization"],
             ),
         }
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
-        return 80  # COCO's
+        return 80  # as in COCO
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """What was found with a score of 0.3 or more: {"label", "class", "score", "box": [x1, y1, x2, y2]}."""
+        """Return the detections with a score of 0.3 or more: {"label", "class", "score", "box": [x1, y1, x2, y2]}."""
         return [
             {"label": labels[index], "class": int(index), "score": float(score), "box": [float(side) for side in box]}
             for box, score, index in zip(values["boxes"], values["scores"], values["labels"], strict=True)
-            if index >= 0 and score >= _SHOWN
+            if index >= 0 and score >= _SCORE_THRESHOLD
         ]
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """The same values with the `boxes` (N, 4) of a picture of another size."""
+        """Scale the `boxes` (N, 4) to an image of another size."""
         height, width = shown[0] / seen[0], shown[1] / seen[1]
         return {**values, "boxes": values["boxes"] * np.array([width, height, width, height], dtype=np.float32)}

@@ -1,4 +1,4 @@
-"""What a head's class may ask for: channels and sizes of the features that it reads, classes, the image's size."""
+"""Arguments of a head's class by name: channels and sizes of the features that it reads, classes, the image size."""
 
 from __future__ import annotations
 
@@ -14,65 +14,65 @@ from brickyard.tasks.wiring import signature_of
 
 
 def head_arguments(
-    factory: Callable[..., Any], backbone: BackboneSpec, head: HeadSpec, reads: str = "features[-1]", **own: Any
+    factory: Callable[..., Any], backbone: BackboneSpec, head: HeadSpec, reads: str = "features[-1]", **arguments: Any
 ) -> dict[str, Any]:
-    """The arguments that a head's class asks for, by their names.
+    """Return the arguments of a head's class, by the names in its signature.
 
-    | argument                                           | is |
+    | argument                                           | value |
     |----------------------------------------------------|---|
-    | `in_channels`, `in_strides`, `in_height`, `in_width` | of the map that `reads` picks, an int; of several maps, a \
-list of int; for `embedding`, `in_channels` is its length |
-    | `num_classes`, `labels`                            | how many classes, and their names |
-    | `image_size`                                       | [H, W] in pixels of the images that the backbone is for |
+    | `in_channels`, `in_strides`, `in_height`, `in_width` | of the map that `reads` selects, an int; of several maps, \
+a list of int; for `embedding`, `in_channels` is its length |
+    | `num_classes`, `labels`                            | the number of classes, and their names |
+    | `image_size`                                       | [H, W] in pixels, the default image size of the backbone |
 
-    Heights and widths are those at that image size, H / stride rounded up, which is what most backbones make; a head
-    that takes images of any size goes by the shapes that it is given.
+    Heights and widths are those at that image size, H / stride rounded up, as in most backbones; a head that takes
+    images of any size should use the shapes of its inputs instead.
 
     Args:
-        factory: The head's class, or a function that makes it; its signature is read.
-        backbone: What is there. That of a model is `model["backbone"].provides`.
-        head: Its name, classes and their names.
-        reads: What the brick will read: `features[-1]`, `features[1:3]`, `features` or `embedding`.
-        **own: Further arguments of the factory; these go first.
+        factory: The head's class, or a function that returns the head; its signature is read.
+        backbone: What the backbone provides; for a model, `model["backbone"].provides`.
+        head: The name of the head, its classes and their names.
+        reads: The input of the brick: `features[-1]`, `features[1:3]`, `features` or `embedding`.
+        **arguments: Further arguments of the factory, which take precedence.
 
     Returns:
-        Keyword arguments for `factory`; JSON values, so that they do for `create_part`, too.
+        Keyword arguments for `factory`; JSON values, so that `create_part` takes them, too.
 
     Raises:
-        BrickGraphError: An argument that nothing provides.
-        BrickMismatchError: No such features, or an argument annotated as one number where there are several, or the
-            other way round.
+        BrickGraphError: Nothing provides an argument.
+        BrickMismatchError: The backbone has no such features, or an argument is annotated as one number where there are
+            several, or the reverse.
     """
     location = f"Head '{head.name}' ({getattr(factory, '__name__', type(factory).__name__)})"
-    offered = {
+    available = {
         **_of_features(backbone, reads, location),
         "num_classes": head.num_classes,
         "labels": head.class_names,
         "image_size": list(backbone.input.size),
     }
-    found = dict(own)
+    selected = dict(arguments)
     for name, parameter in signature_of(factory).parameters.items():
-        if name in own or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if name in arguments or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        if name in offered:
-            _check_annotation(location, parameter, offered[name], reads)
-            found[name] = offered[name]
+        if name in available:
+            _check_annotation(location, parameter, available[name], reads)
+            selected[name] = available[name]
         elif parameter.default is parameter.empty:
             raise BrickGraphError(
-                f"{location}: nothing provides its argument '{name}'. There are: {', '.join(offered)}."
+                f"{location}: nothing provides its argument '{name}'. Available: {', '.join(available)}."
             )
-    return found
+    return selected
 
 
 def check_reads(backbone: BackboneSpec, reads: Sequence[Reference], location: str) -> None:
-    """Refuse names that pick feature maps which the backbone has not.
+    """Check that the backbone has the feature maps that these names select.
 
     Raises:
-        BrickMismatchError: There is none of such a place.
+        BrickMismatchError: An index is out of range.
     """
     for read in reads:
         if read.name == "features":
-            _picked(backbone.features, read, location)
+            _selected_levels(backbone.features, read, location)
 
 
 def _of_features(backbone: BackboneSpec, reads: str, location: str) -> dict[str, Any]:
@@ -81,39 +81,39 @@ def _of_features(backbone: BackboneSpec, reads: str, location: str) -> dict[str,
         return {"in_channels": backbone.embedding}
     if read.name != "features":
         raise BrickGraphError(
-            f"{location} cannot read '{reads}': expected 'features' with or without index, 'embedding'."
+            f"{location} cannot read '{reads}': expected 'features', with or without an index, or 'embedding'."
         )
-    levels = _picked(backbone.features, read, location)
+    levels = _selected_levels(backbone.features, read, location)
     height, width = backbone.input.size
     strides = [backbone.features.strides[level] for level in levels]
-    several = {
+    by_level = {
         "in_channels": [backbone.features.channels[level] for level in levels],
         "in_strides": strides,
         "in_height": [-(-height // stride) for stride in strides],
         "in_width": [-(-width // stride) for stride in strides],
     }
-    return {name: values[0] if isinstance(read.index, int) else values for name, values in several.items()}
+    return {name: values[0] if isinstance(read.index, int) else values for name, values in by_level.items()}
 
 
-def _picked(features: FeatureSpec, read: Reference, location: str) -> list[int]:
+def _selected_levels(features: FeatureSpec, read: Reference, location: str) -> list[int]:
     levels = list(range(len(features.channels)))
     try:
-        found = [levels[read.index]] if isinstance(read.index, int) else levels[read.index or slice(None)]
+        selected = [levels[read.index]] if isinstance(read.index, int) else levels[read.index or slice(None)]
     except IndexError:
-        found = []
-    if not found:
-        there = f"the backbone has {len(levels)} feature maps, of {list(features.channels)} channels"
+        selected = []
+    if not selected:
+        problem = f"the backbone has {len(levels)} feature maps, of {list(features.channels)} channels"
         index = read.index if isinstance(read.index, int) else f"{read.index}"
-        raise BrickMismatchError(f"{location} cannot read features[{index}]", [there])
-    return found
+        raise BrickMismatchError(f"{location} cannot read features[{index}]", [problem])
+    return selected
 
 
 def _check_annotation(location: str, parameter: inspect.Parameter, value: Any, reads: str) -> None:
     annotation = parameter.annotation
-    provenance = get_origin(annotation) or annotation
+    base = get_origin(annotation) or annotation
     wants_one = annotation is int
-    is_several = isinstance(provenance, type) and issubclass(provenance, Sequence)
-    if (wants_one and isinstance(value, list)) or (is_several and isinstance(value, int)):
-        way = f"read one map, as '{reads.partition('[')[0]}[-1]'" if wants_one else "read several, as 'features'"
-        found = f"'{parameter.name}' is annotated {annotation}, but '{reads}' gives {value}: {way}"
-        raise BrickMismatchError(f"{location} cannot read '{reads}'", [found])
+    wants_several = isinstance(base, type) and issubclass(base, Sequence)
+    if (wants_one and isinstance(value, list)) or (wants_several and isinstance(value, int)):
+        hint = f"read one map, as '{reads.partition('[')[0]}[-1]'" if wants_one else "read several, as 'features'"
+        problem = f"'{parameter.name}' is annotated {annotation}, but '{reads}' provides {value}: {hint}"
+        raise BrickMismatchError(f"{location} cannot read '{reads}'", [problem])

@@ -1,4 +1,4 @@
-"""`kpt`: where on the picture are K points, such as the joints of a body."""
+"""`kpt`: keypoint detection, K points per image, such as the joints of a body."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -19,12 +20,12 @@ from brickyard.tasks.task import HeadSpec, Task
 
 
 class Keypoints(Task):
-    """Keypoints of the one thing that a picture shows, by heatmaps; its "classes" are the K keypoints.
+    """Keypoints of a single object by heatmaps; its "classes" are the K keypoints.
 
-    Reads `features`, `image` (for its size) and `targets/kpt` (B, K, 3): x and y in pixels, the middle of the first
-    pixel being (0.5, 0.5), and a visibility as COCO has it, 0 where the keypoint is unknown. Optional: `labelled/kpt`
-    (B,) bool, the rows that have a label. Writes `kpt/heatmaps` (B, K, h, w), `kpt/keypoints` (B, K, 2) xy pixels,
-    `kpt/scores` (B, K) in [0, 1], `kpt/loss` and a list of pictures, `kpt/visualization`.
+    Reads `features`, `image` (for its size) and `targets/kpt` (B, K, 3): x and y in pixels, where the center of the
+    first pixel is (0.5, 0.5), and the visibility as in COCO, 0 where the keypoint is unknown. Optional: `labelled/kpt`
+    (B,) bool, the rows that have a label. Writes `kpt/heatmaps` (B, K, h, w), `kpt/keypoints` (B, K, 2) in
+    pixels, `kpt/scores` (B, K) in [0, 1], `kpt/loss` and a list of images, `kpt/visualization`.
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
@@ -35,6 +36,7 @@ class Keypoints(Task):
     hub_task: ClassVar[str] = "keypoint-detection"
     variants: ClassVar[tuple[str, ...]] = ("fpn", "deconv")
     main_output: ClassVar[str] = "keypoints"
+    label_kinds: ClassVar[Mapping[str, LabelKind]] = {"kpt": LabelKind.POINTS}
     is_dense: ClassVar[bool] = True
 
     @property
@@ -66,10 +68,10 @@ class Keypoints(Task):
         }
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
-        return 17  # of a body, in COCO
+        return 17  # a body in COCO
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Every keypoint, the surest first: {"label", "class", "score", "x", "y"}, in pixels."""
+        """Return every keypoint, the highest score first: {"label", "class", "score", "x", "y"}, in pixels."""
         (x, y), scores = values["keypoints"], values["scores"]
         return [
             {
@@ -83,13 +85,13 @@ class Keypoints(Task):
         ]
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """The same values with the `keypoints` of a picture of another size, (2, K): every x, then every y."""
+        """Scale the `keypoints` to an image of another size, (2, K): every x, then every y."""
         scale = np.array([[shown[1] / seen[1]], [shown[0] / seen[0]]], dtype=np.float32)
         return {**values, "keypoints": values["keypoints"].T * scale}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-    """The bricks up to the heatmaps."""
+    """Build the bricks up to the heatmaps."""
     features = backbone.features
     if head.variant == "deconv":
         part = create_part(

@@ -1,4 +1,4 @@
-"""Labels of a task: plain ones by name, and numbers or texts with the type that they must have."""
+"""Labels of a task: plain ones by name, and `Metadata`, whose values are checked for their type."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, final, get_args
 
+from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.errors import BrickInputError
 
 _TYPES = (bool, int, float, str)
@@ -15,16 +16,16 @@ _TYPES = (bool, int, float, str)
 @final
 @dataclass(frozen=True)
 class Metadata:
-    """A label that is a number or a text a picture, such as a distance or an age.
+    """A label that is a number or a text per image, such as a distance or an age.
 
-    In a batch numbers are a tensor (B,) or (B, ...) and texts a list of B.
+    In a batch numbers are a tensor (B,) or (B, ...) and texts a list of length B.
 
     Args:
         name: Letters, digits and underscores.
-        typ: `bool`, `int`, `float`, `str`, a class made from `str`, or several of them: `float | int`.
+        typ: `bool`, `int`, `float`, `str`, a subclass of `str`, or a union of them: `float | int`.
 
     Raises:
-        BrickInputError: Another name or type.
+        BrickInputError: The name or type is another one.
     """
 
     name: str
@@ -35,13 +36,18 @@ class Metadata:
             raise BrickInputError("Metadata", "a name of letters, digits and underscores", repr(self.name))
         for typ in self._types:
             if not (isinstance(typ, type) and issubclass(typ, _TYPES)):
-                expected = "bool, int, float, str, or several of them"
+                expected = "bool, int, float, str, or a union of them"
                 raise BrickInputError(f"Metadata '{self.name}'", expected, getattr(typ, "__name__", repr(typ)))
 
     @property
-    def kinds(self) -> list[str]:
-        """The names of the types, of those made from `str` that of `str`."""
-        return sorted({next(kind.__name__ for kind in _TYPES if issubclass(typ, kind)) for typ in self._types})
+    def types(self) -> list[str]:
+        """The names of the types; a subclass of `str` is "str"."""
+        return sorted({next(base.__name__ for base in _TYPES if issubclass(typ, base)) for typ in self._types})
+
+    @property
+    def kind(self) -> LabelKind:
+        """`LabelKind.TEXT` if the values can be texts, else `LabelKind.METADATA`."""
+        return LabelKind.TEXT if "str" in self.types else LabelKind.METADATA
 
     @property
     def _types(self) -> tuple[Any, ...]:
@@ -51,26 +57,31 @@ class Metadata:
 @final
 @dataclass(frozen=True)
 class Label:
-    """One label of one head: the name of its value in a batch, and the types of its items, None where any will do."""
+    """A label of a head.
+
+    Attributes:
+        value: The name of its value in a batch.
+        types: The types of its items, None where they are not checked.
+    """
 
     value: str
-    kinds: tuple[str, ...] | None = None
+    types: tuple[str, ...] | None = None
 
 
 def labels_of(required: Collection[str | Metadata], head: str) -> dict[str, Label]:
-    """The labels of a head, by the name that they have in its task.
+    """Return the labels of a head, by their names in its task.
 
-    The only plain label is `targets/<head>`. Of several plain ones each is `targets/<head>/<label>`, and so is every
-    `Metadata`; thus a task that adds `Metadata` to those of another one leaves its label where it was.
+    A single plain label is `targets/<head>`. Of several plain labels each is `targets/<head>/<label>`, and so is every
+    `Metadata`. So a task that adds `Metadata` to the labels of another task does not rename the plain label.
 
     Args:
         required: The task's `required_labels`.
-        head: The head's place.
+        head: The prefix of the head, "seg".
     """
     plain = sorted(label for label in required if isinstance(label, str))
-    values = {label: f"targets/{head}" if len(plain) == 1 else f"targets/{head}/{label}" for label in plain}
+    values = {label: f"{TARGETS}{head}" if len(plain) == 1 else f"{TARGETS}{head}/{label}" for label in plain}
     typed = sorted((label for label in required if isinstance(label, Metadata)), key=lambda label: label.name)
     return {
         **{label: Label(value) for label, value in values.items()},
-        **{label.name: Label(f"targets/{head}/{label.name}", tuple(label.kinds)) for label in typed},
+        **{label.name: Label(f"{TARGETS}{head}/{label.name}", tuple(label.types)) for label in typed},
     }

@@ -1,33 +1,66 @@
-"""The tasks there are."""
+"""Tasks by name; the module of a built-in task is imported when the task is first used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, final
 
 from brickyard.errors import UnknownNameError
-from brickyard.tasks.cls import Classification
-from brickyard.tasks.depth import Depth
-from brickyard.tasks.det import Detection
-from brickyard.tasks.emb import Embedding
-from brickyard.tasks.kpt import Keypoints
-from brickyard.tasks.seg import Segmentation
-from brickyard.tasks.task import Task
 
-_BUILT_IN = (Classification(), Depth(), Segmentation(), Detection(), Keypoints(), Embedding())
-_TASKS: dict[str, Task] = {task.name: task for task in _BUILT_IN}
-TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)
+if TYPE_CHECKING:
+    from brickyard.tasks.task import Task
+
+_BUILT_IN = {
+    "cls": ("brickyard.tasks.cls", "Classification"),
+    "depth": ("brickyard.tasks.depth", "Depth"),
+    "seg": ("brickyard.tasks.seg", "Segmentation"),
+    "det": ("brickyard.tasks.det", "Detection"),
+    "kpt": ("brickyard.tasks.kpt", "Keypoints"),
+    "emb": ("brickyard.tasks.emb", "Embedding"),
+}
+_TASKS: dict[str, Task] = {}  # registered tasks, and built-in ones that have been used
+
+
+@final
+class _RegisteredTasks(Mapping[str, "Task"]):
+    """Every task by name, read-only: the built-in ones, then those of `register_task`."""
+
+    def __getitem__(self, name: str) -> Task:
+        if name not in _TASKS and name in _BUILT_IN:
+            module, class_name = _BUILT_IN[name]
+            _TASKS[name] = getattr(import_module(module), class_name)()
+        return _TASKS[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*_BUILT_IN, *_TASKS]))
+
+    def __len__(self) -> int:
+        return len(_BUILT_IN.keys() | _TASKS.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in _BUILT_IN or name in _TASKS
+
+
+TASKS: Mapping[str, Task] = _RegisteredTasks()
 
 
 def register_task(task: Task) -> Task:
-    """Make a task known to model names, files and the command line.
+    """Register a task for model names, files and the command line.
+
+    Args:
+        task: An instance of a subclass of `Task`.
+
+    Returns:
+        The same task.
 
     Raises:
-        ValueError: It is a class, another task has this name, the name is no token of letters and digits, or it builds
-            no heads.
+        ValueError: `task` is a class; another task has this name; the name or a variant is not made of letters and
+            digits; the task builds no heads.
+        BrickInputError: A label has no kind, see `Task.label_kinds`.
     """
-    if not isinstance(task, Task):
-        raise ValueError(f"{task!r} is no task: give an instance of a subclass of `Task`.")
+    if isinstance(task, type):
+        raise ValueError(f"Expected an instance of a subclass of `Task`, found the class {task!r}.")
     if not (task.name.isascii() and task.name.isalnum()):
         raise ValueError(f"'{task.name}' cannot be a task's name: expected letters and digits only.")
     if not task.variants:
@@ -35,22 +68,24 @@ def register_task(task: Task) -> Task:
     for variant in task.variants:
         if not (variant.isascii() and variant.isalnum()):
             raise ValueError(f"'{variant}' cannot name a head of '{task.name}': expected letters and digits only.")
-    if _TASKS.setdefault(task.name, task) is not task:
-        raise ValueError(f"A task named '{task.name}' is registered already: {_TASKS[task.name]}. Choose another name.")
+        task.kinds(task.name, variant)
+    if task.name in TASKS and TASKS[task.name] is not task:
+        raise ValueError(f"A task named '{task.name}' is registered already: {TASKS[task.name]}. Choose another name.")
+    _TASKS[task.name] = task
     return task
 
 
 def get_task(name: str) -> Task:
-    """The task of this name.
+    """Return the task of this name.
 
     Raises:
-        UnknownNameError: There is none.
+        UnknownNameError: No task has this name.
     """
-    if name not in _TASKS:
-        raise UnknownNameError("task", name, _TASKS, "A task of your own is registered with `register_task`.")
-    return _TASKS[name]
+    if name not in TASKS:
+        raise UnknownNameError("task", name, TASKS, "Register tasks of other packages with `register_task`.")
+    return TASKS[name]
 
 
 def task_variants() -> dict[str, tuple[str, ...]]:
-    """The names of each task's heads, the default first."""
-    return {task.name: task.variants for task in _TASKS.values()}
+    """Return the names of each task's heads, the default first."""
+    return {name: task.variants for name, task in TASKS.items()}

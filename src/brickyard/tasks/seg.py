@@ -1,4 +1,4 @@
-"""`seg`: what class each pixel has, one of K."""
+"""`seg`: semantic segmentation, one of K classes per pixel."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.drawing.masks import stretched
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
@@ -19,41 +20,44 @@ from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.task import HeadSpec, Task
 
-_OF_ONE_MAP = ("fcn", "deeplabv3")  # the heads that need no pyramid
+# The part of each variant's head.
+_HEAD_PARTS = {
+    "fpn": "segmentation_fpn",
+    "fcn": "segmentation_fcn",
+    "deeplabv3": "segmentation_deeplabv3",
+    "deeplabv3plus": "segmentation_deeplabv3plus",
+    "lraspp": "segmentation_lraspp",
+    "segformer": "segmentation_segformer",
+    "tower": "segmentation_tower",
+    "unet": "segmentation_unet",
+}
+_SINGLE_MAP = ("fcn", "deeplabv3")  # the heads that read one feature map instead of a pyramid
 
 
 class Segmentation(Task):
     """Semantic segmentation.
 
     Reads `features` and `image`, `targets/seg` (B, H, W) int64 with 255 for pixels of unknown class, and optionally
-    `labelled/seg` (B,) bool: the rows that have a label. Writes `seg/coarse` (B, K, h, w), `seg/logits` (B, K, H, W) at
+    `labelled/seg` (B,) bool, the rows that have a label. Writes `seg/coarse` (B, K, h, w), `seg/logits` (B, K, H, W) at
     image size, `seg/class_prediction` (B, H, W) int64, `seg/loss` and a list of images, `seg/visualization`. Backbones
     of one stride get a `seg/pyramid`.
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
-        fcn: torchvision's FCN head on the deepest map of stride 16 or less, as DeepLab has it. Many of timm's backbones
-            make it finer and deeper with the option `output_stride=8`.
+        fcn: torchvision's FCN head on the deepest map of stride 16 or less, as in DeepLab. With many of timm's
+            backbones that map is finer and deeper with the option `output_stride=8`.
         deeplabv3: torchvision's DeepLabV3 head on the same map.
         deeplabv3plus: Atrous pooling of the last map, refined at stride 4.
         lraspp: torchvision's LR-ASPP head, the smallest.
         segformer: SegFormer's head of linear layers.
-        tower: Residual blocks on a pyramid's map of stride 8, refined at stride 4: for small things.
+        tower: Residual blocks on a pyramid's map of stride 8, refined at stride 4: for small objects.
         unet: U-Net's decoder, at the stride of the finest map.
     """
 
     name: ClassVar[str] = "seg"
     hub_task: ClassVar[str] = "image-segmentation"
-    variants: ClassVar[tuple[str, ...]] = (
-        "fpn",
-        "fcn",
-        "deeplabv3",
-        "deeplabv3plus",
-        "lraspp",
-        "segformer",
-        "tower",
-        "unet",
-    )
+    variants: ClassVar[tuple[str, ...]] = tuple(_HEAD_PARTS)
+    label_kinds: ClassVar[Mapping[str, LabelKind]] = {"seg": LabelKind.MASK}
     main_output: ClassVar[str] = "logits"
     is_dense: ClassVar[bool] = True
 
@@ -96,7 +100,7 @@ class Segmentation(Task):
         return 21  # Pascal VOC's
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """The classes that are there, largest first: {"label", "class", "share"}, share in (0, 1] of the pixels."""
+        """Return the classes that are present, largest first: {"label", "class", "share" in (0, 1] of the pixels}."""
         classes = values["class_prediction"]
         pixels = np.bincount(classes.ravel(), minlength=len(labels))
         return [
@@ -105,14 +109,14 @@ class Segmentation(Task):
         ]
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """The same values with the `class_prediction` (H, W) of a picture of another size."""
+        """Resize the `class_prediction` (H, W) to an image of another size."""
         return {**values, "class_prediction": stretched(values["class_prediction"], *shown)}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-    """The bricks up to the coarse logits."""
-    name = f"segmentation_{head.variant}"
-    if head.variant in _OF_ONE_MAP:
+    """Build the bricks up to the coarse logits."""
+    name = _HEAD_PARTS[head.variant]
+    if head.variant in _SINGLE_MAP:
         level = _deepest_fine(backbone.features.strides)
         part = create_part(name, in_channels=backbone.features.channels[level], num_classes=head.num_classes)
         return {"head": BrickTrainable(part, input_names=[f"features[{level}]"], output_names=["./coarse"])}
@@ -122,7 +126,7 @@ def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
 
 
 def _levels(variant: str, strides: Sequence[int]) -> list[int]:
-    """The maps that a head reads, of a pyramid with these strides."""
+    """Return the levels of a pyramid that a head reads, by the strides of the pyramid."""
     last = len(strides) - 1
     if variant == "unet":
         return [*range(last + 1)]
@@ -131,5 +135,5 @@ def _levels(variant: str, strides: Sequence[int]) -> list[int]:
 
 
 def _deepest_fine(strides: Sequence[int]) -> int:
-    """The last map of stride 16 or less, the first map where there is none."""
+    """Return the last level of stride 16 or less, the first level if there is none."""
     return max((level for level, stride in enumerate(strides) if stride <= 16), default=0)

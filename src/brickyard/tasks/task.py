@@ -1,16 +1,18 @@
-"""What a task is."""
+"""The base class of tasks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, final
 
 from brickyard.core.brick import Brick
 from brickyard.core.names import join
 from brickyard.core.specs import BackboneSpec
-from brickyard.errors import BrickGraphError, BrickMismatchError
+from brickyard.data.label_kinds import LabelKind
+from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError
 from brickyard.tasks.metadata import Label, Metadata, labels_of
 from brickyard.tasks.wiring import input_names
 
@@ -18,13 +20,13 @@ from brickyard.tasks.wiring import input_names
 @final
 @dataclass(frozen=True)
 class HeadSpec:
-    """One head to build.
+    """The specification of a head to build.
 
     Attributes:
-        name: Where its bricks stand, "cls"; its label is read from `targets/<name>`.
+        name: The prefix of its bricks, "cls"; its label is read from `targets/<name>`.
         variant: One of the task's variants.
-        num_classes: How many classes it tells apart.
-        labels: Their names, None where nobody knows them.
+        num_classes: The number of its classes.
+        labels: The names of the classes, None if they are unknown.
     """
 
     name: str
@@ -34,22 +36,25 @@ class HeadSpec:
 
     @property
     def class_names(self) -> list[str]:
-        """The names of its classes, "0", "1", ... where nobody knows them."""
+        """The names of the classes, "0", "1", ... if they are unknown."""
         return list(self.labels or map(str, range(self.num_classes)))
 
 
 class Task(ABC):
-    """From features and labels to bricks. Subclass it to add a task, or to add to one.
+    """Builds the bricks of a head from features and labels. Subclass it to add a task, or to extend one.
 
-    `name` and `required_labels` are enough to attach losses, metrics and visualisers to a head that you build yourself.
-    For a task that model names, files and the command line know, override the rest, too, and `register_task` an
-    instance.
+    `name` and `required_labels` are enough to attach losses, metrics and visualizers to a head that you build yourself.
+    For a task that model names, files and the command line support, override the rest, too, and pass an instance to
+    `register_task`.
 
     Attributes:
-        name: Its token in model names: letters and digits.
-        variants: The names of its heads, the default one first.
-        hub_task: What the Hub calls such a task, None where it has no name for it.
-        is_dense: Whether the outputs have places on the picture; the whole picture is then looked at, without a crop.
+        name: The token of the task in model names: letters and digits.
+        variants: The names of its heads, the default first.
+        label_kinds: The kind of each plain label in `required_labels`; those of `Metadata` follow from their types.
+            Transforms, `collate` and the counting of labelled rows depend on the kind.
+        variant_label_kinds: The kinds that differ from `label_kinds`, by variant.
+        hub_task: The Hub's name for the task, None if the Hub has none.
+        is_dense: Whether outputs refer to positions in the image; prediction then resizes the whole image, uncropped.
 
     Example:
         >>> class Age(Task):
@@ -68,79 +73,103 @@ class Task(ABC):
 
     name: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ()
+    label_kinds: ClassVar[Mapping[str, LabelKind]] = MappingProxyType({})
+    variant_label_kinds: ClassVar[Mapping[str, Mapping[str, LabelKind]]] = MappingProxyType({})
     hub_task: ClassVar[str | None] = None
     is_dense: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def required_labels(self) -> Collection[str | Metadata]:
-        """What a training batch must bring for a head: names, and `Metadata` where the type is checked."""
+        """The labels that a training batch must have for a head: names, and `Metadata` where the type is checked."""
 
     @property
     def main_output(self) -> str:
-        """The output that losses and metrics read, by name under the head's place; by default the task's name."""
+        """The output that losses and metrics read, by its name under the head's prefix; by default the task's name."""
         return self.name
 
     def bricks(self, backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
-        """The head's bricks.
+        """Build the bricks of a head.
 
         Args:
-            backbone: What the head can read.
-            head: Which head to build.
+            backbone: What the backbone provides.
+            head: The head to build.
 
         Returns:
-            Bricks by name, which read and write names relative to their place (`./logits`). The one with the weights is
-            `head`; to its metadata are added its "task", its "variant" and its "labels", which files, cards and
-            predictors know it by.
+            Bricks by name, which read and write names relative to the head's prefix (`./logits`). The brick with the
+            weights is `head`; its `head` attribute is set to task, variant and labels, by which files, cards and
+            predictors identify the head.
         """
         raise BrickGraphError(f"The task '{self.name}' builds no heads: give it `variants` and `bricks`.")
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:
-        """How many classes a head has where the caller names no number."""
+        """Return the number of classes of a head where the caller does not pass one."""
         return 1
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """What was found on one picture, best first, as JSON values: each with its "label".
+        """Convert the outputs for one image to results, best first, as JSON values, each with its "label".
 
         Args:
-            values: The head's outputs for that picture, as arrays without batch dimension, by the last part of their
+            values: The head's outputs for the image, as arrays without batch dimension, by the last part of their
                 names.
             labels: The class names.
         """
         return []
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """The same values for a picture of another size; a dense task overrides it.
+        """Convert outputs to an image of another size; dense tasks override it.
 
         Args:
-            values: As for `results`.
-            seen: (H, W) of the image that the model saw.
-            shown: (H, W) of the picture.
+            values: See `results`.
+            seen: (H, W) of the model's input.
+            shown: (H, W) of the original image.
         """
         return dict(values)
 
     def labels(self, head: str) -> dict[str, Label]:
-        """The labels of a head of this task by their name in `required_labels`, see `labels_of`."""
+        """Return the labels of a head of this task by their names in `required_labels`, see `labels_of`."""
         return labels_of(self.required_labels, head)
 
-    def wire(self, part: Any, head: str, bricks: Mapping[str, Brick]) -> dict[str, str]:
-        """What a loss, a metric or a visualiser of a head reads, by its arguments' names; see `tasks/wiring.py`.
+    def kinds(self, head: str, variant: str | None = None) -> dict[str, LabelKind]:
+        """Return the kind of each label of a head, by the name of its value: {"targets/seg": LabelKind.MASK}.
 
         Args:
-            part: A module, a metric, or any callable. It may say what it can be attached to: `supported_tasks`, classes
-                of tasks, and `supported_heads`, classes of modules.
-            head: The head's place, "seg".
-            bricks: The head's bricks so far, by name: what `part` can read.
-
-        Returns:
-            {argument: name}, for the `input_names` of a brick. The signature is read here, and never again.
+            head: The prefix of the head, "seg".
+            variant: One of the task's variants, None for the default.
 
         Raises:
-            BrickGraphError: An argument that nothing provides, or that is annotated for another type than its label.
-            BrickMismatchError: It supports neither this task nor a subclass of it, or none of the head's modules.
+            BrickInputError: A label has no kind.
         """
-        what = getattr(part, "__name__", type(part).__name__)
-        location = f"Brick '{join(head, what)}'"
+        typed = {label.name: label.kind for label in self.required_labels if isinstance(label, Metadata)}
+        variant = variant or next(iter(self.variants), "")
+        kinds = {**typed, **self.label_kinds, **self.variant_label_kinds.get(variant, {})}
+        labels = self.labels(head)
+        if missing := sorted(labels.keys() - {name for name, kind in kinds.items() if isinstance(kind, LabelKind)}):
+            expected = "a LabelKind for each label in `label_kinds`"
+            hint = f"Set label_kinds = {{'{missing[0]}': LabelKind.X}}, X one of {', '.join(LabelKind.__members__)}."
+            raise BrickInputError(f"Task '{self.name}'", expected, f"none for {missing}", hint)
+        return {label.value: kinds[name] for name, label in labels.items()}
+
+    def wire(self, part: Any, head: str, bricks: Mapping[str, Brick]) -> dict[str, str]:
+        """Return the input names of a loss, a metric or a visualizer of a head, by its arguments' names.
+
+        See `tasks/wiring.py` for the rules.
+
+        Args:
+            part: A module, a metric, or any callable. It may restrict what it can be attached to by `supported_tasks`,
+                classes of tasks, and `supported_heads`, classes of modules.
+            head: The prefix of the head, "seg".
+            bricks: The bricks of the head so far, by name: `part` can read their outputs.
+
+        Returns:
+            {argument: name}, for the `input_names` of a brick. The signature is read once, by this call.
+
+        Raises:
+            BrickGraphError: Nothing provides an argument, or it is annotated with another type than its label has.
+            BrickMismatchError: `part` supports neither this task nor a base class of it, or no module of the head.
+        """
+        name = getattr(part, "__name__", type(part).__name__)
+        location = f"Brick '{join(head, name)}'"
         modules = [brick.wrapped for brick in bricks.values()]
         _check_supported(location, "task", getattr(part, "supported_tasks", None), [self])
         _check_supported(location, "head", getattr(part, "supported_heads", None), modules)
@@ -148,10 +177,11 @@ class Task(ABC):
         return input_names(part, location, main_output=self.main_output, outputs=outputs, labels=self.labels(head))
 
 
-def _check_supported(location: str, kind: str, supported: Sequence[type] | None, there: Sequence[object]) -> None:
+def _check_supported(location: str, kind: str, supported: Sequence[type] | None, given: Sequence[object]) -> None:
     if any(not isinstance(each, type) for each in supported or ()):
-        raise BrickMismatchError(f"{location} cannot be attached", [f"supported_{kind}s are no classes: {supported}"])
-    if supported is not None and not any(isinstance(each, tuple(supported)) for each in there):
+        problem = f"supported_{kind}s: expected classes, found {supported}"
+        raise BrickMismatchError(f"{location} cannot be attached", [problem])
+    if supported is not None and not any(isinstance(each, tuple(supported)) for each in given):
         expected = ", ".join(sorted(each.__name__ for each in supported))
-        found = ", ".join(type(each).__name__ for each in there)
-        raise BrickMismatchError(f"{location} cannot be attached", [f"supported {kind}s: {expected}; found: {found}"])
+        actual = ", ".join(type(each).__name__ for each in given)
+        raise BrickMismatchError(f"{location} cannot be attached", [f"supported {kind}s: {expected}; found: {actual}"])

@@ -1,24 +1,24 @@
-r"""What a loss, a metric or a visualiser reads, by the names of its arguments.
+r"""Input names of a loss, a metric or a visualizer, from the names of its arguments.
 
-| argument                                      | is |
+| argument                                      | value |
 |-----------------------------------------------|---|
 | `predictions`, `prediction`, `preds`, `pred`  | the task's main output, `./<main_output>` |
-| `target`, `targets`                           | the task's label; of a task with several, an error |
+| `target`, `targets`                           | the task's label; an error if the task has several |
 | `target_<label>`                              | the label of that name, see `labels_of` |
 | `labelled`, `labelled_<label>`                | (B,) bool, which rows have that label: `labelled/...` |
-| `prediction_canvas`, `target_canvas`, `image` | the image as it was given; a canvas is a copy |
+| `prediction_canvas`, `target_canvas`, `image` | the input image; a canvas is a copy |
 | any other                                     | the head's output of that name |
 
-An argument that may be None (`Tensor | None`, or a default of None) is None where its value is absent. One with another
-default that nothing provides keeps it.
+An argument that may be None (`Tensor | None`, or a default of None) is None where its value is absent. An argument
+with another default keeps it if nothing provides a value.
 
-Coming from luxonis-train, where modules are attached to nodes and find their inputs by the same names:
+In luxonis-train, modules are attached to nodes and get their inputs by the same names. Its terms and their equivalents:
 
-| luxonis-train                          | here |
+| luxonis-train                          | brickyard |
 |----------------------------------------|---|
 | `BaseNode`, `BaseHead`                 | any `nn.Module` in a `BrickTrainable`; no base class, no `**kwargs` |
 | a packet, `wrap`, `unwrap`             | the collection's dictionary; a brick's `output_names` and `input_names` |
-| train, eval and export calls           | bricks with other tags: `Tag.INFERENCE` for a decoder that is for use only |
+| train, eval and export calls           | bricks with other tags: `Tag.INFERENCE` for a decoder not run in training |
 | `attach_index` -1, (1, 3), "all"       | `input_names=["features[-1]"]`, `["features[1:3]"]`, `["features"]` |
 | properties, `in_channels: int`         | arguments of the head's class, filled and checked by `tasks.head_arguments` |
 | `in_channels`, `in_height`, `in_width` | the same |
@@ -28,8 +28,8 @@ Coming from luxonis-train, where modules are attached to nodes and find their in
 | `Tasks.SEGMENTATION`, `CLASSIFICATION` | the classes `tasks.seg.Segmentation`, `tasks.cls.Classification` |
 | `Tasks.BOUNDINGBOX`, `KEYPOINTS`       | `tasks.det.Detection`, `tasks.kpt.Keypoints` |
 | `Tasks.EMBEDDINGS`                     | `tasks.emb.Embedding` |
-| any other of `Tasks`                   | a task of your own, a subclass of `Task` |
-| `task = Tasks.X` in a head's class     | `attach_loss(loss, X(), ...)`, or the head is what `X.bricks` builds |
+| any other of `Tasks`                   | a subclass of `Task` |
+| `task = Tasks.X` in a head's class     | `attach_loss(loss, X(), ...)`, or the head is built by `X.bricks` |
 | `super().__init__("distance")`         | `name = "distance"` in the task's class |
 | `required_labels`, `main_output`       | the same; the main output has the task's name by default |
 | `Metadata("distance", float \| int)`   | the same; the label is `targets/<head>/distance`, checked in each batch |
@@ -39,7 +39,7 @@ Coming from luxonis-train, where modules are attached to nodes and find their in
 | `node: SomeHead`                       | `supported_heads = [SomeHead]` |
 | a loss with sub-losses                 | the same, and `attach_loss(..., sub_losses=["name"])` |
 | a loss's weight                        | `create_model(..., loss_weights={"seg": 2.0})` |
-| overriding `run`, `run_update`         | `input_names` of your own; `["__all__"]` is every value, as a dictionary |
+| overriding `run`, `run_update`         | explicit `input_names`; `["__all__"]` is every value, as a dictionary |
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ _CANVASES = ("prediction_canvas", "target_canvas")
 def input_names(
     part: Any, location: str, *, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
 ) -> dict[str, str]:
-    """The names that each argument reads, see the table above.
+    """Return the name that each argument reads, see the table above.
 
     Args:
         part: A module, a metric, or any callable.
-        location: What an error names.
-        main_output: The output that `predictions` is.
-        outputs: The head's outputs: the name that each has among the collection's values.
+        location: The location that an error names.
+        main_output: The output that `predictions` reads.
+        outputs: The names of the head's outputs, and their names among the collection's values.
         labels: The head's labels.
 
     Returns:
         {argument: name}, for the `input_names` of a brick.
 
     Raises:
-        BrickGraphError: An argument that nothing provides, or that is annotated for another type than its label has.
+        BrickGraphError: Nothing provides an argument, or it is annotated with another type than its label has.
     """
     targets = {f"target_{name}": label for name, label in labels.items()}
     labelled = {f"labelled_{name}": _labelled(label) for name, label in labels.items()}
@@ -91,18 +91,18 @@ def input_names(
         **labelled,
         **dict.fromkeys(("image", *_CANVASES), "image"),
     }
-    found = {}
+    names = {}
     for name, parameter in _parameters(part, location).items():
         optional = parameter.default is None or _may_be_none(parameter.annotation)
         if name in known:
             if name in targets:
                 _check_annotation(location, parameter, targets[name])
-            found[name] = f"{known[name]}?" if optional else known[name]
+            names[name] = f"{known[name]}?" if optional else known[name]
         elif parameter.default is parameter.empty:
             if not optional:
-                raise _nothing(location, name, main_output, outputs, labels)
-            found[name] = f"./{name}?"
-    return found
+                raise _missing_argument(location, name, main_output, outputs, labels)
+            names[name] = f"./{name}?"
+    return names
 
 
 def _labelled(label: Label) -> str:
@@ -110,19 +110,19 @@ def _labelled(label: Label) -> str:
 
 
 def _parameters(part: Any, location: str) -> dict[str, inspect.Parameter]:
-    """The arguments that can be given by name."""
+    """Return the parameters that can be passed by name."""
     functions = [_called(part)]
     if isinstance(part, MetricCollection) and type(part).update is MetricCollection.update:
         functions = [metric.update for metric in part.values()]
-    found = {
+    parameters = {
         name: parameter
         for function in functions
         for name, parameter in signature_of(function).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    if not found:
-        raise BrickGraphError(f"{location} has no arguments with names: give its brick `input_names` of your own.")
-    return found
+    if not parameters:
+        raise BrickGraphError(f"{location} has no named arguments: pass explicit `input_names` to its brick.")
+    return parameters
 
 
 def _called(part: Any) -> Callable[..., Any]:
@@ -133,10 +133,10 @@ def _called(part: Any) -> Callable[..., Any]:
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """The arguments of a function or class, their annotations as types where they can be, else as text."""
+    """Return the signature of a function or class, with annotations evaluated where possible, else as text."""
     try:
         return inspect.signature(function, eval_str=True)
-    except (NameError, AttributeError, TypeError, SyntaxError):  # an annotation that has no meaning when it runs
+    except (NameError, AttributeError, TypeError, SyntaxError):  # an annotation that cannot be evaluated at run time
         return inspect.signature(function)
 
 
@@ -147,30 +147,31 @@ def _may_be_none(annotation: Any) -> bool:
 
 
 def _check_annotation(location: str, parameter: inspect.Parameter, label: Label) -> None:
-    """Refuse a tensor for texts, and a list for numbers."""
-    if label.kinds is None:
+    """Refuse the annotation `Tensor` for texts, and `list` for numbers."""
+    if label.types is None:
         return
-    wants = {get_origin(each) or each for each in get_args(parameter.annotation) or [parameter.annotation]}
+    annotated = {get_origin(each) or each for each in get_args(parameter.annotation) or [parameter.annotation]}
     if get_origin(parameter.annotation) is list:
-        wants = {list}
-    if (wants & {Tensor, list}) and (list if label.kinds == ("str",) else Tensor) not in wants:
-        kind = " or ".join(label.kinds)
+        annotated = {list}
+    if (annotated & {Tensor, list}) and (list if label.types == ("str",) else Tensor) not in annotated:
+        types = " or ".join(label.types)
         raise BrickGraphError(
             f"{location}: its argument '{parameter.name}' is annotated {parameter.annotation}, but the label "
-            f"'{label.value}' is {kind}: " + ("a list of texts." if label.kinds == ("str",) else "a tensor of numbers.")
+            f"'{label.value}' has values of type {types}: "
+            + ("a list of texts." if label.types == ("str",) else "a tensor of numbers.")
         )
 
 
-def _nothing(
+def _missing_argument(
     location: str, name: str, main_output: str, outputs: Mapping[str, str], labels: Mapping[str, Label]
 ) -> BrickGraphError:
-    there = [*outputs, *(f"target_{label}" for label in labels), *(["target"] if len(labels) == 1 else []), "image"]
-    reason = nearest(name, there)
+    known = [*outputs, *(f"target_{label}" for label in labels), *(["target"] if len(labels) == 1 else []), "image"]
+    reason = nearest(name, known)
     if name in _TARGETS:
         reason = f"The task has {len(labels) or 'no'} labels: {', '.join(f'target_{label}' for label in labels)}."
     elif name in _PREDICTIONS:
-        reason = f"It is the task's main output, '{main_output}', and the head writes none of that name."
+        reason = f"It reads the task's main output, '{main_output}', which the head does not write."
     return BrickGraphError(
         f"{location}: nothing provides its argument '{name}'. {reason} The head writes {list(outputs)}, its labels are "
-        f"{list(labels)}. Rename the argument, or give its brick `input_names` of your own."
+        f"{list(labels)}. Rename the argument, or pass explicit `input_names` to its brick."
     )

@@ -203,7 +203,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         """Raise if the first batch has no loss at all: the training would have no gradient."""
         if self._is_checked:
             return
-        if not self._loss_bricks.own:
+        if not self._loss_bricks.base:
             raise BrickGraphError("No brick of the collection outputs a loss to train on. Add a BrickLoss.")
         if not weights.any():
             self.bricks(named_inputs, tags=Stage.TRAIN.tags)  # raises MissingInputError with the name of the label

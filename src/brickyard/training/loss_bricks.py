@@ -11,21 +11,22 @@ from torch import Tensor
 
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick, Tags
-from brickyard.parts.segmentation import IGNORED
-
-_LABELLED = "labelled/"
+from brickyard.core.names import prefix_of
+from brickyard.data.label_kinds import KIND_RULES, LABELLED, TARGETS, LabelKind
+from brickyard.recipe.inspection import heads_of
+from brickyard.tasks.registry import get_task
 
 
 @final
 class LossBricks:
-    """What a training step needs to know of the bricks that make losses.
+    """The bricks of a collection that compute losses.
 
     Args:
-        collection: Where they are.
+        collection: The collection.
 
     Attributes:
-        names: The outputs of all of them, sub-losses included.
-        own: The paths of those that read labels; the others read losses of these, as a weighted sum does.
+        names: The outputs of all of these bricks, sub-losses included.
+        base: The paths of those that read labels; the others read losses of these, as a weighted sum does.
         outer: The losses that are summed: no other of these bricks reads them.
     """
 
@@ -33,82 +34,103 @@ class LossBricks:
         self.collection = collection
         self.bricks = {path: brick for path, brick in collection.bricks().items() if brick.loss_names}
         losses = {name for brick in self.bricks.values() for name in brick.loss_names}
-        self.own = [path for path, brick in self.bricks.items() if losses.isdisjoint(read.name for read in brick.reads)]
+        self.base = [
+            path for path, brick in self.bricks.items() if losses.isdisjoint(read.name for read in brick.reads)
+        ]
         read = {read.name for brick in self.bricks.values() for read in brick.reads}
         self.outer = [name for brick in self.bricks.values() for name in brick.loss_names if name not in read]
         self.names = [name for brick in self.bricks.values() for name in brick.writes]
 
     def running(self, named_inputs: Collection[str], tags: Tags) -> set[str]:
-        """The paths of those that run on these inputs."""
+        """Return the paths of those that run on these inputs."""
         return {step.path for step in self.collection.plan(tags, given=named_inputs).steps if step.path in self.bricks}
 
     def counts(self, named_inputs: Mapping[str, Any], running: set[str]) -> Tensor:
-        """What each loss of `own` is a mean over: labelled rows, or known pixels of a mask; 0 where it does not run.
+        """Count the items that each loss of `base` averages over, 0 where it does not run.
+
+        What is counted depends on the kind of the label that a loss reads, see `KIND_RULES`: the known pixels of a
+        mask, the known points, else the labelled rows. A loss that reads no label of its head's task counts rows.
 
         Args:
             named_inputs: The batch.
             running: What `running` returned.
 
         Returns:
-            (len(own),) float32.
+            (len(base),) float32.
+
+        Raises:
+            UnknownNameError: The task of a head is not registered.
+            BrickInputError: The task declares no kind for its label.
         """
         image = next(value for value in named_inputs.values() if isinstance(value, Tensor))
         counts = [
-            _count(self.bricks[path], named_inputs, image)
+            _count(self.bricks[path], named_inputs, image, label_kinds(self.collection, prefix_of(path)))
             if path in running
             else image.new_zeros((), dtype=torch.float)
-            for path in self.own
+            for path in self.base
         ]
         return torch.stack(counts) if counts else torch.zeros(0)
 
     @contextmanager
     def scaled(self, scales: Tensor | None) -> Iterator[None]:
-        """Within it, the losses of `own` come multiplied by scales (len(own),), also to bricks that read them."""
+        """Multiply the losses of `base` by scales (len(base),) in this context, also for the bricks that read them."""
         with ExitStack() as stack:
-            for path, scale in zip(self.own, () if scales is None else scales, strict=scales is not None):
+            for path, scale in zip(self.base, () if scales is None else scales, strict=scales is not None):
                 stack.enter_context(_scaling(self.bricks[path], scale))
             yield
 
     def weighted(self, values: Mapping[str, Any], weights: Tensor, whole: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each output of the bricks with its weight in a mean, 0 where it did not run.
+        """Return each output of the bricks with its weight in a mean, 0 where the brick did not run.
 
         Args:
-            values: What a call returned.
-            weights: (len(own),) for the losses of `own`.
-            whole: A scalar for the others.
+            values: What a call of the collection returned.
+            weights: (len(base),), the weights of the losses of `base`.
+            whole: (), the weight of the others.
         """
-        own = dict(zip(self.own, weights, strict=True))
+        by_path = dict(zip(self.base, weights, strict=True))
         return {
-            name: (values.get(name, torch.zeros_like(whole)), own.get(path, whole))
+            name: (values.get(name, torch.zeros_like(whole)), by_path.get(path, whole))
             for path, brick in self.bricks.items()
             for name in brick.writes
         }
 
     def absent(self, values: Mapping[str, Any], running: set[str]) -> list[Tensor]:
-        """A zero for each loss that did not run, with a graph: so every process has gradients for every head."""
+        """Return a zero with a graph for each loss that did not run, so every process has gradients for every head."""
         zeros = []
         for path in self.bricks.keys() - running:
             brick = self.bricks[path]
             read = [values[read.name] for read in brick.reads if isinstance(values.get(read.name), Tensor)]
             module = brick.module
             tensors = [*read, *(() if module is None else module.parameters())]
-            # The sum of nothing, not 0 times the sum: that would be nan for a value that is not finite.
+            # The sum of no elements, not 0 times the sum: that would be nan if a value is not finite.
             zeros += [tensor.flatten()[:0].sum().float() for tensor in tensors if tensor.requires_grad]
         return zeros
 
 
-def _count(brick: Brick, named_inputs: Mapping[str, Any], image: Tensor) -> Tensor:
+def label_kinds(collection: BrickCollection, head: str) -> dict[str, LabelKind]:
+    """Return the kinds of the labels of a head by the names of their values, none if no task built the head.
+
+    Args:
+        collection: The collection.
+        head: The prefix of the head, "seg".
+
+    Raises:
+        UnknownNameError: The task of the head is not registered.
+        BrickInputError: The task declares no kind for a label.
+    """
+    info = heads_of(collection.bricks()).get(head)
+    return {} if info is None else get_task(info.task).kinds(head, info.variant)
+
+
+def _count(brick: Brick, named_inputs: Mapping[str, Any], image: Tensor, kinds: Mapping[str, LabelKind]) -> Tensor:
     rows = torch.ones(len(image), dtype=torch.bool, device=image.device)
-    masks = []
     for read in brick.reads:
-        value = named_inputs.get(read.name)
-        if isinstance(value, Tensor) and read.name.startswith(_LABELLED):
-            rows = value
-        elif isinstance(value, Tensor) and value.ndim == 3 and value.dtype == torch.int64:
-            masks.append(value)
-    if not masks:
-        return rows.sum().float()
-    return ((masks[0] != IGNORED) & rows[:, None, None]).sum().float()
+        if read.name.startswith(LABELLED) and isinstance(named_inputs.get(read.name), Tensor):
+            rows = named_inputs[read.name]
+    for read in brick.reads:
+        if read.name.startswith(TARGETS) and read.name in named_inputs and read.name in kinds:
+            return KIND_RULES[kinds[read.name]].count(named_inputs[read.name], rows).float()
+    return rows.sum().float()
 
 
 @contextmanager

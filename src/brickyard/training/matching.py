@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from brickyard.catalog import model_info
 from brickyard.collection import BrickCollection
 from brickyard.core.specs import HeadInfo
 from brickyard.create import create_model
 from brickyard.data.dataset import LabelledDataset
+from brickyard.data.label_kinds import TARGETS
 from brickyard.errors import BrickMismatchError
 from brickyard.recipe.inspection import heads_of
+from brickyard.tasks.registry import get_task
 
 _WHAT = "The data does not fit the model"
 
@@ -50,15 +50,14 @@ def create_model_for(
 
 
 def check_labels(model: BrickCollection, data: LabelledDataset) -> None:
-    """Check that data has labels for the heads of a model, by classes and by kind. One image is read.
+    """Check that data has labels for the heads of a model, of the same classes and of the kinds that the tasks read.
 
     Raises:
         BrickMismatchError: The data has labels for none of the heads, or labels of other classes or of another kind.
     """
     heads, shared, problems = _compare(model, data)
-    sample = data[0] if len(data) else {}
     for head in shared:
-        problems += _label_kind_problems(head, heads[head], sample.get(f"targets/{head}"))
+        problems += _kind_problems(head, heads[head], data)
     if problems:
         raise BrickMismatchError(_WHAT, problems)
 
@@ -92,11 +91,12 @@ def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, H
     return heads, shared, problems
 
 
-def _label_kind_problems(head: str, info: HeadInfo, target: Any) -> Iterator[str]:
-    """Compare the rank of a classification target, () for one class or (K,) for several, with the head's variant."""
-    if info.task != "cls" or not isinstance(target, Tensor):
+def _kind_problems(head: str, info: HeadInfo, data: LabelledDataset) -> Iterator[str]:
+    """Compare the kind of the data's label with the one that the head's task reads."""
+    task = get_task(info.task)
+    expected, found = task.kinds(head, info.variant).get(f"{TARGETS}{head}"), data.kinds.get(head)
+    if expected is None or found is None or expected == found:
         return
-    is_multilabel = target.ndim == 1
-    if is_multilabel != (info.variant == "multilabel"):
-        count, name = ("several classes", "cls-multilabel") if is_multilabel else ("one class", "cls")
-        yield f"head '{head}': the data has {count} per image: use a '{name}' head"
+    others = [variant for variant in task.variants if task.kinds(head, variant).get(f"{TARGETS}{head}") == found]
+    hint = f": use '{task.name}-{others[0]}'" if others else ""
+    yield f"head '{head}': expected labels of the kind '{expected.value}', found '{found.value}'{hint}"

@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 
 
 def boxes_around(masks):
-    """(M, H, W) -> (M, 4), with the end of the last pixel as the right and lower side."""
+    """Boxes (M, 4) around masks (M, H, W), up to the far side of the last pixel."""
     return masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])
 
 
@@ -31,7 +31,7 @@ def assert_same(one, other):
 
 
 def stripped(sample):
-    """A sample that a loader made one batch of, without the batch."""
+    """A batch of one sample without the batch dimension."""
     return {name: stripped(value) if isinstance(value, dict) else value[0] for name, value in sample.items()}
 
 
@@ -40,7 +40,7 @@ def scenes():
     return DigitScenes("train", 60)
 
 
-def test_a_scene_has_a_picture_and_labels_of_three_tasks(scenes):
+def test_a_scene_has_an_image_and_labels_of_three_tasks(scenes):
     for scene in scenes:
         assert list(scene) == ["image", "targets/cls", "targets/seg", "targets/det"]
         assert scene["image"].shape == (3, 96, 96)
@@ -61,10 +61,10 @@ def test_a_scene_has_a_picture_and_labels_of_three_tasks(scenes):
 
 def test_the_three_tasks_agree(scenes):
     for scene in scenes:
-        there = set(scene["targets/det"]["labels"].tolist())
-        assert set(scene["targets/cls"].nonzero().flatten().tolist()) == there
+        present = set(scene["targets/det"]["labels"].tolist())
+        assert set(scene["targets/cls"].nonzero().flatten().tolist()) == present
         assert set(scene["targets/cls"].tolist()) <= {0, 1}
-        assert set(scene["targets/seg"].unique().tolist()) == {0, *(digit + 1 for digit in there)}
+        assert set(scene["targets/seg"].unique().tolist()) == {0, *(digit + 1 for digit in present)}
 
 
 def test_labels_name_the_classes():
@@ -84,7 +84,7 @@ def test_boxes_are_tight_around_the_mask_of_a_digit(scenes):
     assert checked > 100
 
 
-def test_a_box_is_around_what_later_digits_leave_and_they_leave_most():
+def test_a_box_is_around_the_visible_part_of_a_digit_which_is_most_of_it():
     """A scene of n digits is one of n - 1 with a digit more, so the masks show each digit before it was covered."""
     by_count = [DigitScenes("train", 40, digits=(count, count)) for count in range(6)]
     covered = 0
@@ -92,7 +92,7 @@ def test_a_box_is_around_what_later_digits_leave_and_they_leave_most():
         steps = [dataset[index] for dataset in by_count]
         labels = steps[-1]["targets/det"]["labels"]
         if len(labels.unique()) < 5:
-            continue  # of two equal digits, the masks do not tell which is on top; of four, one found no room
+            continue  # the masks of two equal digits cannot be told apart; of four digits, one did not fit
         new = [one["targets/seg"] != other["targets/seg"] for one, other in pairwise(steps)]
         for number, mask in enumerate(new):
             left = mask & ~torch.stack([*new[number + 1 :], torch.zeros_like(mask)]).any(dim=0)
@@ -102,18 +102,18 @@ def test_a_box_is_around_what_later_digits_leave_and_they_leave_most():
     assert covered > 5
 
 
-def test_digits_are_of_a_readable_size_and_differ_from_what_is_behind():
+def test_digits_have_a_legible_size_and_differ_from_the_background():
     heights = []
     empty, single = DigitScenes("test", 100, digits=(0, 0)), DigitScenes("test", 100, digits=(1, 1))
-    for behind, scene in zip(empty, single, strict=True):
+    for background, scene in zip(empty, single, strict=True):
         mask = scene["targets/seg"] > 0
         luma = torch.tensor([0.299, 0.587, 0.114])
-        change = torch.einsum("chw,c->hw", scene["image"].float() - behind["image"].float(), luma)[mask]
+        change = torch.einsum("chw,c->hw", scene["image"].float() - background["image"].float(), luma)[mask]
         assert change.mean().abs() > 25
         (box,) = scene["targets/det"]["boxes"]
         heights.append((box[3] - box[1]).item())
         outside = torch.nn.functional.max_pool2d(mask[None].float(), 13, 1, 6)[0] == 0
-        assert torch.equal(scene["image"][:, outside], behind["image"][:, outside])
+        assert torch.equal(scene["image"][:, outside], background["image"][:, outside])
     assert min(heights) >= 11
     assert max(heights) <= 72
     assert max(heights) > 40
@@ -132,7 +132,7 @@ def test_a_scene_may_be_empty():
 
 
 @pytest.mark.parametrize("size", [48, 131])
-def test_pictures_have_the_size_that_is_asked_for(size):
+def test_images_have_the_requested_size(size):
     for scene in DigitScenes("val", 5, image_size=size):
         assert scene["image"].shape == (3, size, size)
         assert scene["targets/seg"].shape == (size, size)
@@ -157,7 +157,7 @@ def test_a_scene_depends_on_seed_split_and_index_only():
     assert not any(torch.equal(forward[3]["image"], other["image"]) for other in others)
 
 
-def test_processes_of_a_loader_make_the_same_scenes_in_any_order():
+def test_workers_of_a_loader_generate_the_same_scenes_in_any_order():
     dataset = DigitScenes("train", 12)
     order = [11, 3, 0, 7, 8]
     loader = DataLoader(dataset, batch_size=1, sampler=order, num_workers=2, multiprocessing_context="spawn")
@@ -170,12 +170,12 @@ def test_no_digit_is_in_two_splits():
     assert not images["train"] & images["val"]
     assert not images["train"] & images["test"]
     assert not images["val"] & images["test"]
-    assert sum(len(digits_of(split)[0]) for split in SPLITS) == 1797  # all that there are
+    assert sum(len(digits_of(split)[0]) for split in SPLITS) == 1797  # all images of the data set
     for split in SPLITS:
         assert np.bincount(digits_of(split)[1]).min() > 0.08 * len(digits_of(split)[1])
 
 
-def test_no_photo_nor_one_like_it_is_in_two_splits():
+def test_no_similar_photos_are_in_two_splits():
     small = {
         split: np.array([np.asarray(photo.convert("L").resize((24, 24)), float).ravel() for photo in photos_of(split)])
         for split in SPLITS
@@ -187,12 +187,14 @@ def test_no_photo_nor_one_like_it_is_in_two_splits():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_split_reads_its_own_digits_and_photos(split, monkeypatch):
-    asked = []
+def test_a_split_reads_the_digits_and_photos_of_that_split(split, monkeypatch):
+    read_splits = []
     for name, read in [("photos_of", photos_of), ("digits_of", digits_of)]:
-        monkeypatch.setattr(brickyard.data.digits, name, lambda split, read=read: asked.append(split) or read(split))
+        monkeypatch.setattr(
+            brickyard.data.synthetic.digits, name, lambda split, read=read: read_splits.append(split) or read(split)
+        )
     DigitScenes(split, 1)[0]
-    assert asked == [split, split]
+    assert read_splits == [split, split]
 
 
 def test_the_length_bounds_the_index():
@@ -202,7 +204,7 @@ def test_the_length_bounds_the_index():
     assert_same(scenes[-1], scenes[2])
     assert_same(scenes[torch.tensor(1)], scenes[1])
     for index in (3, -4):
-        with pytest.raises(IndexError, match=f"{index} of 3"):
+        with pytest.raises(IndexError, match=f"{index} is out of range for 3 scenes"):
             scenes[index]
     assert list(DigitScenes("test", 0)) == []
 
@@ -222,7 +224,7 @@ def test_numbers_out_of_range_are_refused(arguments, named):
         DigitScenes(**{"split": "train", "length": 1, **arguments})
 
 
-def test_an_unknown_split_is_refused_with_the_ones_there_are():
+def test_an_unknown_split_is_refused_with_the_known_ones():
     with pytest.raises(UnknownNameError, match=r"'validation'.*'val'"):
         DigitScenes("validation", 1)
 

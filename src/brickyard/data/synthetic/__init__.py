@@ -1,1 +1,1 @@
-"""Digit scenes, made on the fly."""
+"""Digit scenes, a synthetic data set that is generated on the fly."""
