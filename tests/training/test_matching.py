@@ -44,8 +44,8 @@ def test_data_of_other_classes_is_refused_for_each_head() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("test_resnet_cls", DigitScenes("val", 1), "several classes per image: use a 'cls-multilabel' head"),
-        ("test_resnet_cls-multilabel", Rectangles(1), "one class per image: use a 'cls' head"),
+        ("test_resnet_cls", DigitScenes("val", 1), "kind 'class index', found 'multi-hot': use 'cls-multilabel'"),
+        ("test_resnet_cls-multilabel", Rectangles(1), "kind 'multi-hot', found 'class index': use 'cls-linear'"),
     ],
 )
 def test_single_label_and_multi_label_data_are_not_confused(name: str, data: Rectangles, message: str) -> None:
