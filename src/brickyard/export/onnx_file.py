@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +21,7 @@ from brickyard.errors import BrickError, BrickGraphError, BrickInputError, Missi
 from brickyard.export.facts import facts_of
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import check_parity
-from brickyard.export.trace import AXES, Trace, trace
+from brickyard.export.trace import AXES, Trace, ignored_warnings, trace
 from brickyard.names import place_of
 from brickyard.parts.backbones import InputSpec
 from brickyard.tags import Stage
@@ -184,8 +183,7 @@ def _program(traced: Trace, **options: Any) -> Any:
         module.fused_attn = False
     try:
         # Of the fused kernels' strides it makes a view that its decompositions cannot take, where a bias is added.
-        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            warnings.simplefilter("ignore")  # torch's own exporter warns of its own parts
+        with ignored_warnings("torch", "torchvision", "onnxscript", "onnx_ir"), sdpa_kernel(SDPBackend.MATH):
             program: Any = torch.onnx.export(
                 traced.module,
                 args=(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from brickyard.errors import BrickGraphError, BrickInputError
 from brickyard.export.facts import facts_of
 from brickyard.export.onnx_file import images_to_export, refuse_existing, trace_model, written_apart
 from brickyard.export.parity import Arrays, check_parity
-from brickyard.export.trace import Trace
+from brickyard.export.trace import Trace, ignored_warnings
 from brickyard.private_names import aoti_compile_and_package, aoti_load_package
 
 FACTS = "brickyard.json"  # in the file: the keys and texts of `Facts.to_text`
@@ -73,8 +72,7 @@ def export_aoti(
     traced = trace_model(model, images, outputs, dynamic)
     program = _exported(traced)
     facts = {**facts_of(model, images).to_text(), "brickyard.outputs": json.dumps(traced.module.names)}
-    with written_apart(Path(path)) as draft, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own
+    with written_apart(Path(path)) as draft, ignored_warnings("torch"):  # the compiler warns of its own parts
         package = draft.with_suffix(".pt2")  # no other ending is taken
         aoti_compile_and_package(program, str(package), facts)
         if check:
@@ -87,8 +85,7 @@ def export_aoti(
 def _exported(traced: Trace) -> torch.export.ExportedProgram:
     shapes = None if traced.sizes is None else {"named_inputs": traced.sizes}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch's exporter warns of its own parts
+        with ignored_warnings("torch", "torchvision"), torch.no_grad():  # the exporter warns of its own parts
             return torch.export.export(traced.module, (traced.example,), dynamic_shapes=shapes)
     except Exception as error:  # of every kind: they come from deep inside torch
         raise BrickGraphError(f"These bricks cannot be exported: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from brickyard.errors import BrickInputError, BrickNotFoundError, MissingExtraError
 from brickyard.export.onnx_file import refuse_existing, written_apart
 from brickyard.export.onnx_runner import OnnxSession
+from brickyard.export.trace import ignored_warnings
 
 _QUANTISED = ["Conv", "Gemm", "MatMul"]  # the rest, such as the decoding of boxes, loses more than it gains
 
@@ -74,8 +74,11 @@ def quantize_onnx(
             batch = next(self._left, None)
             return None if batch is None else {"image": batch}
 
-    with written_apart(Path(path)) as draft, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # onnxruntime's own
+    with (
+        written_apart(Path(path)) as draft,
+        tempfile.TemporaryDirectory() as folder,
+        ignored_warnings("onnx", "onnxruntime"),
+    ):
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(os.fspath(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(

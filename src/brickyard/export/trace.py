@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -95,7 +97,16 @@ def trace(
         raise BrickInputError("outputs to export", "tensors", f"{others}", "Leave their bricks out by tags or outputs.")
     sizes = {name: {axis: torch.export.Dim(size) for axis, size in dynamic.get(name, {}).items()} for name in example}
     shared = _shared(sizes)
-    return Trace(Traceable(selected, kept), example, shared if any(shared.values()) else None)
+    return Trace(Traceable(selected, kept).eval(), example, shared if any(shared.values()) else None)
+
+
+@contextmanager
+def ignored_warnings(*packages: str) -> Iterator[None]:
+    """Within it, warnings that are attributed to modules of these packages are not shown; those of others are."""
+    with warnings.catch_warnings():
+        for package in packages:
+            warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
+        yield
 
 
 def flat(outputs: Mapping[str, Any]) -> dict[str, Any]:
