@@ -12,7 +12,6 @@ from brickyard import Predictor, create_model
 from brickyard.cli import main
 
 # Of torch's advice, on a machine with one core.
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 def run(*arguments: object) -> Result:

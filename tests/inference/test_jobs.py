@@ -27,7 +27,6 @@ from brickyard.inference.jobs import predict_rows
 from tests.toys import ROOT, SOURCE
 
 # Of torch's advice, on a machine with one core.
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 COUNT = 150
 DAMAGED = {"0007.jpg": b"", "0040.jpg": b"no picture", "0119.jpg": None}  # None: cut short

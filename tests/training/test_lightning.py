@@ -28,9 +28,7 @@ from brickyard import (
 )
 from brickyard.data.collate import collate
 from tests.runs import Rectangles, small_model
-from tests.training.toys import MULTITASK, QUIET, lightning, quiet_trainer
-
-pytestmark = QUIET
+from tests.training.toys import MULTITASK, lightning, quiet_trainer
 
 
 class Cifar10Like(pl.LightningDataModule):
