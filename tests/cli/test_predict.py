@@ -11,9 +11,6 @@ from PIL import Image
 from brickyard import Predictor, create_model
 from brickyard.cli.main import main
 
-# torch warns about data loading processes on a machine with one core
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-
 
 def run(*arguments: object) -> Result:
     result = CliRunner().invoke(main, ["predict", *map(str, arguments)])

@@ -156,7 +156,6 @@ def test_gradients_through_a_compiled_collection_are_those_without():
     )
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, at a graph break
 def test_metrics_and_pictures_compile_with_graph_breaks():
     bricks = tiny_bricks()
     bricks["visualization"] = BrickPerImageVisualization(lambda image: float(image.sum()), ["raw"], ["visualization"])

@@ -26,9 +26,6 @@ from brickyard import (
 from brickyard.inference.jobs import predict_rows
 from tests.toys import ROOT, SOURCE
 
-# torch warns about data loading processes on a machine with one core
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-
 COUNT = 150
 DAMAGED = {"0007.jpg": b"", "0040.jpg": b"not an image", "0119.jpg": None}  # None: truncated
 

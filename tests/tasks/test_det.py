@@ -23,8 +23,6 @@ RECTANGLES = [  # of each image: (x1, y1, x2, y2) and a class
     [((50, 12, 80, 60), 0), ((6, 58, 42, 92), 1)],
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler():

@@ -27,9 +27,7 @@ from brickyard import (
     resnet_to_brick,
 )
 from tests.runs import Rectangles, collate_rectangles, small_model
-from tests.training.toys import MULTITASK, QUIET, lightning, quiet_trainer
-
-pytestmark = QUIET
+from tests.training.toys import MULTITASK, lightning, quiet_trainer
 
 
 class Cifar10Like(pl.LightningDataModule):

@@ -10,9 +10,7 @@ from torch.utils.data import DataLoader
 
 from brickyard import BrickCollection, MissingInputError
 from tests.runs import SIDE, Rectangles, collate_rectangles, small_model
-from tests.training.toys import MULTITASK, QUIET, lightning, quiet_trainer
-
-pytestmark = QUIET
+from tests.training.toys import MULTITASK, lightning, quiet_trainer
 
 
 def step(model: BrickCollection, batch: dict[str, Any], path: Path) -> torch.Tensor:

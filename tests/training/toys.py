@@ -4,24 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytorch_lightning as pl
 import torch
 
 from brickyard import BrickCollection, LightningBrickCollection
 
 MULTITASK = "test_resnet_cls_seg-lraspp_det-ssdlite"
-QUIET = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        r"Starting from v1.9.0, `tensorboardX` has been removed:UserWarning",
-        r".*treespec, LeafSpec.*is deprecated:FutureWarning",
-        r"You defined a `validation_step` but have no:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-        r"The number of training batches:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-        r"Found \d+ module\(s\) in eval mode:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-        r"The '\w+_dataloader' does not have many workers:pytorch_lightning.utilities.warnings.PossibleUserWarning",
-    )
-]
 
 
 def lightning(collection: BrickCollection, path: Path, **options: Any) -> LightningBrickCollection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from brickyard.export.metadata import metadata_of
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import check_parity
 from brickyard.export.prepare import prepare_export
-from brickyard.export.trace import Trace, trace
+from brickyard.export.trace import Trace, ignored_warnings, trace
 from brickyard.storage.atomic import write_atomically
 
 
@@ -118,8 +117,7 @@ def _to_onnx(traced: Trace, **options: Any) -> Any:
         module.fused_attn = False
     try:
         # The fused kernels' strides become a view that torch's decompositions reject where a bias is added.
-        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            warnings.simplefilter("ignore")  # from torch's exporter, on its internals
+        with ignored_warnings("torch", "torchvision", "onnxscript", "onnx_ir"), sdpa_kernel(SDPBackend.MATH):
             program: Any = torch.onnx.export(
                 traced.module,
                 args=(),

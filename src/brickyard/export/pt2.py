@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from brickyard.errors import BrickGraphError, BrickInputError
 from brickyard.export.metadata import metadata_of
 from brickyard.export.parity import Arrays, check_parity
 from brickyard.export.prepare import prepare_export
-from brickyard.export.trace import Trace
+from brickyard.export.trace import Trace, ignored_warnings
 from brickyard.storage.atomic import write_atomically
 
 METADATA_FILE = "brickyard.json"  # the extra file with the result of `ExportMetadata.to_text`
@@ -72,8 +71,7 @@ def export_aoti(
     images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
     program = _to_program(traced)
     metadata = _metadata(model, images, traced)
-    with write_atomically(Path(path)) as temp, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from the compiler
+    with write_atomically(Path(path)) as temp, ignored_warnings("torch"):
         package = temp.with_suffix(".pt2")  # AOTInductor takes no other suffix
         aoti_compile_and_package(program, str(package), metadata)
         if check:
@@ -90,8 +88,7 @@ def _metadata(model: BrickCollection, images: InputSpec, traced: Trace) -> dict[
 def _to_program(traced: Trace) -> torch.export.ExportedProgram:
     shapes = None if traced.dynamic is None else {"named_inputs": traced.dynamic}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # from torch's exporter, on its internals
+        with ignored_warnings("torch", "torchvision"), torch.no_grad():
             return torch.export.export(traced.module, (traced.example,), dynamic_shapes=shapes)
     except Exception as error:  # torch raises exceptions of any type
         raise BrickGraphError(f"These bricks cannot be exported: {error}") from error

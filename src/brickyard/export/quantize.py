@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from brickyard.core.conversions import uint8_to_float32
 from brickyard.errors import BrickInputError, BrickNotFoundError, MissingExtraError
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.prepare import refuse_existing
+from brickyard.export.trace import ignored_warnings
 from brickyard.storage.atomic import write_atomically
 
 _QUANTISED_OPS = ["Conv", "Gemm", "MatMul"]  # other operators, such as box decoding, lose accuracy for little speed
@@ -77,8 +77,11 @@ def quantize_onnx(
             batch = next(self._batches, None)
             return None if batch is None else {"image": batch}
 
-    with write_atomically(Path(path)) as temp, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from onnxruntime
+    with (
+        write_atomically(Path(path)) as temp,
+        tempfile.TemporaryDirectory() as folder,
+        ignored_warnings("onnx", "onnxruntime"),
+    ):
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(os.fspath(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(

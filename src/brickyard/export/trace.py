@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -96,7 +98,20 @@ def trace(
         raise BrickInputError("outputs to export", "tensors", f"other values: {others}", hint)
     dims = {name: torch.export.Dim(name) for dimensions in dynamic.values() for name in dimensions.values()}
     dynamic_dims = {name: {axis: dims[dim] for axis, dim in dynamic.get(name, {}).items()} for name in example}
-    return Trace(Traceable(selected, kept), example, dynamic_dims if any(dynamic_dims.values()) else None)
+    return Trace(Traceable(selected, kept).eval(), example, dynamic_dims if any(dynamic_dims.values()) else None)
+
+
+@contextmanager
+def ignored_warnings(*packages: str) -> Iterator[None]:
+    """Hide warnings of exporters on their own internals: those attributed to modules of these packages.
+
+    Args:
+        *packages: The names of the packages; warnings of all other modules are shown.
+    """
+    with warnings.catch_warnings():
+        for package in packages:
+            warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
+        yield
 
 
 def flatten_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from brickyard.parts.detection.metrics import PaddedMeanAveragePrecision, detection_metrics
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
 
 def padded(found, labelled, count=6, most=4):
     """(box, score, label) and (box, label) of each picture -> what a decoder and `PadBoxes` write."""
