@@ -1,9 +1,9 @@
-"""Take a trained model into zoo/: half precision, measured on the test split, with the commands that made it.
+"""Add a trained model to zoo/: half precision, with its metrics on the test split and the command of its training.
 
     python scripts/add_to_zoo.py runs/digits --name tf_efficientnet_lite0_seg-unet.digits_v1 --refer backbone
 
-What is measured is what is stored: the figures in each head's JSON are those that `brickyard eval` gives. Then run
-`scripts/make_cards.py`.
+The stored model is measured: the metrics in the JSON of each head are those of `brickyard eval`. Run
+`scripts/make_cards.py` afterwards.
 """
 
 from __future__ import annotations
@@ -21,13 +21,23 @@ from brickyard.training.fit import SETTINGS
 
 ZOO = Path(__file__).parents[1] / "zoo"
 LICENCE = "apache-2.0"
-_TOLD = ("ExactMatch", "F1", "MeanAveragePrecision", "MeanIoU", "PixelAccuracy", "map", "map_50", "map_75", "map_small")
+_REPORTED = (
+    "ExactMatch",
+    "F1",
+    "MeanAveragePrecision",
+    "MeanIoU",
+    "PixelAccuracy",
+    "map",
+    "map_50",
+    "map_75",
+    "map_small",
+)
 _LISTS = {"bricks": "brick", "freeze": "freeze"}
 _DEFAULTS = {"image_size": None, "flip": True, **{option.name: option.default for option in fields(TrainingConfig)}}
 
 
 def command_of(settings: dict[str, Any]) -> str:
-    """The command of a training, from the settings that it left in its folder."""
+    """Return the command of a training from the settings in its folder."""
     words = ["brickyard", "train", settings["model"]]
     for name, value in settings.items():
         if name in _LISTS:
@@ -44,8 +54,8 @@ def command_of(settings: dict[str, Any]) -> str:
 def add(run: Path, name: str, refer: list[str]) -> None:
     settings = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
     model = BrickCollection.from_pretrained(run / "last")
-    for path, place in (brick.split("=", 1) for brick in settings["bricks"]):
-        model.swap(path, place)  # it was frozen: the very brick, and where it is published
+    for path, source in (brick.split("=", 1) for brick in settings["bricks"]):
+        model.swap(path, source)  # it was frozen: refer to the published brick
     folder, tag = ZOO / name, name.rpartition(".")[2]
     trained = [path for path, brick in model.bricks().items() if _has_weights(brick) and path not in refer]
     for path in trained:
@@ -54,17 +64,19 @@ def add(run: Path, name: str, refer: list[str]) -> None:
 
     stored = BrickCollection.from_pretrained(folder)
     data = open_data(settings["data"], "test", image_size=settings["image_size"])
-    figures = {metric: round(value, 4) for metric, value in evaluate(stored, data, progress=True).items()}
+    metrics = {metric: round(value, 4) for metric, value in evaluate(stored, data, progress=True).items()}
     for path in trained:
-        metadata, place = stored[path].metadata, f"{prefix_of(path)}/"
+        metadata, prefix = stored[path].metadata, f"{prefix_of(path)}/"
         metadata |= {"licence": LICENCE, "source": command_of(settings)}
         if stored[path].head is not None:
             height, width = data[0]["image"].shape[-2:]
             stored[path].head = replace(stored[path].head, image_size=(int(height), int(width)))
             metadata["measured"] = f"brickyard eval {name} --data {settings['data']}"
-            metadata["metrics"] = {metric: figures[place + metric] for metric in _TOLD if place + metric in figures}
+            metadata["metrics"] = {
+                metric: metrics[prefix + metric] for metric in _REPORTED if prefix + metric in metrics
+            }
     stored.save_pretrained(folder, weights=tag, refer=refer)
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(metrics, indent=2))
 
 
 def _has_weights(brick: Brick) -> bool:
@@ -72,10 +84,10 @@ def _has_weights(brick: Brick) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Take a trained model into zoo/.")
-    parser.add_argument("run", type=Path, help="the folder of the training")
-    parser.add_argument("--name", required=True, help="of the model in the zoo, with its tag")
-    parser.add_argument("--refer", nargs="*", default=[], help="bricks that were taken from another zoo model")
+    parser = argparse.ArgumentParser(description="Add a trained model to zoo/.")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--name", required=True, help="name of the zoo model, with its tag")
+    parser.add_argument("--refer", nargs="*", default=[], help="bricks of another zoo model to refer to")
     options = parser.parse_args()
     add(options.run, options.name, options.refer)
 

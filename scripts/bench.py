@@ -2,9 +2,9 @@
 
     python scripts/bench.py [--json FILE] [--markdown FILE]
 
-Each row runs both sides alternately in one process (imports: in fresh ones) and reports the median of the ratios of
-neighbouring runs with their quartiles; below 1 means that brickyard is faster. Peers beyond brickyard's own
-dependencies are optional: `pip install torchbricks segmentation-models-pytorch` adds their rows.
+Each row runs both sides alternately in one process (imports: in new processes) and reports the median and the quartiles
+of the ratios of neighbouring runs; below 1 means that brickyard is faster. Peers that are not dependencies of brickyard
+are optional: `pip install torchbricks segmentation-models-pytorch` adds their rows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def import_rows() -> Iterator[Row]:
 
 
 class HandWritten(nn.Module):
-    """What the collection below does, wired by hand."""
+    """The computation of the collection below, written as one module."""
 
     def __init__(self, backbone: nn.Module, heads: list[nn.Module]) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def chain_rows() -> Iterator[Row]:
     collection = BrickCollection(bricks(BrickTrainable))
     what = "chain of 20 identity bricks"
     run = lambda: collection({"x0": value})  # noqa: E731
-    note = "it names no values: 2 microseconds a brick"
+    note = "named values cost 2 microseconds per brick"
     yield compare(what, "nn.Sequential", run, lambda: by_hand(value), rounds=60, calls=100, note=note)
     if importlib.util.find_spec("torchbricks"):
         from torchbricks import brick_collection as peer_collection, bricks as peer  # noqa: I001, PLC0415
@@ -115,34 +115,34 @@ def load_rows() -> Iterator[Row]:
             "tf_efficientnet_lite0": lambda: brickyard.create_model("tf_efficientnet_lite0_cls", pretrained=True),
             "resnet50": lambda: brickyard.create_model(f"local-dir:{folder / 'resnet50_cls'}"),
         }
-        for backbone, ours in sources.items():
+        for backbone, load in sources.items():
             checkpoint = folder / f"{backbone}.pth"
             torch.save(timm.create_model(backbone).state_dict(), checkpoint)
 
-            def theirs(backbone: str = backbone, checkpoint: Path = checkpoint) -> None:
+            def with_timm(backbone: str = backbone, checkpoint: Path = checkpoint) -> None:
                 timm.create_model(backbone).load_state_dict(torch.load(checkpoint, weights_only=True))
 
             peer = "timm.create_model + torch.load"
-            yield compare(f"create and load {backbone}", peer, ours, theirs, rounds=15)
+            yield compare(f"create and load {backbone}", peer, load, with_timm, rounds=15)
 
 
 def task_rows() -> Iterator[Row]:
     tasks = ("cls", "seg", "det")
     together = brickyard.create_model("resnet18_cls_seg_det").eval()
-    alone = [brickyard.create_model(f"resnet18_{task}").eval() for task in tasks]
+    single = [brickyard.create_model(f"resnet18_{task}").eval() for task in tasks]
     inputs, tags = {"image": torch.rand(1, 3, 224, 224)}, brickyard.Stage.INFERENCE.tags
     with torch.inference_mode():
         what = "classes, masks and boxes of resnet18 at 224, batch 1"
-        ours = lambda: together(inputs, tags=tags)  # noqa: E731
-        yield compare(what, "three models", ours, lambda: [model(inputs, tags=tags) for model in alone], rounds=20)
+        run = lambda: together(inputs, tags=tags)  # noqa: E731
+        yield compare(what, "three models", run, lambda: [model(inputs, tags=tags) for model in single], rounds=20)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--markdown", type=Path, help="also write the table here")
+    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
+    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # a steady clock: threads of other programs would wait for each other
+    torch.set_num_threads(1)  # several threads would also measure the other programs on the machine
     groups = (
         import_rows,
         forward_rows,

@@ -1,4 +1,4 @@
-"""Rows of bench.py against other libraries' models, exported files, downloads and memory."""
+"""Rows of bench.py: models of other libraries, exported files, downloads and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_table import Row, compare, of_figures
+from bench_table import Row, compare, row_of
 from torch import Tensor, nn
 
 import brickyard
@@ -24,25 +24,25 @@ CLASSES = 21
 
 
 def segmentation_rows() -> Iterator[Row]:
-    """Our FPN head and that of segmentation_models.pytorch, on the same resnet18."""
+    """The FPN head of brickyard and of segmentation_models.pytorch, on the same resnet18."""
     if not importlib.util.find_spec("segmentation_models_pytorch"):
         return
     import segmentation_models_pytorch as smp  # noqa: PLC0415
 
     ours = brickyard.create_model("resnet18_seg", num_classes=CLASSES)
-    theirs = smp.FPN("resnet18", encoder_weights=None, classes=CLASSES)
+    peer_model = smp.FPN("resnet18", encoder_weights=None, classes=CLASSES)
     peer = "segmentation_models.pytorch, FPN"
     image = torch.rand(1, 3, SIZE, SIZE)
-    yield _inference(f"masks of resnet18 at {SIZE}, batch 1", peer, ours, lambda: theirs(image), theirs, image)
+    yield _inference(f"masks of resnet18 at {SIZE}, batch 1", peer, ours, lambda: peer_model(image), peer_model, image)
     images, masks = torch.rand(4, 3, SIZE, SIZE), torch.randint(0, CLASSES, (4, SIZE, SIZE))
     criterion = nn.CrossEntropyLoss()
     batch = {"image": images, "targets/seg": masks}
     what = f"training step, masks of resnet18 at {SIZE}, batch 4"
-    yield _training(what, peer, ours, batch, theirs, lambda: criterion(theirs(images), masks))
+    yield _training(what, peer, ours, batch, peer_model, lambda: criterion(peer_model(images), masks))
 
 
 def detection_rows() -> Iterator[Row]:
-    """Our FCOS and torchvision's, on the same resnet18 and pyramid levels."""
+    """The FCOS head of brickyard and of torchvision, on the same resnet18 and pyramid levels."""
     from torchvision.models.detection import FCOS  # noqa: PLC0415
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # noqa: PLC0415
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # noqa: PLC0415
@@ -56,19 +56,21 @@ def detection_rows() -> Iterator[Row]:
         returned_layers=[2, 3, 4],
         extra_blocks=LastLevelP6P7(256, 256),
     )
-    theirs = FCOS(body, num_classes=CLASSES, min_size=SIZE, max_size=SIZE)
+    peer_model = FCOS(body, num_classes=CLASSES, min_size=SIZE, max_size=SIZE)
     peer = "torchvision's FCOS"
     image = torch.rand(1, 3, SIZE, SIZE)
-    yield _inference(f"boxes of resnet18 at {SIZE}, batch 1", peer, ours, lambda: theirs([image[0]]), theirs, image)
+    yield _inference(
+        f"boxes of resnet18 at {SIZE}, batch 1", peer, ours, lambda: peer_model([image[0]]), peer_model, image
+    )
     images = torch.rand(4, 3, SIZE, SIZE)
     truth = [{"boxes": torch.tensor([[20.0, 30, 120, 150]]), "labels": torch.tensor([3])} for _ in images]
     batch = {"image": images, "targets/det": truth}
     what = f"training step, boxes of resnet18 at {SIZE}, batch 4"
-    yield _training(what, peer, ours, batch, theirs, lambda: sum(theirs(list(images), truth).values()))
+    yield _training(what, peer, ours, batch, peer_model, lambda: sum(peer_model(list(images), truth).values()))
 
 
 def export_rows() -> Iterator[Row]:
-    """The exported model in onnxruntime against the same model in torch; and how long compiling and exporting take."""
+    """The exported model in onnxruntime against the same model in torch; the time of compilation and export."""
     model = brickyard.create_model("resnet18_cls_seg_det").eval()
     image = torch.rand(1, 3, 224, 224)
     with tempfile.TemporaryDirectory() as name:
@@ -91,30 +93,30 @@ def export_rows() -> Iterator[Row]:
         backbone = model["backbone"].model
         start = time.perf_counter()
         torch.onnx.export(backbone, (image,), str(Path(name) / "b.onnx"), dynamo=True, verbose=False)
-        yield of_figures(
+        yield row_of(
             "export three tasks, with checks",
-            "torch.onnx.export of the backbone alone",
+            "torch.onnx.export of the backbone only",
             [exporting],
             [time.perf_counter() - start],
             unit="s",
-            note="it holds three heads and a decoder",
+            note="brickyard exports three heads and a decoder, too",
         )
         torch.compiler.reset()
         start = time.perf_counter()
         with torch.inference_mode():
             torch.compile(backbone, fullgraph=True)(image)
-        yield of_figures(
+        yield row_of(
             "compile three tasks",
-            "torch.compile of the backbone alone",
+            "torch.compile of the backbone only",
             [compiling],
             [time.perf_counter() - start],
             unit="s",
-            note="it holds three heads and a decoder",
+            note="brickyard exports three heads and a decoder, too",
         )
 
 
 def sharing_rows() -> Iterator[Row]:
-    """What a swap moves, of a model that is on the Hub whole."""
+    """The bytes that a swap downloads, against the whole model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         brickyard.create_model("resnet18_cls_seg_det").save_pretrained(folder)
@@ -123,8 +125,8 @@ def sharing_rows() -> Iterator[Row]:
         }
     for head in ("cls", "seg", "det"):
         moved = sum(sizes[f"{head}/head{ending}"] for ending in (".json", ".json", ".safetensors"))
-        what = f"bytes that a swap of {head} moves"
-        yield of_figures(what, "the whole resnet18_cls_seg_det", [moved], [sum(sizes.values())], unit="MB")
+        what = f"bytes downloaded by a swap of {head}"
+        yield row_of(what, "the whole resnet18_cls_seg_det", [moved], [sum(sizes.values())], unit="MB")
 
 
 _PEAK = """
@@ -135,7 +137,7 @@ model = brickyard.create_model("resnet18_cls_seg_det").eval()
 image = torch.rand(16, 3, 256, 256)
 status = lambda: Path("/proc/self/status").read_text().splitlines()
 held = lambda key: int(next(line for line in status() if key in line).split()[1])
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 before = held("VmRSS")
 with torch.inference_mode():
     outputs = ["cls/class_prediction", "seg/class_prediction", "det/boxes"] if sys.argv[1] == "pruned" else None
@@ -145,42 +147,42 @@ print(held("VmHWM") - before)
 
 
 def memory_rows() -> Iterator[Row]:
-    """What a call adds to the peak, with only the results asked for and with everything kept; on Linux."""
+    """The increase of the peak memory in a call, with selected outputs and with all values; on Linux."""
     if sys.platform != "linux":
         return
 
     def peak(kind: str) -> float:
-        done = subprocess.run([sys.executable, "-c", _PEAK, kind], check=True, capture_output=True, text=True)
-        return float(done.stdout) * 1024
+        process = subprocess.run([sys.executable, "-c", _PEAK, kind], check=True, capture_output=True, text=True)
+        return float(process.stdout) * 1024
 
-    figures = [(peak("pruned"), peak("all")) for _ in range(3)]
-    ours, theirs = (list(side) for side in zip(*figures, strict=True))
+    measurements = [(peak("pruned"), peak("all")) for _ in range(3)]
+    selected, everything = (list(side) for side in zip(*measurements, strict=True))
     what = "peak memory, three tasks of resnet18 at 256, batch 16, outputs="
-    yield of_figures(what, "every value kept", ours, theirs, unit="MB")
+    yield row_of(what, "all values kept", selected, everything, unit="MB")
 
 
-def _inference(what: str, peer: str, ours: BrickCollection, their_run: Any, theirs: nn.Module, image: Tensor) -> Row:
+def _inference(what: str, peer: str, ours: BrickCollection, peer_run: Any, peer_model: nn.Module, image: Tensor) -> Row:
     ours.eval()
-    theirs.eval()
+    peer_model.eval()
     tags = brickyard.Stage.INFERENCE.tags
     with torch.inference_mode():
-        row = compare(what, peer, lambda: ours({"image": image}, tags=tags), their_run, rounds=20)
+        row = compare(what, peer, lambda: ours({"image": image}, tags=tags), peer_run, rounds=20)
     ours.train()
-    theirs.train()
+    peer_model.train()
     return row
 
 
 def _training(
-    what: str, peer: str, ours: BrickCollection, batch: dict[str, Any], theirs: nn.Module, their_loss: Any
+    what: str, peer: str, ours: BrickCollection, batch: dict[str, Any], peer_model: nn.Module, peer_loss: Any
 ) -> Row:
     tags = {"MODEL", "LOSS"}
 
-    def our_step() -> None:
+    def brickyard_step() -> None:
         ours.zero_grad()
         torch.stack(list(ours.extract_losses(ours(batch, tags=tags)).values())).sum().backward()
 
-    def their_step() -> None:
-        theirs.zero_grad()
-        their_loss().backward()
+    def peer_step() -> None:
+        peer_model.zero_grad()
+        peer_loss().backward()
 
-    return compare(what, peer, our_step, their_step, rounds=8)
+    return compare(what, peer, brickyard_step, peer_step, rounds=8)

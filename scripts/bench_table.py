@@ -1,4 +1,4 @@
-"""Comparisons for bench.py: both sides alternately in one run, and a table of their ratios."""
+"""Comparisons for bench.py: both sides run alternately in one process; a table of their ratios."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; below 1, brickyard is ahead.
+    """One comparison; a ratio below 1 means that brickyard is faster or smaller.
 
     Attributes:
-        what: That is measured.
-        peer: That it is compared with.
-        ratio: Ours to theirs, the median.
-        low: Its first quartile.
-        high: Its third.
-        ours: The median of our own figure.
-        unit: Of that: "ms", "s" or "MB".
-        note: Why, where the peer is ahead.
+        what: What is measured.
+        peer: The implementation that brickyard is compared with.
+        ratio: Median of the ratios brickyard / peer.
+        low: First quartile of the ratios.
+        high: Third quartile of the ratios.
+        ours: Median of the measurements of brickyard.
+        unit: Unit of `ours`: "ms", "s" or "MB".
+        note: Explains a ratio above 1.
     """
 
     what: str
@@ -38,25 +38,25 @@ class Row:
     note: str = ""
 
 
-def compare(what: str, peer: str, ours: Run, theirs: Run, *, rounds: int, calls: int = 1, note: str = "") -> Row:
-    """Time both sides alternately; which goes first changes with each round."""
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+def compare(what: str, peer: str, ours: Run, peer_run: Run, *, rounds: int, calls: int = 1, note: str = "") -> Row:
+    """Time both sides alternately; the side that runs first changes with each round."""
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     for number in tqdm(range(rounds + 1), desc=what, leave=False, disable=None):
-        pair = [("ours", ours), ("theirs", theirs)]
+        pair = [("ours", ours), ("peer", peer_run)]
         for side, run in pair if number % 2 else pair[::-1]:
             start = time.perf_counter()
             for _ in range(calls):
                 run()
             if number:  # the first round warms up
                 seconds[side].append((time.perf_counter() - start) / calls)
-    return of_figures(what, peer, seconds["ours"], seconds["theirs"], note=note)
+    return row_of(what, peer, seconds["ours"], seconds["peer"], note=note)
 
 
-def of_figures(
-    what: str, peer: str, ours: list[float], theirs: list[float], *, unit: str = "ms", note: str = ""
+def row_of(
+    what: str, peer: str, ours: list[float], peer_values: list[float], *, unit: str = "ms", note: str = ""
 ) -> Row:
-    """The row of figures that were taken alternately: seconds for "ms" and "s", bytes for "MB"."""
-    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    """Create a row from alternating measurements: seconds for the units "ms" and "s", bytes for "MB"."""
+    ratios = [value / peer_value for value, peer_value in zip(ours, peer_values, strict=True)]
     low, ratio, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     scale = {"ms": 1e3, "s": 1.0, "MB": 1e-6}[unit]
     return Row(what, peer, ratio, low, high, statistics.median(ours) * scale, unit, note)

@@ -1,16 +1,16 @@
-"""Measure what the cards of the digit models tell beyond their heads' own figures, into model_cards/measured.json.
+"""Measure speed, swaps and shared training of the digit models for their cards, into model_cards/measured.json.
 
     python scripts/measure_zoo.py speed
     python scripts/measure_zoo.py swap
     python scripts/measure_zoo.py sharing --together runs/all --alone runs/cls runs/seg runs/det
 
-`sharing` reads trainings that differ in nothing but their models, COURSE being "--data digits --steps 1500
+`sharing` reads runs that differ only in their models, with OPTIONS being "--data digits --steps 1500
 --batch-size 16 --lr 0.002 --ema 0.999 --every 1500":
 
-    brickyard train test_resnet_cls-multilabel_seg-tower_det $COURSE --out runs/all
-    brickyard train test_resnet_cls-multilabel $COURSE --out runs/cls
-    brickyard train test_resnet_seg-tower $COURSE --out runs/seg
-    brickyard train test_resnet_det $COURSE --out runs/det
+    brickyard train test_resnet_cls-multilabel_seg-tower_det $OPTIONS --out runs/all
+    brickyard train test_resnet_cls-multilabel $OPTIONS --out runs/cls
+    brickyard train test_resnet_seg-tower $OPTIONS --out runs/seg
+    brickyard train test_resnet_det $OPTIONS --out runs/det
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MAIN_METRIC = {"cls": "F1", "seg": "MeanIoU", "det": "map_50"}
 
 
 def speed(name: str) -> dict[str, Any]:
-    """One pass for all tasks against a model for each, and against the backbone alone."""
+    """Time one pass for all tasks against one model per task, and against the backbone only."""
     model = create_model(name, pretrained=True).eval()
     tags = Stage.INFERENCE.tags
-    alone = {head: model.sub_collection(tags, [f"{head}/{output}"]) for head, output in _outputs(model).items()}
+    single = {head: model.sub_collection(tags, [f"{head}/{output}"]) for head, output in _outputs(model).items()}
     backbone = model.sub_collection(tags, ["features"])
     inputs = {"image": torch.rand(1, 3, *model_info(name).spec.input.size)}
     torch.set_num_threads(1)
@@ -47,14 +47,14 @@ def speed(name: str) -> dict[str, Any]:
         together = lambda: model(inputs, tags=tags)  # noqa: E731
         rows = [
             compare(
-                "a model for each", "", together, lambda: [m(inputs, tags=tags) for m in alone.values()], rounds=40
+                "one model per task", "", together, lambda: [m(inputs, tags=tags) for m in single.values()], rounds=40
             ),
-            compare("backbone alone", "", together, lambda: backbone(inputs, tags=tags), rounds=40),
+            compare("backbone only", "", together, lambda: backbone(inputs, tags=tags), rounds=40),
         ]
     side = inputs["image"].shape[-1]
     return {
         "title": "Speed",
-        "text": f"Latency of all {len(alone)} tasks in one forward pass relative to the baseline in the first column: "
+        "text": f"Latency of all {len(single)} tasks in one forward pass relative to the baseline in the first column: "
         f"one CPU core, batch size 1, {side} x {side} pixels, alternating runs. Measured with "
         "`python scripts/measure_zoo.py speed`.",
         "columns": ["baseline", "ratio", "quartiles"],
@@ -63,7 +63,7 @@ def speed(name: str) -> dict[str, Any]:
 
 
 def swap() -> dict[str, Any]:
-    """The scores of the model with its own head for masks and with another's."""
+    """Compare the metrics of a model with its segmentation head and with that of another model."""
     data = open_data("digits", "test")
     model = create_model(SHARED, pretrained=True)
     before = evaluate(model, data, progress=True)
@@ -78,28 +78,28 @@ def swap() -> dict[str, Any]:
         "`python scripts/measure_zoo.py swap`.",
         "columns": ["`seg` of", "parameters of `seg/head`", *(f"`{score}`" for score in scores)],
         "rows": [
-            [name, f"{info[name].parameters['seg/head']:,}", *(f"{figures[score]:.4f}" for score in scores)]
-            for name, figures in ((SHARED, before), (OTHER_HEAD, after))
+            [name, f"{info[name].parameters['seg/head']:,}", *(f"{metrics[score]:.4f}" for score in scores)]
+            for name, metrics in ((SHARED, before), (OTHER_HEAD, after))
         ],
     }
 
 
 def sharing(together: Path, alone: list[Path]) -> dict[str, Any]:
-    """The scores of tasks that were learnt together and each alone."""
+    """Compare the metrics of tasks trained together and separately."""
     data = open_data("digits", "test")
     settings = [json.loads((run / "train.json").read_text(encoding="utf-8")) for run in (together, *alone)]
     same = {key: value for key, value in settings[0].items() if key != "model"}
     if any({**each, **same} != each for each in settings):
-        raise SystemExit("These trainings differ in more than their models.")
+        raise SystemExit("The runs differ in more than their models.")
     shared, *single = (
         evaluate(BrickCollection.from_pretrained(run / "last"), data, progress=True) for run in (together, *alone)
     )
     rows = []
     for head, metric in MAIN_METRIC.items():
         score = f"{head}/{metric}"
-        by_itself = next(figures[score] for figures in single if score in figures)
+        separate = next(metrics[score] for metrics in single if score in metrics)
         rows.append(
-            [f"`{score}`", f"{shared[score]:.4f}", f"{by_itself:.4f}", f"{100 * (shared[score] - by_itself):+.1f}"]
+            [f"`{score}`", f"{shared[score]:.4f}", f"{separate:.4f}", f"{100 * (shared[score] - separate):+.1f}"]
         )
     return {
         "title": "Multi-task against single-task training",
@@ -112,7 +112,7 @@ def sharing(together: Path, alone: list[Path]) -> dict[str, Any]:
     }
 
 
-def keep(name: str, table: dict[str, Any]) -> None:
+def save_table(name: str, table: dict[str, Any]) -> None:
     tables = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
     others = [each for each in tables.get(name, []) if each["title"] != table["title"]]
     tables[name] = sorted([*others, table], key=lambda each: str(each["title"]))
@@ -122,20 +122,20 @@ def keep(name: str, table: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "swap", "sharing"))
-    parser.add_argument("--together", type=Path, help="folder of a training of all tasks")
-    parser.add_argument("--alone", type=Path, nargs="*", default=[], help="folders of trainings of one task each")
+    parser.add_argument("--together", type=Path, help="folder of the run with all tasks")
+    parser.add_argument("--alone", type=Path, nargs="*", default=[], help="folders of the runs with one task each")
     options = parser.parse_args()
     if options.what == "speed":
         for name in (SHARED, WHOLE):
-            keep(name, speed(name))
+            save_table(name, speed(name))
     elif options.what == "swap":
-        keep(SHARED, swap())
+        save_table(SHARED, swap())
     else:
-        keep(WHOLE, sharing(options.together, options.alone))
+        save_table(WHOLE, sharing(options.together, options.alone))
 
 
 def _outputs(model: BrickCollection) -> dict[str, str]:
-    """What each head is asked for."""
+    """Return the main output of each head."""
     return {head: get_task(head).main_output for head in MAIN_METRIC if head in model}
 
 

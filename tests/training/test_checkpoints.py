@@ -11,6 +11,9 @@ from brickyard import BrickCollection, BrickIntegrityError, UnknownNameError, Un
 from brickyard.training.checkpoints import CHECKPOINT, AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.run_log import RunLog
 from tests.runs import small_model
+from tests.training.toys import QUIET, quiet_trainer
+
+pytestmark = QUIET
 
 MODULE = SimpleNamespace(device_mesh=None)
 
@@ -170,9 +173,7 @@ def test_a_trainer_writes_checkpoints_next_to_their_target_and_not_into_the_fold
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    options = {"accelerator": "cpu", "max_steps": 1, "logger": False, "enable_progress_bar": False}
-    plugins = [AtomicCheckpointIO()]
-    trainer = pl.Trainer(**options, enable_checkpointing=False, enable_model_summary=False, plugins=plugins)
+    trainer = quiet_trainer(tmp_path, max_steps=1, plugins=[AtomicCheckpointIO()])
     trainer.fit(Linear(), DataLoader(TensorDataset(torch.ones(2, 1))))
     trainer.save_checkpoint(tmp_path / CHECKPOINT, weights_only=False)
     check_checkpoint(tmp_path / CHECKPOINT)
