@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toys import SOURCE
+from tests.toys import SOURCE, run_python
 
 PACKAGE = SOURCE / "brickyard"
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "pyarrow", "pytorch_lightning", "ray", "sklearn", "torchdata"}
@@ -94,9 +94,20 @@ def test_errors_need_nothing_but_python():
 def test_functions_import_only_what_is_optional_or_slow(module):
     functions = [node for node in ast.walk(TREES[module]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     inside = {name.partition(".")[0] for function in functions for name in imported(function)}
-    slow = {"timm"} if module == "parts.backbones" else set()
+    slow = {
+        "parts.backbones": {"timm"},
+        "storage.sources.uri": {"huggingface_hub", "brickyard"},  # the module of a scheme, when it is first used
+        "collection": {"brickyard"},  # the module that pushes, with huggingface_hub
+    }.get(module, set())
     slow |= {"brickyard", "torch"} if module.startswith("cli.") else set()  # `brickyard --help` must not load torch
     assert inside <= OPTIONAL | slow
+
+
+def test_a_collection_loads_neither_timm_nor_the_client_of_the_hub():
+    code = (
+        "import sys; from brickyard import BrickCollection; print([n for n in ('timm', 'httpx2') if n in sys.modules])"
+    )
+    assert run_python(code).split() == ["[]"]
 
 
 def test_only_explicit_tables_and_the_command_line_import_by_name():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 import torch
-from huggingface_hub import CommitInfo
 from torch import nn
 
 from brickyard.core.brick import Brick, Tags, as_tags
@@ -20,12 +19,14 @@ from brickyard.core.private_names import submodules
 from brickyard.errors import BrickError, MissingInputError, nearest
 from brickyard.storage.fit import Check
 from brickyard.storage.lock import lock_model
-from brickyard.storage.push import push_model
 from brickyard.storage.read import load_source
 from brickyard.storage.replace import Source, replacements
 from brickyard.storage.sources.files import Access
 from brickyard.storage.weights import load_bricks, save_bricks
 from brickyard.storage.write import Refer, save_model
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 _Names = tuple[str, ...]
 _MAX_PLANS = 256  # per collection: a caller that selects ever new outputs must not fill the memory
@@ -327,6 +328,8 @@ class BrickCollection(nn.ModuleDict):
             UnsafeBrickError: A brick wraps an object that is not a registered part.
             huggingface_hub's own errors for repos, tokens and the network.
         """
+        from brickyard.storage.push import push_model  # noqa: PLC0415 - huggingface_hub takes a while to import
+
         return push_model(
             self.bricks(),
             repo_id,

@@ -19,14 +19,13 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
-from huggingface_hub.errors import HfUriError, LocalEntryNotFoundError
 
 from brickyard.core.brick import Brick
 from brickyard.core.graph import set_paths
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside
 from brickyard.core.provenance import Provenance
-from brickyard.errors import BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
+from brickyard.errors import BrickError, BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
 from brickyard.recipe.inspection import BACKBONE
 from brickyard.storage.config import check_fields, make_brick, well_formed
 from brickyard.storage.fit import Backbone, BrickInfo, Check, problems, refuse
@@ -139,7 +138,7 @@ def find_brick(files: Files, path: str) -> StoredBrick:
     for name in names:
         try:
             return _stored(name, files, files.peek(f"{name}.json"))
-        except (BrickNotFoundError, LocalEntryNotFoundError):  # without network, only the other name may be cached
+        except (BrickNotFoundError, FileNotFoundError):  # without network, only the other name may be cached
             continue
     manifest, files = read_manifest(files)  # it may be a reference, or a model of timm
     for name in names:
@@ -308,7 +307,9 @@ def _is_listed(stored: StoredBrick, entry: Entry | None) -> bool:
 def _open_reference(model: str, path: str, access: Access) -> Files:
     try:
         files, _ = open_source(model, access=access)
-    except HfUriError as error:
+    except BrickError:
+        raise
+    except ValueError as error:  # huggingface_hub's HfUriError
         raise UnsafeBrickError(f"The reference {model}/{path} is not a valid URI: {error}") from None
     try:
         files.peek(f"{path}.json")

@@ -14,14 +14,11 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import parse_hf_uri
-
 from brickyard.core.names import prefixes
 from brickyard.errors import BrickInputError, BrickNotFoundError, UnknownNameError, UnsafeBrickError
 from brickyard.storage.atomic import current
 from brickyard.storage.manifest import MANIFEST
 from brickyard.storage.sources.files import DEFAULT_ACCESS, Access, Files, FolderFiles, LockFiles, read_small
-from brickyard.storage.sources.hub import HubFiles
 from brickyard.storage.sources.zoo import open_zoo, zoo_folders
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.A)
@@ -101,6 +98,11 @@ def _without_scheme(text: str, is_path: bool, revision: str | None, access: Acce
 
 
 def _repo(text: str, revision: str | None, access: Access) -> tuple[Files, str]:
+    # huggingface_hub takes a while to import, and local models do without it.
+    from huggingface_hub import parse_hf_uri  # noqa: PLC0415
+
+    from brickyard.storage.sources.hub import HubFiles  # noqa: PLC0415
+
     uri = parse_hf_uri(text)
     if uri.type != "model":
         raise BrickInputError(text, "a repo of the type model", f"the type {uri.type}")
