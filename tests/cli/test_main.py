@@ -126,7 +126,7 @@ def test_what_cannot_be_predicted_is_one_line(arguments, told, tmp_path, monkeyp
 
 
 def test_a_folder_without_pictures_is_one_line(tmp_path):
-    assert "pictures in this folder" in failed("predict", tmp_path, "--out", tmp_path / "out")
+    assert "images in this folder" in failed("predict", tmp_path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
