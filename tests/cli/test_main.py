@@ -126,7 +126,7 @@ def test_an_error_of_predict_is_one_line(arguments, message, tmp_path, monkeypat
 
 
 def test_a_folder_without_images_is_one_line(tmp_path):
-    assert "in this folder" in failed("predict", tmp_path, "--out", tmp_path / "out")
+    assert "images in this folder" in failed("predict", tmp_path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -91,10 +91,10 @@ def test_one_number_is_not_several_and_several_are_not_one(backbone):
 
     assert head_arguments(of_one, backbone, HEAD) == {"in_channels": 32}
     assert head_arguments(of_several, backbone, HEAD, "features") == {"in_channels": [8, 16, 32]}
-    with pytest.raises(BrickMismatchError, match=r"'parts'.*\n.*'in_channels' is annotated.*gives \[8, 16, 32\]"):
+    with pytest.raises(BrickMismatchError, match=r"'parts'.*\n.*'in_channels' is annotated.*provides \[8, 16, 32\]"):
         head_arguments(of_one, backbone, HEAD, "features")
     for function in (of_several, of_list):
-        with pytest.raises(BrickMismatchError, match=r"but 'features\[1\]' gives \d+: read several, as 'features'"):
+        with pytest.raises(BrickMismatchError, match=r"but 'features\[1\]' provides \d+: read several, as 'features'"):
             head_arguments(function, backbone, HEAD, "features[1]")
 
 

@@ -132,9 +132,7 @@ def test_the_kinds_of_metadata_follow_from_their_types():
 @pytest.mark.parametrize("kinds", [{}, {"boxes": "boxes"}])
 def test_an_unknown_kind_is_an_error_that_names_the_task(kinds, monkeypatch):
     monkeypatch.setattr(Distance, "label_kinds", kinds)
-    message = (
-        r"Task 'distance': expected a LabelKind .* found none for \['boxes'\]\. Set label_kinds = \{'boxes': Label"
-    )
+    message = r"Task 'distance': expected a LabelKind .* found none for \['boxes'\]\. Set label_kinds = \{'boxes': "
     with pytest.raises(BrickInputError, match=message):
         Distance().kinds("x")
 
@@ -188,7 +186,7 @@ def test_each_built_in_task_can_be_subclassed_to_ask_for_one_more_label(name):
 
 
 def test_a_class_is_not_registered_for_a_task():
-    with pytest.raises(ValueError, match=r"<class '.*Distance'> "):
+    with pytest.raises(ValueError, match=r"Expected an instance of a subclass of `Task`, found the class .*Distance"):
         register_task(Distance)
     assert "distance" not in TASKS
 

@@ -43,8 +43,8 @@ def test_points_are_counted_if_they_are_known_and_dense_maps_if_any_pixel_is() -
     depth[1] = 0
     named = {"image": torch.rand(3, 3, 32, 32), "targets/kpt": points, "targets/depth": depth}
     named["labelled/kpt"] = torch.tensor([True, True, False])
-    assert bricks.base == ["kpt/loss", "depth/loss"]
-    assert bricks.counts(named, bricks.running(named, TAGS)).tolist() == [5, 2]
+    assert bricks.base == ["depth/loss", "kpt/loss"]
+    assert bricks.counts(named, bricks.running(named, TAGS)).tolist() == [2, 5]
 
 
 def test_a_loss_of_bricks_without_a_task_counts_labelled_rows() -> None:

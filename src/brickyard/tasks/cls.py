@@ -30,7 +30,7 @@ class Classification(Task):
     (B,) int64, `cls/loss` and a list of images, `cls/visualization`.
 
     Variants:
-        linear: timm's own classifier, one linear layer on the pooled vector.
+        linear: timm's classifier, one linear layer on the pooled vector.
         attention: A learned query over the last feature map instead of pooling.
         multilabel: Any number of classes per image: `targets/cls` is (B, K) of 0 and 1, `cls/class_prediction`
             (B, K) bool. Takes the highest score of each class over a fine map, so that small objects count.
