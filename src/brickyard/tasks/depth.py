@@ -13,7 +13,7 @@ from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import BackboneSpec
-from brickyard.parts.drawing.masks import stretched
+from brickyard.parts.drawing.masks import resize_nearest
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -81,7 +81,7 @@ class Depth(Task):
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values with the `depth` of a picture of another size, (H, W, 1)."""
-        return {**values, "depth": stretched(values["depth"][0], *shown)[..., None]}
+        return {**values, "depth": resize_nearest(values["depth"][0], *shown)[..., None]}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

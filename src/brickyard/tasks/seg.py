@@ -12,7 +12,7 @@ from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.parts.backbones import BackboneSpec
-from brickyard.parts.drawing.masks import stretched
+from brickyard.parts.drawing.masks import resize_nearest
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -106,7 +106,7 @@ class Segmentation(Task):
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """The same values with the `class_prediction` (H, W) of a picture of another size."""
-        return {**values, "class_prediction": stretched(values["class_prediction"], *shown)}
+        return {**values, "class_prediction": resize_nearest(values["class_prediction"], *shown)}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
