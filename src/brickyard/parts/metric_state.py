@@ -90,7 +90,8 @@ def _declared(cls: type) -> Iterator[tuple[str, Any, MetricState]]:
     """Yield the name, type and `MetricState` of each annotated state, those of base classes first."""
     for base in reversed(cls.__mro__[: cls.__mro__.index(BaseMetric)]):
         for name, annotation in inspect.get_annotations(base, eval_str=True).items():
-            if get_origin(annotation) is Annotated:
+            origin: Any = get_origin(annotation)
+            if origin is Annotated:
                 kind, *metadata = get_args(annotation)
                 yield from ((name, kind, item) for item in metadata if isinstance(item, MetricState))
 
