@@ -34,7 +34,7 @@ def x():
 
 
 def with_weights_of(reference, module):
-    """The module with the other's weights, in their order; batch norms are moved away from what fresh ones do."""
+    """Randomise the batch norms of the reference and load its weights, in order, into the module."""
     for norm in reference.modules():
         if isinstance(norm, nn.BatchNorm2d):
             for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
@@ -50,12 +50,12 @@ def with_weights_of(reference, module):
 @pytest.mark.parametrize(
     "options", [{}, {"stride": 2, "padding": 1, "bias": False, "groups": 2, "dilation": 1}], ids=str
 )
-def test_a_convolution_then_batch_norm_then_an_activation(make, size, options, x):
-    acts = make in (conv_bn_act, conv1x1_bn_act, conv3x3_bn_act)
-    layers = [nn.Conv2d(4, 6, size, **options), nn.BatchNorm2d(6), *([nn.ELU()] if acts else [])]
+def test_blocks_are_convolution_batch_norm_and_activation(make, size, options, x):
+    has_act = make in (conv_bn_act, conv1x1_bn_act, conv3x3_bn_act)
+    layers = [nn.Conv2d(4, 6, size, **options), nn.BatchNorm2d(6), *([nn.ELU()] if has_act else [])]
     reference = nn.Sequential(*layers)
     kernel = {"kernel_size": size} if make in (conv_bn, conv_bn_act) else {}
-    block = with_weights_of(reference, make(4, 6, **kernel, **options, **({"act": nn.ELU} if acts else {})))
+    block = with_weights_of(reference, make(4, 6, **kernel, **options, **({"act": nn.ELU} if has_act else {})))
     assert str(block) == str(reference)
     torch.testing.assert_close(block(x), reference(x))
 
@@ -65,7 +65,7 @@ def test_plain_convolutions_are_torchs():
     assert str(conv3x3(4, 6, padding=2, dilation=2)) == str(nn.Conv2d(4, 6, 3, padding=2, dilation=2))
 
 
-def test_each_block_has_an_activation_of_its_own():
+def test_blocks_do_not_share_activations():
     for act in (nn.ReLU, nn.PReLU, partial(nn.LeakyReLU, 0.3)):
         first, second = (conv3x3_bn_act(4, 4, act=act)[2] for _ in range(2))
         assert first is not second
@@ -77,39 +77,39 @@ def test_each_block_has_an_activation_of_its_own():
 def test_an_activation_instead_of_its_class_is_refused(act):
     with pytest.raises(BrickInputError) as caught:
         conv3x3_bn_act(4, 4, act=act)
-    assert f"conv_bn_act: expected as `act` a class such as nn.ReLU, found {act!r}. " in str(caught.value)
+    assert f"conv_bn_act: expected a class such as nn.ReLU as `act`, found {act!r}. " in str(caught.value)
 
 
-def test_a_lambda_says_its_function_and_takes_several_values():
+def test_a_lambda_shows_its_function_and_takes_several_values():
     assert str(Lambda(torch.add)) == "Lambda(add)"
     assert Lambda(torch.add)(torch.tensor(2), torch.tensor(3)) == 5
     assert Lambda(partial(torch.mul, 3))(torch.tensor(2)) == 6
 
 
-@pytest.mark.parametrize("wrong", [nn.ReLU, 3, None])
-def test_a_lambda_of_no_function_is_refused(wrong):
+@pytest.mark.parametrize("value", [nn.ReLU, 3, None])
+def test_a_lambda_of_something_else_than_a_function_is_refused(value):
     with pytest.raises(BrickInputError, match="Lambda: expected a function, found"):
-        Lambda(wrong)
+        Lambda(value)
 
 
-def test_cat_of_two_branches_is_torchvisions_fire(x):
+def test_cat_of_two_branches_equals_torchvisions_fire(x):
     reference = Fire(4, 3, 5, 6)
     branches = [nn.Sequential(conv1x1(3, 5), nn.ReLU()), nn.Sequential(conv3x3(3, 6, padding=1), nn.ReLU())]
     block = with_weights_of(reference, nn.Sequential(conv1x1(4, 3), nn.ReLU(), Cat(branches)))
     torch.testing.assert_close(block(x), reference(x))
 
 
-def test_cat_joins_channels_or_what_it_is_told():
+def test_cat_concatenates_channels_or_the_given_dimension():
     twice = [nn.Identity(), nn.Identity()]
-    for shape, joined in (((5,), (10,)), ((3, 5), (3, 10)), ((3, 5, 2), (3, 10, 2)), ((3, 5, 2, 2), (3, 10, 2, 2))):
-        assert Cat(twice)(torch.zeros(shape)).shape == joined
+    for shape, expected in (((5,), (10,)), ((3, 5), (3, 10)), ((3, 5, 2), (3, 10, 2)), ((3, 5, 2, 2), (3, 10, 2, 2))):
+        assert Cat(twice)(torch.zeros(shape)).shape == expected
     assert Cat(twice, dim=-1)(torch.zeros(3, 5, 2)).shape == (3, 5, 4)
     assert Cat(nn.ModuleList(twice), dim=0)(torch.zeros(3, 5, 2)).shape == (6, 5, 2)
 
 
-def test_cat_of_maps_that_do_not_fit_names_both_shapes(x):
+def test_cat_of_different_sizes_names_both_shapes(x):
     cat = Cat([nn.Identity(), conv3x3(4, 8)])
-    expected = r"Cat: expected values of one shape but for dimension 1, found \(2, 4, 9, 7\) and \(2, 8, 7, 5\)"
+    expected = r"Cat: expected values of the same shape except for dimension 1, found \(2, 4, 9, 7\) and \(2, 8, 7, 5\)"
     with pytest.raises(BrickInputError, match=expected):
         cat(x)
     with pytest.raises(BrickInputError, match=r"\(2, 4, 9, 7\) and \(2, 4, 9\)"):
@@ -117,7 +117,7 @@ def test_cat_of_maps_that_do_not_fit_names_both_shapes(x):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_residual_with_a_shortcut_is_torchvisions_bottleneck(training, x):
+def test_a_residual_with_a_shortcut_equals_torchvisions_bottleneck(training, x):
     downsample = nn.Sequential(nn.Conv2d(4, 12, 1, stride=2, bias=False), nn.BatchNorm2d(12))
     reference = Bottleneck(4, 3, stride=2, downsample=downsample).train(training)
     bare = Bottleneck(12, 3).train(training)
@@ -136,7 +136,7 @@ def test_a_residual_with_a_shortcut_is_torchvisions_bottleneck(training, x):
     torch.testing.assert_close(block(x), bare(reference(x)))
 
 
-def test_a_list_runs_one_after_the_other_each_with_its_input_as_the_residual(x):
+def test_a_list_runs_in_sequence_with_inputs_as_residuals(x):
     one, two = conv3x3(4, 4, padding=1), conv3x3(4, 4, padding=1)
     halfway = one(x) - x / 2
     expected = two(halfway) - halfway / 2
@@ -144,14 +144,14 @@ def test_a_list_runs_one_after_the_other_each_with_its_input_as_the_residual(x):
         torch.testing.assert_close(Residual(blocks, torch.sub, shortcut=lambda x: x / 2)(x), expected)
 
 
-def test_without_res_func_each_block_is_given_its_input_and_the_residual(x):
+def test_without_res_func_blocks_are_called_with_input_and_residual(x):
     block = nn.Bilinear(7, 7, 7)
     torch.testing.assert_close(
         Residual([block, block], shortcut=torch.relu)(x), block(b := block(x, x.relu()), b.relu())
     )
 
 
-def test_the_channels_of_output_and_residual_are_joined_output_first(x):
+def test_output_and_residual_are_concatenated_in_this_order(x):
     block = conv3x3(4, 6, padding=1)
     expected = torch.cat([block(x), x], dim=1)
     torch.testing.assert_close(ResidualCat2d(block)(x), expected)
@@ -160,7 +160,7 @@ def test_the_channels_of_output_and_residual_are_joined_output_first(x):
     torch.testing.assert_close(ResidualCat([nn.Tanh(), nn.Tanh()])(x[0, 0, 0]).shape, torch.Size([28]))
 
 
-def test_two_lists_meet_in_reverse_and_the_deepest_is_left_out():
+def test_the_second_list_has_the_outputs_of_the_first_in_reverse():
     pool, grow, x = nn.AvgPool2d(2), nn.Upsample(scale_factor=2), torch.randn(2, 4, 16, 24)
     half, quarter, eighth = pool(x), pool(pool(x)), pool(pool(pool(x)))
     hourglass = ResidualAdd([[pool, pool, pool], [grow, grow]], shortcut=torch.tanh)
@@ -173,15 +173,15 @@ def test_a_third_list_has_the_outputs_of_the_second():
     assert Residual([[plus, plus], [join, join], [join]])(torch.tensor(1)) == 3353  # with 33
 
 
-def test_lists_are_registered_and_left_as_they_are():
+def test_modules_of_lists_are_registered_and_the_lists_unchanged():
     down, up = [conv3x3(4, 4), conv3x3(4, 4)], [conv3x3(4, 4)]
     blocks = [down, up]
     for make in (lambda: Residual(blocks), lambda: ResidualAdd([*down, *up]), lambda: Cat((*down, *up))):
-        made = make()
-        assert {id(each) for each in made.parameters()} == {
-            id(each) for conv in (*down, *up) for each in conv.parameters()
+        module = make()
+        assert {id(parameter) for parameter in module.parameters()} == {
+            id(parameter) for conv in (*down, *up) for parameter in conv.parameters()
         }
-        assert all(name.startswith("blocks.") for name in made.state_dict())
+        assert all(name.startswith("blocks.") for name in module.state_dict())
     assert blocks == [down, up]
     assert (len(down), len(up)) == (2, 1)
 
@@ -191,10 +191,9 @@ def test_shortcuts_are_not_shared():
     assert first.shortcut is not second.shortcut
 
 
-def test_what_is_added_has_one_shape_and_is_never_broadcast(x):
-    expected = (
-        r"ResidualAdd: expected a block's output and its residual of one shape, found \(2, 6, 9, 7\) and \(2, 4, 9, 7\)"
-    )
+def test_adding_different_shapes_is_refused(x):
+    expected = r"expected a block's output and its residual of the same shape, found \(2, 6, 9, 7\) and \(2, 4, 9, 7\)"
+    expected = f"ResidualAdd: {expected}"
     with pytest.raises(BrickInputError, match=expected):
         ResidualAdd(conv1x1(4, 6))(x)
     with pytest.raises(BrickInputError, match=r"found \(2, 4, 1, 1\) and \(2, 4, 9, 7\)"):
@@ -202,8 +201,10 @@ def test_what_is_added_has_one_shape_and_is_never_broadcast(x):
 
 
 @pytest.mark.parametrize(("make", "name"), [(ResidualCat, "ResidualCat"), (ResidualCat2d, "ResidualCat2d")])
-def test_what_is_joined_has_one_shape_but_for_the_channels(make, name, x):
-    expected = rf"{name}: expected values of one shape but for dimension 1, found \(2, 6, 7, 5\) and \(2, 4, 9, 7\)"
+def test_concatenating_different_sizes_is_refused(make, name, x):
+    expected = (
+        rf"{name}: expected values of the same shape except for dimension 1, found \(2, 6, 7, 5\) and \(2, 4, 9, 7\)"
+    )
     with pytest.raises(BrickInputError, match=expected):
         make(conv3x3(4, 6))(x)
 
@@ -220,27 +221,27 @@ def test_what_is_joined_has_one_shape_but_for_the_channels(make, name, x):
         ([[nn.Tanh()], [[nn.Tanh()]]], "['list']"),
     ],
 )
-def test_what_are_no_blocks_is_refused(blocks, found):
+def test_other_values_than_blocks_are_refused(blocks, found):
     with pytest.raises(BrickInputError) as caught:
         Residual(blocks)
-    assert f"Residual: expected at least one module, and modules only, found {found}. " in str(caught.value)
+    assert f"Residual: expected one module or more, found {found}. " in str(caught.value)
 
 
 @pytest.mark.parametrize("blocks", [nn.Tanh(), [], [torch.tanh]])
-def test_cat_is_refused_what_is_no_list_of_modules(blocks):
-    with pytest.raises(BrickInputError, match="Cat: expected at least one module, and modules only, found"):
+def test_cat_of_something_else_than_a_list_of_modules_is_refused(blocks):
+    with pytest.raises(BrickInputError, match="Cat: expected one module or more, found"):
         Cat(blocks)
 
 
 @pytest.mark.parametrize("lengths", [(1,), (1, 2), (2, 1, 2)])
-def test_a_list_without_residuals_for_all_its_layers_is_refused(lengths):
+def test_a_list_longer_than_the_one_before_is_refused(lengths):
     with pytest.raises(BrickInputError) as caught:
         Residual([[nn.Tanh() for _ in range(length)] for length in lengths])
     assert f"none longer than the one before, found lengths {[*lengths]}" in str(caught.value)
 
 
 class Up(nn.Module):
-    """A U-Net's way up at any size."""
+    """A step of a U-Net's decoder, for any size."""
 
     def __init__(self, channels):
         super().__init__()
@@ -251,7 +252,7 @@ class Up(nn.Module):
 
 
 def network():
-    """Every kind of block: a stem of two branches, residual blocks, a small U-Net."""
+    """Create a network with every kind of block: a stem of two branches, residual blocks, a small U-Net."""
     down = [
         conv3x3_bn_act(8, 4, padding=1),
         nn.Sequential(nn.MaxPool2d(2), conv3x3_bn_act(4, 8, padding=1)),

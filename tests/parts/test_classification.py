@@ -6,7 +6,7 @@ from brickyard import ImageClassifier
 from brickyard.parts.classification import ClassPrediction, SpatialMaxClassifier, classification_metrics
 
 
-def test_the_classifier_is_pooling_a_linear_layer_and_what_follows_from_its_logits():
+def test_the_classifier_is_pooling_and_a_linear_layer_with_predictions():
     classifier = ImageClassifier(num_classes=4, n_features=5)
     features = torch.rand(3, 5, 6, 7)
     logits, probabilities, prediction = classifier(features)
@@ -36,17 +36,17 @@ def test_probabilities_sum_to_one_and_agree_with_the_prediction():
     assert torch.equal(logits.gather(1, prediction[:, None])[:, 0], logits.amax(dim=1))
 
 
-def test_the_highest_score_of_all_places_counts():
+def test_the_logit_is_the_highest_score_of_all_cells():
     head = SpatialMaxClassifier(channels=(4, 5, 6), strides=(4, 8, 16), num_classes=3).eval()
     maps = [torch.randn(2, channels, *size) for channels, size in ((4, (16, 20)), (5, (8, 10)), (6, (4, 5)))]
-    prefixes = head.tower(maps[1:])
-    assert prefixes.shape == (2, 64, 8, 10)
-    scores = torch.einsum("kc,bchw->bkhw", head.score.weight[:, :, 0, 0], prefixes) + head.score.bias[:, None, None]
+    tower = head.tower(maps[1:])
+    assert tower.shape == (2, 64, 8, 10)
+    scores = torch.einsum("kc,bchw->bkhw", head.score.weight[:, :, 0, 0], tower) + head.score.bias[:, None, None]
     torch.testing.assert_close(head(maps), scores.flatten(2).max(dim=2).values)
 
 
 @pytest.mark.parametrize("strides", [(2, 4), (7, 14), (16, 32), (4, 8, 16)], ids=str)
-def test_every_weight_of_the_map_of_scores_is_trained_whatever_the_strides(strides):
+def test_every_weight_is_trained_for_any_strides(strides):
     channels = tuple(range(4, 4 + len(strides)))
     head = SpatialMaxClassifier(channels, strides, num_classes=3)
     maps = [torch.randn(2, c, 112 // s, 112 // s) for c, s in zip(channels, strides, strict=True)]
@@ -55,7 +55,7 @@ def test_every_weight_of_the_map_of_scores_is_trained_whatever_the_strides(strid
 
 
 def by_hand(logits, targets, num_classes):
-    """Accuracy, its mean over classes, and macro F1, from the confusion of each class."""
+    """Compute accuracy, class-averaged accuracy and macro F1 per class."""
     predicted = logits.argmax(dim=1)
     recall, f1 = [], []
     for label in range(num_classes):
@@ -69,13 +69,13 @@ def by_hand(logits, targets, num_classes):
 @pytest.mark.parametrize("num_classes", [3, 5])
 def test_metrics_are_those_computed_by_hand(num_classes):
     logits, targets = torch.randn(60, num_classes), torch.arange(60) % num_classes
-    computed = classification_metrics(num_classes)(logits, targets)
-    assert {name: value.item() for name, value in computed.items()} == pytest.approx(
+    values = classification_metrics(num_classes)(logits, targets)
+    assert {name: value.item() for name, value in values.items()} == pytest.approx(
         by_hand(logits, targets, num_classes)
     )
 
 
-def test_with_many_classes_the_five_best_count_too():
+def test_top_5_accuracy_is_reported_from_6_classes_on():
     logits, targets = torch.randn(40, 10), torch.arange(40) % 10
     metrics = classification_metrics(10)
     ranks = (logits > logits.gather(1, targets[:, None])).sum(dim=1)

@@ -9,15 +9,15 @@ from brickyard.parts.embedding import RecallAtK, SupervisedContrastive, UnitVect
 
 
 def supervised_contrastive(vectors, classes, temperature):
-    """Equation 2 of the paper, term by term."""
+    """Compute equation 2 of the paper term by term."""
     terms = []
     for i in range(len(vectors)):
         others = [a for a in range(len(vectors)) if a != i]
-        alike = [p for p in others if classes[p] == classes[i]]
-        whole = sum(math.exp(float(vectors[i] @ vectors[a]) / temperature) for a in others)
-        if alike:
-            logs = [math.log(math.exp(float(vectors[i] @ vectors[p]) / temperature) / whole) for p in alike]
-            terms.append(-sum(logs) / len(alike))
+        positives = [p for p in others if classes[p] == classes[i]]
+        total = sum(math.exp(float(vectors[i] @ vectors[a]) / temperature) for a in others)
+        if positives:
+            logs = [math.log(math.exp(float(vectors[i] @ vectors[p]) / temperature) / total) for p in positives]
+            terms.append(-sum(logs) / len(positives))
     return sum(terms) / len(terms)
 
 
@@ -27,16 +27,16 @@ def vectors():
     return normalize(torch.randn(9, 5), dim=1)
 
 
-CLASSES = torch.tensor([3, 3, 7, 7, 7, 9, 3, -1, -1])  # the 9 is alone
+CLASSES = torch.tensor([3, 3, 7, 7, 7, 9, 3, -1, -1])  # 9 occurs once
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_the_loss_is_the_paper_s(vectors, temperature):
+def test_the_loss_equals_the_papers(vectors, temperature):
     loss = SupervisedContrastive(temperature)(vectors, CLASSES)
     assert loss.item() == pytest.approx(supervised_contrastive(vectors, CLASSES, temperature), rel=1e-4)
 
 
-def test_unlabelled_rows_are_left_out_on_both_sides(vectors):
+def test_unlabelled_samples_are_neither_anchors_nor_compared_with(vectors):
     labelled = torch.tensor([True, True, True, False, True, True, True, False, False])
     vectors[3] = torch.nan
     vectors.requires_grad_()
@@ -49,7 +49,7 @@ def test_unlabelled_rows_are_left_out_on_both_sides(vectors):
 
 
 @pytest.mark.parametrize("classes", [[0], [0, 1, 2]])
-def test_without_two_of_one_class_the_loss_is_zero_and_its_gradient_finite(classes):
+def test_without_positives_the_loss_and_its_gradient_are_0(classes):
     vectors = normalize(torch.randn(len(classes), 4), dim=1).requires_grad_()
     loss = SupervisedContrastive()(vectors, torch.tensor(classes))
     loss.backward()
@@ -57,9 +57,9 @@ def test_without_two_of_one_class_the_loss_is_zero_and_its_gradient_finite(class
     assert not vectors.grad.any()
 
 
-@pytest.mark.parametrize("queries", [2, 1024])
-def test_recall_is_torchmetrics_hit_rate_of_each_query(vectors, queries, monkeypatch):
-    monkeypatch.setattr("brickyard.parts.embedding._QUERIES", queries)
+@pytest.mark.parametrize("chunk", [2, 1024])
+def test_recall_is_the_mean_of_torchmetrics_hit_rate(vectors, chunk, monkeypatch):
+    monkeypatch.setattr("brickyard.parts.embedding._CHUNK", chunk)
     metric = RecallAtK()
     metric.update(vectors[:4], CLASSES[:4])
     metric.update(vectors[4:], CLASSES[4:])
@@ -75,19 +75,22 @@ def test_recall_is_torchmetrics_hit_rate_of_each_query(vectors, queries, monkeyp
 
 
 @pytest.mark.parametrize("classes", [[0], [0, 1, 2]])
-def test_nothing_is_reported_where_no_class_has_two(classes):
+def test_without_queries_no_value_is_reported(classes):
     metric = RecallAtK()
     metric.update(torch.eye(3)[: len(classes)], torch.tensor(classes))
     assert metric.compute() == {}
 
 
-def test_with_fewer_others_than_k_all_of_them_count():
+def test_k_may_exceed_the_number_of_other_samples():
     metric = RecallAtK()
     metric.update(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0, 1]))
-    assert metric.compute() == {"Recall@1": 0.5, "Recall@5": 1.0}  # the second has two as near, the first comes first
+    assert metric.compute() == {
+        "Recall@1": 0.5,
+        "Recall@5": 1.0,
+    }  # the second sample has a tie, resolved to the first sample
 
 
-def test_a_hidden_layer_is_there_where_it_is_asked_for():
+def test_a_hidden_layer_is_optional():
     assert [tuple(weight.shape) for weight in UnitVector(6, 3).parameters()] == [(3, 6), (3,)]
     shapes = [tuple(weight.shape) for weight in UnitVector(6, 3, hidden=4).parameters()]
     assert shapes == [(4, 6), (4,), (3, 4), (3,)]

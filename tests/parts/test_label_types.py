@@ -18,7 +18,7 @@ from brickyard.parts.label_types import CheckLabels
         (["str"], ()),
     ],
 )
-def test_labels_of_the_declared_type_pass_as_they_are(kinds, value):
+def test_labels_of_the_declared_type_are_returned_unchanged(kinds, value):
     assert CheckLabels({"distance": kinds})(value)["distance"] is value
 
 
@@ -31,19 +31,19 @@ def test_labels_of_the_declared_type_pass_as_they_are(kinds, value):
         (["float"], ["near", "far"], "str"),
         (["str"], torch.rand(2), "float"),
         (["str"], ["near", 3], "int"),
-        (["str"], "near", "one str for all pictures"),
-        (["float"], 0.5, "one float for all pictures"),
+        (["str"], "near", "a single str instead of one value per image"),
+        (["float"], 0.5, "a single float instead of one value per image"),
     ],
 )
 def test_labels_of_another_type_are_refused(kinds, value, found):
-    check = CheckLabels({"age": ["int"], "distance": kinds}, location="cars/metadata")
+    check = CheckLabels({"age": ["int"], "distance": kinds})
     with pytest.raises(
-        BrickInputError, match=f"cars/metadata: expected 'distance' of type {' or '.join(kinds)}, found {found}"
+        BrickInputError, match=f"CheckLabels: expected 'distance' of type {' or '.join(kinds)}, found {found}"
     ):
         check(torch.tensor([1, 2]), value)
 
 
-def test_a_compiled_graph_takes_it():
+def test_it_compiles_to_one_graph():
     torch.compiler.reset()
     compiled = torch.compile(CheckLabels({"distance": ["float"]}), backend="eager", fullgraph=True)
     value = torch.rand(2)

@@ -6,7 +6,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from brickyard.parts.losses import BinaryCrossEntropy, CrossEntropy, LabelledMetrics, UncertaintyWeighting, WeightedSum
 
 
-def test_cross_entropy_over_labelled_rows_is_that_of_the_rows_alone() -> None:
+def test_cross_entropy_is_that_of_the_labelled_samples() -> None:
     logits = torch.randn(4, 3, requires_grad=True)
     target, labelled = torch.tensor([0, -7, 2, 99]), torch.tensor([True, False, True, False])
     loss = CrossEntropy()(logits, target, labelled)
@@ -20,9 +20,7 @@ def test_cross_entropy_over_labelled_rows_is_that_of_the_rows_alone() -> None:
 @pytest.mark.parametrize(
     ("loss", "target"), [(CrossEntropy(), torch.zeros(2).long()), (BinaryCrossEntropy(), torch.ones(2, 3))]
 )
-def test_without_labelled_rows_a_loss_is_a_zero_that_backward_runs_through(
-    loss: nn.Module, target: torch.Tensor
-) -> None:
+def test_without_labels_a_loss_is_0_and_can_run_backward(loss: nn.Module, target: torch.Tensor) -> None:
     logits = torch.randn(2, 3, requires_grad=True)
     value = loss(logits, target, torch.zeros(2, dtype=torch.bool))
     value.backward()
@@ -36,17 +34,17 @@ def test_binary_cross_entropy_equals_torch() -> None:
     expected = nn.BCEWithLogitsLoss()(logits, target.float())
     torch.testing.assert_close(BinaryCrossEntropy()(logits, target), expected)
     labelled = torch.tensor([True, False, False, True])
-    kept = nn.BCEWithLogitsLoss()(logits[labelled], target[labelled].float())
-    torch.testing.assert_close(BinaryCrossEntropy()(logits, target, labelled), kept)
+    expected = nn.BCEWithLogitsLoss()(logits[labelled], target[labelled].float())
+    torch.testing.assert_close(BinaryCrossEntropy()(logits, target, labelled), expected)
 
 
-def test_a_weighted_sum_leaves_absent_losses_out() -> None:
+def test_a_weighted_sum_ignores_absent_losses() -> None:
     total = WeightedSum([2.0, 3.0, 4.0])
     assert total(torch.tensor(1.0), torch.tensor(10.0), torch.tensor(100.0)) == 432
     assert total(torch.tensor(1.0), None, torch.tensor(100.0)) == 402
 
 
-def test_uncertainty_weighting_starts_at_half_and_learns_to_trust_the_smaller_loss() -> None:
+def test_uncertainty_weighting_starts_at_one_half_and_learns_the_variances() -> None:
     weighting = UncertaintyWeighting(2)
     losses = torch.tensor(0.1), torch.tensor(5.0)
     torch.testing.assert_close(weighting(*losses), torch.tensor(2.55))
@@ -58,7 +56,7 @@ def test_uncertainty_weighting_starts_at_half_and_learns_to_trust_the_smaller_lo
     torch.testing.assert_close(weighting.log_variance.exp(), torch.stack(losses), rtol=0.01, atol=0.0)
 
 
-def test_metrics_drop_unlabelled_rows_and_wait_where_none_is_labelled() -> None:
+def test_metrics_ignore_unlabelled_samples_and_are_not_updated_without_labels() -> None:
     metrics = LabelledMetrics({"Accuracy": MulticlassAccuracy(3, average="micro")})
     preds, target = torch.eye(3), torch.tensor([0, 1, 0])
     metrics.update(preds, target, torch.zeros(3, dtype=torch.bool))

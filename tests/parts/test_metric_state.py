@@ -13,58 +13,58 @@ from tests.private_names import reductions
 
 
 class Counts(BaseMetric):
-    nothing_said: Annotated[Tensor, MetricState()]
-    kept: Annotated[list[Tensor], MetricState()]
-    whole: Annotated[Tensor, MetricState(default=0)]
-    most: Annotated[Tensor, MetricState(default=torch.zeros(2), dist_reduce_fx="max", persistent=True)]
-    apart: Annotated[Tensor, MetricState(dist_reduce_fx=None)]
-    other: Annotated[int, "no state"] = 3
+    default: Annotated[Tensor, MetricState()]
+    values: Annotated[list[Tensor], MetricState()]
+    integer: Annotated[Tensor, MetricState(default=0)]
+    maximum: Annotated[Tensor, MetricState(default=torch.zeros(2), dist_reduce_fx="max", persistent=True)]
+    gathered: Annotated[Tensor, MetricState(dist_reduce_fx=None)]
+    other: Annotated[int, "not a state"] = 3
     plain: int = 4
 
     def update(self, predictions: Tensor) -> None:
-        self.nothing_said += predictions.sum()
-        self.most += 1
-        self.kept.append(predictions)
+        self.default += predictions.sum()
+        self.maximum += 1
+        self.values.append(predictions)
 
     def compute(self) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.nothing_said, {"largest": torch.cat(self.kept).max()}
+        return self.default, {"largest": torch.cat(self.values).max()}
 
 
 class MoreCounts(Counts):
-    again: Annotated[Tensor, MetricState(default=1.5)]
+    additional: Annotated[Tensor, MetricState(default=1.5)]
 
 
 def test_states_have_the_defaults_of_torchmetrics_add_state_calls():
     metric = MoreCounts()
-    names = ["nothing_said", "kept", "whole", "most", "apart", "again"]
+    names = ["default", "values", "integer", "maximum", "gathered", "additional"]
     assert list(metric.metric_state) == names
-    assert reductions(metric)["kept"] is not reductions(metric)["nothing_said"]
+    assert reductions(metric)["values"] is not reductions(metric)["default"]
     expected = MoreCounts()
-    for name, default, reduction in (("nothing_said", torch.tensor(0.0), "sum"), ("kept", [], "cat")):
+    for name, default, reduction in (("default", torch.tensor(0.0), "sum"), ("values", [], "cat")):
         expected.add_state(f"{name}_2", default=default, dist_reduce_fx=reduction)
         assert reductions(metric)[name] is reductions(expected)[f"{name}_2"]
-    assert metric.nothing_said.dtype == torch.float32
-    assert metric.nothing_said == 0
-    assert metric.kept == []
-    assert metric.whole.dtype == torch.int64
-    assert metric.again == 1.5
-    assert reductions(metric)["apart"] is None
-    assert reductions(metric)["most"](torch.tensor([[1, 5], [3, 2]])).tolist() == [3, 5]
-    assert list(metric.state_dict()) == ["most"]
+    assert metric.default.dtype == torch.float32
+    assert metric.default == 0
+    assert metric.values == []
+    assert metric.integer.dtype == torch.int64
+    assert metric.additional == 1.5
+    assert reductions(metric)["gathered"] is None
+    assert reductions(metric)["maximum"](torch.tensor([[1, 5], [3, 2]])).tolist() == [3, 5]
+    assert list(metric.state_dict()) == ["maximum"]
     assert metric.plain == 4
 
 
-def test_two_metrics_share_no_state_and_a_reset_goes_back():
+def test_two_metrics_share_no_state_and_reset_restores_the_defaults():
     first, second = Counts(), Counts()
     first.update(torch.tensor([2.0, 3.0]))
-    assert second.kept == []
-    assert not second.most.any()
+    assert second.values == []
+    assert not second.maximum.any()
     first.reset()
-    assert not first.most.any()
-    assert first.kept == []
+    assert not first.maximum.any()
+    assert first.values == []
 
 
-def test_a_main_value_and_further_ones_are_named():
+def test_the_main_value_has_the_name_of_the_class():
     metric = Counts()
     metric.update(torch.tensor([2.0, 3.0]))
     expected = {"Counts": 5.0, "largest": 3.0}
@@ -88,7 +88,7 @@ def test_a_subclass_gets_the_tuple_of_its_base_class():
     assert metric.compute() == {"CountsTwice": 10.0, "largest": 3.0}
 
 
-def test_a_brick_reports_them_under_its_place():
+def test_a_brick_reports_the_values_under_its_path():
     brick = BrickMetricSingle(Counts(), input_names={"predictions": "values"})
     model = BrickCollection({"head": {"metric": brick}})
     model({"values": torch.tensor([2.0, 3.0])})

@@ -7,12 +7,12 @@ from brickyard import BrickCollection, BrickInputError, BrickNotTrainable, Prepr
 IMAGENET = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-def test_images_are_normalised_as_torchvision_does_with_imagenets_numbers():
+def test_images_are_normalised_as_by_torchvision_with_imagenets_statistics():
     images = torch.rand(2, 3, 4, 5)
     torch.testing.assert_close(Preprocessor()(images), IMAGENET(images))
 
 
-def test_bytes_are_scaled_first():
+def test_uint8_is_scaled_first():
     pixels = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
     torch.testing.assert_close(Preprocessor()(pixels), IMAGENET(pixels / 255))
 
@@ -30,7 +30,7 @@ def test_the_output_has_the_modules_floating_type():
     assert Preprocessor().double()(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).dtype == torch.float64
 
 
-def test_it_has_no_weights_to_be_stored():
+def test_it_has_no_stored_weights():
     assert Preprocessor().state_dict() == {}
 
 
@@ -40,20 +40,20 @@ def test_another_shape_is_refused_with_both_shapes(shape):
         Preprocessor()(torch.rand(shape))
 
 
-def test_integers_other_than_bytes_are_refused():
+def test_integers_other_than_uint8_are_refused():
     with pytest.raises(BrickInputError, match=r"float in \[0, 1\] or uint8, found torch.int64"):
         Preprocessor()(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("value", [255.0, -2.0, float("nan"), float("inf")])
-def test_values_outside_of_the_range_are_refused_with_what_to_do(value):
+def test_values_outside_the_range_are_refused_with_a_hint(value):
     images = torch.rand(1, 3, 2, 2)
     images[0, 1, 0, 1] = value
     with pytest.raises(BrickInputError, match="Divide by 255"):
         Preprocessor()(images)
 
 
-def test_the_overshoot_of_a_resize_is_let_through():
+def test_the_overshoot_of_a_resize_is_accepted():
     images = v2.functional.resize(
         (torch.rand(1, 3, 8, 8) > 0.5).float(), [32, 32], v2.InterpolationMode.BICUBIC, antialias=False
     )
@@ -62,7 +62,7 @@ def test_the_overshoot_of_a_resize_is_let_through():
     torch.testing.assert_close(Preprocessor()(images), IMAGENET(images))
 
 
-def test_an_empty_batch_passes():
+def test_an_empty_batch_is_accepted():
     assert Preprocessor()(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 

@@ -8,7 +8,7 @@ from brickyard.parts.segmentation import ClassMap, ResizeLogits, SegmentationLos
 
 
 @pytest.mark.parametrize("size", [(97, 131), (3, 200), (8, 8), (5, 4)])
-def test_logits_are_resized_to_the_image_whatever_its_size_and_type(size):
+def test_logits_are_resized_to_images_of_any_size_and_dtype(size):
     coarse, image = torch.randn(2, 3, 5, 4), torch.zeros(2, 3, *size, dtype=torch.uint8)
     expected = functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
     assert torch.equal(ResizeLogits()(coarse, image), expected)
@@ -34,7 +34,7 @@ def gradient(loss, logits):
 
 
 def cross_entropy_by_hand(logits, target):
-    """Of known pixels, one after the other."""
+    """Compute the cross-entropy pixel by pixel."""
     losses = []
     for row, y, x in (target != 255).nonzero().tolist():
         scores = logits[row, :, y, x]
@@ -42,7 +42,7 @@ def cross_entropy_by_hand(logits, target):
     return torch.stack(losses).mean()
 
 
-def test_the_loss_is_the_mean_over_known_pixels(scored):
+def test_the_loss_is_the_mean_over_labelled_pixels(scored):
     loss, expected = SegmentationLoss()(*scored), cross_entropy_by_hand(*scored)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(loss, functional.cross_entropy(*scored, ignore_index=255))
@@ -51,20 +51,20 @@ def test_the_loss_is_the_mean_over_known_pixels(scored):
 
 
 @pytest.mark.parametrize("dice", [0.0, 0.5])
-def test_unlabelled_rows_count_as_little_as_rows_that_are_not_there(scored, dice):
+def test_unlabelled_samples_do_not_change_the_loss(scored, dice):
     logits, target = scored
     loss = SegmentationLoss(dice)
-    target[1] = -7  # what stands in an unlabelled row does not matter
+    target[1] = -7  # the target of an unlabelled sample may have any value
     partial = loss(logits, target, torch.tensor([True, False, True]))
-    alone = loss(logits[[0, 2]], target[[0, 2]])
-    torch.testing.assert_close(partial, alone)
-    torch.testing.assert_close(gradient(partial, logits), gradient(alone, logits))
+    labelled_only = loss(logits[[0, 2]], target[[0, 2]])
+    torch.testing.assert_close(partial, labelled_only)
+    torch.testing.assert_close(gradient(partial, logits), gradient(labelled_only, logits))
     assert not gradient(loss(logits, target, torch.tensor([True, False, True])), logits)[1].any()
 
 
 @pytest.mark.parametrize("dice", [0.0, 0.5])
 @pytest.mark.parametrize("how", ["ignored", "unlabelled"])
-def test_without_any_label_the_loss_is_zero_and_still_has_a_gradient(scored, dice, how):
+def test_without_labels_the_loss_and_its_gradient_are_0(scored, dice, how):
     logits, target = scored
     labelled = None
     if how == "ignored":
@@ -77,14 +77,14 @@ def test_without_any_label_the_loss_is_zero_and_still_has_a_gradient(scored, dic
 
 
 def test_dice_by_hand():
-    logits = torch.tensor([[[[0.0, 0.0]], [[0.0, 0.0]]]])  # one row, two classes, two pixels, both undecided
-    # Class 0: overlap 1/2, found 1, there 1 -> 1 - 2 * 0.5 / 2. Class 1 is the same.
+    logits = torch.tensor([[[[0.0, 0.0]], [[0.0, 0.0]]]])  # one image, two classes, two pixels with probability 0.5
+    # Class 0: overlap 1/2, predicted area 1, target area 1 -> 1 - 2 * 0.5 / 2. Class 1 is the same.
     assert dice_loss(logits, torch.tensor([[[0, 1]]])).item() == pytest.approx(0.5)
-    # Class 0: overlap 1/2 of one pixel; the other pixel is unknown and counts nowhere: 1 - 2 * 0.5 / 1.5.
+    # Class 0: overlap 1/2 of one pixel; the other pixel is ignored: 1 - 2 * 0.5 / 1.5.
     assert dice_loss(logits, torch.tensor([[[0, 255]]])).item() == pytest.approx(1 / 3)
-    sure = torch.tensor([[[[50.0, -50.0]], [[-50.0, 50.0]]]])
-    assert dice_loss(sure, torch.tensor([[[0, 1]]])).item() == pytest.approx(0)
-    assert dice_loss(sure, torch.tensor([[[1, 0]]])).item() == pytest.approx(1)
+    confident = torch.tensor([[[[50.0, -50.0]], [[-50.0, 50.0]]]])
+    assert dice_loss(confident, torch.tensor([[[0, 1]]])).item() == pytest.approx(0)
+    assert dice_loss(confident, torch.tensor([[[1, 0]]])).item() == pytest.approx(1)
 
 
 def test_dice_is_added_with_its_weight(scored):
@@ -109,33 +109,33 @@ def test_the_loss_is_one_graph(scored, dice):
 
 def test_a_mask_of_another_size_is_refused():
     with pytest.raises(
-        BrickInputError, match=r"seg/loss: expected a target \(B, H, W\) = \(2, 4, 5\), found \(2, 5, 4\)"
+        BrickInputError, match=r"SegmentationLoss: expected a target \(B, H, W\) = \(2, 4, 5\), found \(2, 5, 4\)"
     ):
-        SegmentationLoss(location="seg/loss")(torch.randn(2, 3, 4, 5), torch.zeros(2, 5, 4, dtype=torch.int64))
+        SegmentationLoss()(torch.randn(2, 3, 4, 5), torch.zeros(2, 5, 4, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("wrong", [3, -1, 254])
-def test_a_class_out_of_range_is_refused_with_its_row(wrong):
+@pytest.mark.parametrize("invalid", [3, -1, 254])
+def test_a_class_out_of_range_is_refused_with_its_row(invalid):
     target = torch.zeros(2, 4, 5, dtype=torch.int64)
-    target[1, 2, 3] = wrong
+    target[1, 2, 3] = invalid
     with pytest.raises(
         BrickInputError,
-        match=rf"seg/loss: expected a target with classes in \[0, 3\) or 255, found \[{wrong}\] in row 1",
+        match=rf"SegmentationLoss: expected a target with classes in \[0, 3\) or 255, found \[{invalid}\] in row 1",
     ):
-        SegmentationLoss(location="seg/loss")(torch.randn(2, 3, 4, 5), target)
+        SegmentationLoss()(torch.randn(2, 3, 4, 5), target)
 
 
 def by_hand(prediction, target, labels):
-    """IoU of each class, their mean over those that are found or there, and the accuracy over known pixels."""
+    """Compute IoU per class, their mean over the classes in predictions or targets, and pixel accuracy."""
     prediction, target = prediction[target != 255], target[target != 255]
     iou = {}
     for index, label in enumerate(labels):
         both = ((prediction == index) & (target == index)).sum().item()
         either = ((prediction == index) | (target == index)).sum().item()
         iou[f"IoU/{label}"] = both / either if either else float("nan")
-    seen = [value for value in iou.values() if value == value]  # noqa: PLR0124 - nan is not itself
+    present = [value for value in iou.values() if value == value]  # noqa: PLR0124 - nan is not itself
     return {
-        "MeanIoU": sum(seen) / len(seen),
+        "MeanIoU": sum(present) / len(present),
         **iou,
         "PixelAccuracy": (prediction == target).float().mean().item(),
     }
@@ -166,7 +166,7 @@ def test_metrics_are_those_computed_by_hand(maps):
     assert as_numbers(metrics.compute()) == pytest.approx(expected, nan_ok=True)
 
 
-def test_unlabelled_rows_do_not_count_in_the_metrics(maps):
+def test_metrics_ignore_unlabelled_samples(maps):
     prediction, target = maps
     metrics = segmentation_metrics(LABELS)
     metrics.update(prediction, target, torch.tensor([True, False, False, True]))
@@ -175,7 +175,7 @@ def test_unlabelled_rows_do_not_count_in_the_metrics(maps):
     assert as_numbers(metrics.compute()) == pytest.approx(expected, nan_ok=True)
 
 
-def test_the_confusion_matrix_is_counted_once_also_in_a_clone(maps, monkeypatch):
+def test_the_confusion_matrix_is_computed_once_also_in_a_clone(maps, monkeypatch):
     calls = []
     update = MulticlassConfusionMatrix.update
     monkeypatch.setattr(MulticlassConfusionMatrix, "update", lambda *args: (calls.append(1), update(*args))[1])

@@ -32,8 +32,8 @@ def pyramid(batch=2):
     return maps([(31, 45), (16, 23), (8, 12), (4, 6), (2, 3)], batch=batch)
 
 
-def moved(head):
-    """The head with other statistics and factors than a fresh batch norm has, in evaluation mode."""
+def randomised(head):
+    """Randomise the batch norms of a head and set it to evaluation mode."""
     for module in head.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
@@ -42,7 +42,7 @@ def moved(head):
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("create", "create_reference"),
     [
         (lambda: segmentation_fcn(16, 5), lambda: FCNHead(16, 5)),
         (lambda: segmentation_deeplabv3(16, 5), lambda: DeepLabHead(16, 5)),
@@ -50,20 +50,20 @@ def moved(head):
     ids=["fcn", "deeplabv3"],
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_heads_of_torchvision_take_its_weights_and_give_its_values(ours, theirs, training):
-    head, reference = moved(ours()).train(training), theirs().train(training)
+def test_heads_of_torchvision_have_its_weights_and_outputs(create, create_reference, training):
+    head, reference = randomised(create()).train(training), create_reference().train(training)
     reference.load_state_dict(head.state_dict())
     features = torch.randn(2, 16, 7, 9)
     torch.manual_seed(1)  # of the dropout
-    found = head(features)
+    logits = head(features)
     torch.manual_seed(1)
-    torch.testing.assert_close(found, reference(features))
+    torch.testing.assert_close(logits, reference(features))
     for name, value in reference.state_dict().items():
         torch.testing.assert_close(head.state_dict()[name], value)
 
 
-def test_lraspp_is_torchvisions_on_the_map_of_stride_8_and_the_last():
-    head = moved(LRASPP(CHANNELS, STRIDES, 5))
+def test_lraspp_is_torchvisions_on_stride_8_and_the_last_map():
+    head = randomised(LRASPP(CHANNELS, STRIDES, 5))
     reference = LRASPPHead(24, 40, 5, 128).eval()
     reference.load_state_dict(head.head.state_dict())
     features = pyramid()
@@ -71,14 +71,14 @@ def test_lraspp_is_torchvisions_on_the_map_of_stride_8_and_the_last():
 
 
 @pytest.mark.parametrize("make", [lambda: segmentation_deeplabv3(40, 3), lambda: DeepLabV3Plus(CHANNELS, STRIDES, 3)])
-def test_atrous_pooling_trains_on_one_picture(make):
+def test_atrous_pooling_trains_with_batch_size_1(make):
     head = make().train()
     features = pyramid(batch=1)
     head(features[-1] if isinstance(head, torch.nn.Sequential) else features).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
-def test_one_picture_is_normalised_by_the_running_statistics_and_leaves_them():
+def test_batch_size_1_uses_and_keeps_the_running_statistics():
     norm, reference = PooledBatchNorm2d(4), torch.nn.BatchNorm2d(4).eval()
     norm(torch.randn(5, 4, 1, 1))
     reference.load_state_dict(norm.state_dict())
@@ -88,11 +88,11 @@ def test_one_picture_is_normalised_by_the_running_statistics_and_leaves_them():
         assert torch.equal(norm.state_dict()[name], value)
 
 
-# The other heads once more, without a module: names of weights and calls of functions.
+# Reference implementations of the other heads with functions on their weights.
 
 
 class ByHand:
-    """The weights of a head, applied by functions."""
+    """Apply the weights of a head with functions."""
 
     def __init__(self, head):
         self.weights = head.state_dict()
@@ -118,7 +118,7 @@ def up(x, like):
 
 
 def test_fpn_by_hand():
-    head, features = moved(FPNSegmentation(CHANNELS, STRIDES, 5)), pyramid()
+    head, features = randomised(FPNSegmentation(CHANNELS, STRIDES, 5)), pyramid()
     hand = ByHand(head)
     c4, c8, c16, c32 = (hand.block(f"laterals.{level}", features[level + 1]) for level in range(4))
     p16 = c16 + up(c32, c16)
@@ -130,12 +130,12 @@ def test_fpn_by_hand():
 
 
 def test_deeplabv3plus_by_hand():
-    head, features = moved(DeepLabV3Plus(CHANNELS, STRIDES, 5)), pyramid()
+    head, features = randomised(DeepLabV3Plus(CHANNELS, STRIDES, 5)), pyramid()
     hand, last = ByHand(head), features[-1]
     branches = [hand.block("pooling.convs.0", last)]
     branches += [
-        hand.block(f"pooling.convs.{place}", last, padding=rate, dilation=rate)
-        for place, rate in enumerate((6, 12, 18), start=1)
+        hand.block(f"pooling.convs.{index}", last, padding=rate, dilation=rate)
+        for index, rate in enumerate((6, 12, 18), start=1)
     ]
     pooled = hand.norm_relu("pooling.convs.4.2", hand.conv("pooling.convs.4.1", last.mean((2, 3), keepdim=True)))
     coarse = hand.block("pooling.project", torch.cat([*branches, pooled.expand_as(branches[0])], dim=1))
@@ -145,38 +145,38 @@ def test_deeplabv3plus_by_hand():
 
 
 def test_segformer_by_hand():
-    head, features = moved(SegFormerMLP(CHANNELS, STRIDES, 5)), pyramid()
+    head, features = randomised(SegFormerMLP(CHANNELS, STRIDES, 5)), pyramid()
     hand = ByHand(head)
     tokens = []
-    for level, each in reversed(list(enumerate(features[1:]))):  # as the paper has it: a linear layer on tokens
+    for level, x in reversed(list(enumerate(features[1:]))):  # as in the paper: a linear layer on tokens
         weight, bias = hand.weights[f"linears.{level}.weight"][:, :, 0, 0], hand.weights[f"linears.{level}.bias"]
-        linear = F.linear(each.flatten(2).transpose(1, 2), weight, bias).transpose(1, 2)
-        tokens.append(up(linear.unflatten(2, each.shape[2:]), features[1]))
+        linear = F.linear(x.flatten(2).transpose(1, 2), weight, bias).transpose(1, 2)
+        tokens.append(up(linear.unflatten(2, x.shape[2:]), features[1]))
     expected = hand.conv("classifier.1", hand.block("fuse", torch.cat(tokens, dim=1)))
     torch.testing.assert_close(head(features), expected)
 
 
 def test_tower_by_hand():
-    head, features = moved(TowerSegmentation(CHANNELS, STRIDES, 5)), pyramid()
+    head, features = randomised(TowerSegmentation(CHANNELS, STRIDES, 5)), pyramid()
     hand = ByHand(head)
     c8, c16, c32 = (hand.conv(f"tower.laterals.{level}", features[level + 2]) for level in range(3))
     x = hand.block("tower.smooth", c8 + up(c16 + up(c32, c16), c8), padding=1)
     for block in ("tower.blocks.0", "tower.blocks.1"):
-        inside = hand.block(f"{block}.0.blocks", x, padding=1)
+        hidden = hand.block(f"{block}.0.blocks", x, padding=1)
         normed = F.batch_norm(
-            hand.conv(f"{block}.0.blocks.3", inside, padding=1),
+            hand.conv(f"{block}.0.blocks.3", hidden, padding=1),
             *(hand.weights[f"{block}.0.blocks.4.{key}"] for key in ("running_mean", "running_var", "weight", "bias")),
         )
         x = (x + normed).clamp(min=0)
     fine = hand.block("reduce", features[1])
-    joined = torch.cat([up(hand.block("narrow", x), fine), fine], dim=1)
-    refined = hand.block("refine.1", hand.block("refine.0", joined, padding=1), padding=1)
+    merged = torch.cat([up(hand.block("narrow", x), fine), fine], dim=1)
+    refined = hand.block("refine.1", hand.block("refine.0", merged, padding=1), padding=1)
     torch.testing.assert_close(head(features), hand.conv("classifier", refined))
     assert head(features).shape == (2, 5, 16, 23)
 
 
 def test_unet_by_hand():
-    head, features = moved(UNet(CHANNELS, STRIDES, 5)), pyramid()
+    head, features = randomised(UNet(CHANNELS, STRIDES, 5)), pyramid()
     hand, x = ByHand(head), features[-1]
     for step, skip in enumerate(features[-2::-1]):
         rows = torch.arange(skip.shape[2]) * x.shape[2] // skip.shape[2]
@@ -188,16 +188,16 @@ def test_unet_by_hand():
 
 
 def halving_stages():
-    """A backbone's: maps of strides 2, 4, 8, 16 and 32 with `CHANNELS` channels."""
+    """Create the stages of a backbone with strides 2 to 32 and `CHANNELS` channels."""
     pairs = itertools.pairwise((3, *CHANNELS))
     return torch.nn.ModuleList(torch.nn.Conv2d(c, d, 3, stride=2, padding=1) for c, d in pairs)
 
 
-def test_the_steps_of_unet_are_the_way_up_of_a_residual():
-    head, stages, image = moved(UNet(CHANNELS, STRIDES, 5)), halving_stages(), torch.randn(2, 3, 61, 90)
+def test_the_steps_of_unet_are_the_second_list_of_a_residual():
+    head, stages, image = randomised(UNet(CHANNELS, STRIDES, 5)), halving_stages(), torch.randn(2, 3, 61, 90)
     features = list(itertools.accumulate(stages, lambda x, stage: stage(x), initial=image))[1:]
-    whole = torch.nn.Sequential(Residual([stages, head.steps]), head.classifier)
-    torch.testing.assert_close(whole(image), head(features))
+    unet = torch.nn.Sequential(Residual([stages, head.steps]), head.classifier)
+    torch.testing.assert_close(unet(image), head(features))
 
 
 class OnStages(torch.nn.Module):
@@ -215,7 +215,7 @@ class OnStages(torch.nn.Module):
 @pytest.mark.parametrize("make", HEADS)
 def test_heads_are_one_graph_and_exported_with_a_dynamic_batch_height_and_width(make):
     torch.compiler.reset()
-    model, image = OnStages(moved(make(CHANNELS, STRIDES, 5))).eval(), torch.randn(2, 3, 70, 102)
+    model, image = OnStages(randomised(make(CHANNELS, STRIDES, 5))).eval(), torch.randn(2, 3, 70, 102)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(image), model(image))
     sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=64), 3: torch.export.Dim("width", min=64)}
@@ -234,12 +234,12 @@ def test_heads_are_one_graph_and_exported_with_a_dynamic_batch_height_and_width(
         ((12, 17), [(8, 10), (5, 7)]),
         ((16, 32, 64), [(6, 8), (3, 4), (1, 2)]),
         ((1, 2, 4, 8), [(40, 33), (20, 17), (10, 9), (5, 5)]),
-        ((2, 4, 8), [(47, 63), (22, 30), (9, 13)]),  # inception's: no padding, so not the size over the stride
+        ((2, 4, 8), [(47, 63), (22, 30), (9, 13)]),  # as inception_v3, whose convolutions have no padding
         ((1, 2), [(9, 9), (5, 5)]),
     ],
     ids=str,
 )
-def test_heads_go_by_the_sizes_of_maps_and_train(make, strides, sizes):
+def test_heads_use_the_sizes_of_maps_and_train(make, strides, sizes):
     channels = CHANNELS[: len(strides)]
     head = make(channels, strides, 5)
     logits = head(maps(sizes, channels))

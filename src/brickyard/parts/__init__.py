@@ -1,1 +1,1 @@
-"""Plain modules and functions that bricks are made of; none of them knows what a brick is."""
+"""Plain `nn.Module`s, metrics and functions that bricks wrap; they do not depend on bricks."""

@@ -1,4 +1,4 @@
-"""From what losses and visualisers may return to a fixed number of values, as a brick writes them."""
+"""Adapt the return values of losses and visualizers to a fixed number of values, as bricks write them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from brickyard.errors import BrickInputError
 
 @final
 class SubLosses(nn.Module):
-    """A loss that returns (main, {name: sub-loss}) as one that returns (main, sub-loss, ...).
+    """Unpack the sub-losses of a loss: (loss, {name: sub-loss}) -> (loss, sub-loss, ...).
 
     Args:
-        loss: Called with the inputs.
-        names: The sub-losses, in the order to return them.
+        loss: The wrapped loss.
+        names: The names of the sub-losses, in the order of the output.
 
     Raises:
-        BrickInputError: At the call: the loss returns something else.
+        BrickInputError: In `forward`, if the loss returns something else.
+
+    Example:
+        >>> import torch
+        >>> class Loss(nn.Module):
+        ...     def forward(self, logits):
+        ...         return logits.sum(), {"b": logits.max(), "a": logits.min()}
+        >>> [value.item() for value in SubLosses(Loss(), ["a", "b"])(torch.tensor([1.0, 2.0]))]
+        [3.0, 1.0, 2.0]
     """
 
     def __init__(self, loss: nn.Module, names: Sequence[str]) -> None:
@@ -28,26 +36,26 @@ class SubLosses(nn.Module):
         self.names = tuple(names)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        returned = self.loss(*args, **kwargs)
+        output = self.loss(*args, **kwargs)
         location = type(self.loss).__name__
-        if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
-            raise BrickInputError(location, "a tuple (loss, {name: sub-loss}) returned", type(returned).__name__)
-        main, others = returned
-        if set(others) != set(self.names):
-            raise BrickInputError(location, f"the sub-losses {sorted(self.names)} returned", f"{sorted(others)}")
-        return main, *(others[name] for name in self.names)
+        if not (isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], dict)):
+            raise BrickInputError(location, "a return value (loss, {name: sub-loss})", type(output).__name__)
+        main, sub_losses = output
+        if set(sub_losses) != set(self.names):
+            raise BrickInputError(location, f"the sub-losses {sorted(self.names)}", f"{sorted(sub_losses)}")
+        return main, *(sub_losses[name] for name in self.names)
 
 
 @final
 class ImagePair(nn.Module):
-    """A visualiser that returns one picture, or two of targets and predictions, as one that returns two.
+    """Adapt a visualizer that returns one image, or a tuple (targets, predictions), to always return two values.
 
-    It is given copies of `prediction_canvas` and `target_canvas`, so that it can draw on them.
+    The visualizer gets copies of `prediction_canvas` and `target_canvas`, which it may draw on.
 
     Args:
-        visualizer: Called with the inputs, by keyword.
+        visualizer: The wrapped function or module, called with keyword arguments.
 
-    Shape: -> the picture of the predictions, and that of the targets or None.
+    Shape: -> the visualization of the predictions, and that of the targets or None.
     """
 
     def __init__(self, visualizer: Callable[..., Any]) -> None:
@@ -56,8 +64,8 @@ class ImagePair(nn.Module):
 
     def forward(self, **values: Any) -> tuple[Tensor, Tensor | None]:
         copies = {name: value.clone() for name, value in values.items() if name.endswith("_canvas")}
-        drawn = self.visualizer(**values | copies)
-        if isinstance(drawn, tuple):
-            target, prediction = drawn
+        output = self.visualizer(**values | copies)
+        if isinstance(output, tuple):
+            target, prediction = output
             return prediction, target
-        return drawn, None
+        return output, None

@@ -1,4 +1,4 @@
-"""Parts of image classification: heads, what they predict, metrics."""
+"""Parts for image classification: heads, predictions, metrics."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from brickyard.parts.losses import LabelledMetrics
 from brickyard.parts.tower import PyramidTower
 
 FINEST = 8  # the stride of the map that `SpatialMaxClassifier` scores
-_PRIOR = 0.05  # the probability of each class at each place to begin with: the highest of hundreds shall not be near 1
+_PRIOR = 0.05  # initial probability of each class in each cell; low, because the maximum over many cells is taken
 
 
 @final
 class ImageClassifier(nn.Module):
-    """Global average pooling, a linear layer, and what follows from its logits.
+    """Global average pooling and a linear layer, with probabilities and predicted classes.
 
     Args:
         num_classes: K.
-        n_features: Channels of the features, C.
-        use_average_pooling: False for features (B, C) that are pooled already.
+        n_features: C, the channels of the features.
+        use_average_pooling: False for pooled features (B, C).
 
     Shape: (B, C, H, W) -> logits (B, K), probabilities (B, K), class_prediction (B,) int64.
     """
@@ -52,7 +52,10 @@ class ImageClassifier(nn.Module):
 
 @final
 class ClassPrediction(nn.Module):
-    """Logits (B, K) -> probabilities (B, K), in [0, 1] and summing to 1, and class_prediction (B,) int64."""
+    """Convert logits to class probabilities by softmax and to the predicted class.
+
+    Shape: logits (B, K) -> probabilities (B, K), which sum to 1, and class_prediction (B,) int64.
+    """
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         return logits.softmax(dim=1), logits.argmax(dim=1)
@@ -60,7 +63,10 @@ class ClassPrediction(nn.Module):
 
 @final
 class MultilabelPrediction(nn.Module):
-    """Logits (B, K) -> probabilities (B, K), each in [0, 1], and class_prediction (B, K) bool: above one half."""
+    """Convert logits to independent class probabilities by a sigmoid, with a threshold of 0.5 for the prediction.
+
+    Shape: logits (B, K) -> probabilities (B, K) in [0, 1], and class_prediction (B, K) bool.
+    """
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         return logits.sigmoid(), logits > 0
@@ -68,9 +74,9 @@ class MultilabelPrediction(nn.Module):
 
 @final
 class AttentionClassifier(nn.Module):
-    """A learned query attends to every cell of the feature map, and a linear layer reads what it found.
+    """Attention pooling with a learned query, followed by a linear layer.
 
-    timm's `AttentionPoolLatent`, the pooling of SigLIP (Zhai et al. 2023, https://arxiv.org/abs/2303.15343).
+    The pooling is timm's `AttentionPoolLatent`, as in SigLIP (Zhai et al. 2023, https://arxiv.org/abs/2303.15343).
 
     Args:
         in_channels: C.
@@ -92,18 +98,18 @@ class AttentionClassifier(nn.Module):
 
 @final
 class SpatialMaxClassifier(nn.Module):
-    """Scores each class at every place of a fine map and takes its highest score.
+    """Score each class in every cell of a fine feature map and take the maximum over the cells.
 
-    Labels of whole pictures are enough to learn from (Oquab et al. 2015, "Is object localization for free?",
-    https://doi.org/10.1109/CVPR.2015.7298668), also where a thing fills so little of the picture that a mean over all
-    of it hardly changes. The map is that of a `PyramidTower`.
+    It is trained with image-level labels (Oquab et al. 2015, "Is object localization for free?",
+    https://doi.org/10.1109/CVPR.2015.7298668) and suits objects that cover a small part of the image, which average
+    pooling would hide. The feature map is that of a `PyramidTower`.
 
     Args:
-        channels: Of the pyramid's maps, fine to coarse.
-        strides: Of the pyramid's maps; the tower is on the first of stride 8 or more.
+        channels: The channels of the pyramid's maps, fine to coarse.
+        strides: The strides of the pyramid's maps; the tower starts at the first of stride 8 or more.
         num_classes: K.
-        width: Channels of the tower.
-        depth: Residual blocks of the tower.
+        width: The channels of the tower.
+        depth: The number of residual blocks of the tower.
 
     Shape: maps (B, channels[i], h_i, w_i) -> logits (B, K).
     """
@@ -124,9 +130,9 @@ class SpatialMaxClassifier(nn.Module):
 
 
 def classification_metrics(num_classes: int) -> LabelledMetrics:
-    """Accuracy over pictures, its mean over classes, macro F1, and top-5 accuracy from 6 classes on.
+    """Create accuracy, class-averaged accuracy, macro F1 and, for 6 classes or more, top-5 accuracy (torchmetrics).
 
-    Each reads predictions (B, K), logits or probabilities, and targets (B,) int64; by torchmetrics.
+    They take predictions (B, K), logits or probabilities, targets (B,) int64 and optionally labelled (B,) bool.
     """
     metrics: dict[str, Metric | MetricCollection] = {
         "Accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -139,9 +145,9 @@ def classification_metrics(num_classes: int) -> LabelledMetrics:
 
 
 def multilabel_metrics(num_classes: int) -> LabelledMetrics:
-    """Macro F1, mean average precision, and the share of pictures with every class right.
+    """Create macro F1, mean average precision and exact match, the fraction of images with all classes correct.
 
-    Each reads logits (B, K) and targets (B, K) of 0 and 1; by torchmetrics.
+    They are torchmetrics' and take logits (B, K), targets (B, K) of 0 and 1 and optionally labelled (B,) bool.
     """
     return LabelledMetrics(
         {

@@ -1,4 +1,4 @@
-"""Parts of metric learning: heads that make unit vectors, loss, metrics."""
+"""Parts for metric learning: a projection to unit vectors, loss, metrics."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from typing import Annotated, final
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
 
 from brickyard.parts.losses import LabelledMetrics, mean_over
 from brickyard.parts.metric_state import BaseMetric, MetricState
 
 _NEIGHBOURS = (1, 5)
-_QUERIES = 1024  # at a time, so that not all distances are in memory
-_NEVER = -1e9  # a logarithm of a probability that is as good as 0, with gradients that are no nan
+_CHUNK = 1024  # queries at a time, to limit the memory for distances
+_LOG_ZERO = -1e9  # instead of -inf, whose gradients would be nan
 
 
 @final
 class UnitVector(nn.Module):
-    """Project a pooled vector to one of length 1, in float32.
+    """Project a pooled vector to a unit vector, computed in float32.
 
     Args:
         in_features: E.
         out_features: D.
-        hidden: The width of a layer with ReLU in between, None for none.
+        hidden: The width of a hidden layer with ReLU; None for a single linear layer.
 
-    Shape: (B, E) -> (B, D).
+    Shape: (B, E) -> (B, D) of length 1.
     """
 
     def __init__(self, in_features: int, out_features: int, hidden: int | None = None) -> None:
@@ -39,18 +40,19 @@ class UnitVector(nn.Module):
 
 @final
 class SupervisedContrastive(nn.Module):
-    """Draws together what is of one class and pushes apart all else (Khosla et al. 2020, L_out, https://arxiv.org/abs/2004.11362).
+    """Supervised contrastive loss (Khosla et al. 2020, L_out, https://arxiv.org/abs/2004.11362).
 
-    For each picture, the mean over the others of its class of -log(exp(s_p / t) / sum over all others of exp(s / t)), s
-    the cosine. A batch should have several pictures of each class: one that is alone in its class is no anchor. With
-    each picture in two views, labelled by its number, this is NT-Xent.
+    For each sample (the anchor), -log(exp(s_p / t) / sum over all other samples of exp(s / t)) is averaged over its
+    positives p, the other samples of its class; s is the cosine similarity to the anchor. A batch should have several
+    images per class: a sample without positives is no anchor. With two views of each image and the index of the image
+    as class, this is NT-Xent.
 
     Args:
         temperature: t.
 
     Shape: predictions (B, D) of length 1, target (B,) int64 of any values, labelled (B,) bool or None for all -> a
-    scalar. Unlabelled rows are left out on both sides. Without any two of one class the loss is 0, with zero
-    gradients.
+    scalar. Unlabelled samples are neither anchors nor compared with. Without any positives the loss and its gradients
+    are 0.
     """
 
     def __init__(self, temperature: float = 0.1) -> None:
@@ -62,53 +64,48 @@ class SupervisedContrastive(nn.Module):
         if labelled is not None:
             others = others & labelled[:, None] & labelled
             predictions = torch.where(labelled[:, None], predictions, 0.0)
-        alike = others & (target[:, None] == target)
+        positives = others & (target[:, None] == target)
         scores = (predictions.float() @ predictions.float().T) / self.temperature
-        logs = scores - torch.where(others, scores, _NEVER).logsumexp(dim=1, keepdim=True)
-        counts = alike.sum(dim=1)
-        return mean_over(-torch.where(alike, logs, 0.0).sum(dim=1) / counts.clamp(min=1), counts > 0)
+        logs = scores - torch.where(others, scores, _LOG_ZERO).logsumexp(dim=1, keepdim=True)
+        counts = positives.sum(dim=1)
+        return mean_over(-torch.where(positives, logs, 0.0).sum(dim=1) / counts.clamp(min=1), counts > 0)
 
 
 @final
 class RecallAtK(BaseMetric):
-    """The part of pictures with one of their class among the K nearest others, by cosine (Jegou et al. 2011,
-    https://doi.org/10.1109/TPAMI.2010.57); those that are alone in their class are no queries.
+    """Recall@K: the fraction of queries with a sample of their class among their K nearest neighbours, by cosine.
 
-    It keeps every vector until it is reset.
+    Every sample that is not the only one of its class is a query (Jegou et al. 2011,
+    https://doi.org/10.1109/TPAMI.2010.57). All vectors are stored until `reset`.
     """
 
     vectors: Annotated[list[Tensor], MetricState()]
     classes: Annotated[list[Tensor], MetricState()]
 
     def update(self, predictions: Tensor, target: Tensor) -> None:
-        """Add vectors (B, D) of length 1 and their classes (B,)."""
+        """Add unit vectors (B, D) and their classes (B,)."""
         self.vectors.append(predictions)
         self.classes.append(target)
 
     def compute(self) -> dict[str, Tensor]:
-        """{"Recall@1", "Recall@5"}; nothing where no class has two pictures."""
-        vectors, classes = _joined(self.vectors), _joined(self.classes)
-        found = torch.zeros(len(_NEIGHBOURS), device=vectors.device)
+        """Return "Recall@1" and "Recall@5"; an empty dictionary if no class has two samples."""
+        vectors, classes = dim_zero_cat(self.vectors), dim_zero_cat(self.classes)
+        hits = torch.zeros(len(_NEIGHBOURS), device=vectors.device)
         queries = torch.zeros((), device=vectors.device)
         count = min(max(_NEIGHBOURS), len(vectors) - 1)
-        for start in range(0, len(vectors), _QUERIES):
-            rows = torch.arange(start, min(start + _QUERIES, len(vectors)), device=vectors.device)
+        for start in range(0, len(vectors), _CHUNK):
+            rows = torch.arange(start, min(start + _CHUNK, len(vectors)), device=vectors.device)
             cosines = vectors[rows] @ vectors.T
             cosines[rows - start, rows] = -torch.inf
             nearest = cosines.topk(count, dim=1).indices
-            alike = classes[nearest] == classes[rows, None]
+            is_match = classes[nearest] == classes[rows, None]
             queries += ((classes[rows, None] == classes).sum(dim=1) > 1).sum()
-            found += torch.stack([alike[:, :k].any(dim=1).sum() for k in _NEIGHBOURS])
+            hits += torch.stack([is_match[:, :k].any(dim=1).sum() for k in _NEIGHBOURS])
         if queries == 0:
             return {}
-        return {f"Recall@{k}": value for k, value in zip(_NEIGHBOURS, found / queries, strict=True)}
+        return {f"Recall@{k}": value for k, value in zip(_NEIGHBOURS, hits / queries, strict=True)}
 
 
 def embedding_metrics() -> LabelledMetrics:
-    """See `RecallAtK`; reads vectors (B, D), targets (B,) int64, and optionally labelled (B,) bool."""
+    """Create `RecallAtK`; it takes vectors (B, D), targets (B,) int64 and optionally labelled (B,) bool."""
     return LabelledMetrics({"RecallAtK": RecallAtK()})
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A state as one tensor: after a gathering over processes it is one already."""
-    return state if isinstance(state, Tensor) else torch.cat(state)

@@ -1,4 +1,4 @@
-"""Losses over labelled rows, and sums of losses over tasks."""
+"""Losses and metrics over the labelled samples of a batch, and weighted sums of the losses of several tasks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ from brickyard.errors import BrickInputError
 
 @final
 class CrossEntropy(nn.Module):
-    """Mean cross-entropy over the rows that have a label, in float32.
+    """Mean cross-entropy over the labelled samples, computed in float32.
 
-    Shape: logits (B, K), target (B,) int64 in [0, K), labelled (B,) bool or None for all -> a scalar. What stands in an
-    unlabelled row of the target does not matter. Without any labelled row the loss is 0, with zero gradients.
+    Shape: logits (B, K), target (B,) int64 in [0, K), labelled (B,) bool or None for all -> a scalar. The target of an
+    unlabelled sample may have any value. If no sample is labelled, the loss and its gradients are 0.
+
+    Raises:
+        BrickInputError: A class is out of range. Checked only for targets on the CPU, outside of compiled graphs.
+
+    Example:
+        >>> logits, target = torch.zeros(3, 2), torch.tensor([0, 1, -1])
+        >>> CrossEntropy()(logits, target, labelled=torch.tensor([True, True, False]))
+        tensor(0.6931)
     """
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         if target.device.type == "cpu" and not torch.compiler.is_compiling() and not target.is_floating_point():
             known = target if labelled is None else target[labelled]
             if known.numel() and not (known.min() >= 0 and known.max() < logits.shape[1]):
-                found = f"{known.min()} to {known.max()}"
-                raise BrickInputError("labels", f"classes in [0, {logits.shape[1]})", found)
+                values = f"{known.min()} to {known.max()}"
+                raise BrickInputError("labels", f"classes in [0, {logits.shape[1]})", values)
         if labelled is None:
             return F.cross_entropy(logits.float(), target)
         losses = F.cross_entropy(logits.float(), torch.where(labelled, target, 0), reduction="none")
@@ -35,30 +43,36 @@ class CrossEntropy(nn.Module):
 
 @final
 class BinaryCrossEntropy(nn.Module):
-    """Mean binary cross-entropy with logits over the rows that have a label, in float32; for several classes a picture.
+    """Mean binary cross-entropy with logits over the labelled samples, for multi-label targets, computed in float32.
 
     Shape: logits (B, K), target (B, K) of 0 and 1, labelled (B,) bool or None for all -> a scalar.
     """
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         if labelled is not None:
-            target = torch.where(labelled[:, None], target, 0)  # not only the loss: 0 * nan is nan in the gradient
+            target = torch.where(
+                labelled[:, None], target, 0
+            )  # masking only the loss would leave nan in the gradient: 0 * nan
         losses = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none").mean(dim=1)
         return losses.mean() if labelled is None else mean_over(losses, labelled)
 
 
 def mean_over(losses: Tensor, labelled: Tensor) -> Tensor:
-    """The mean of the labelled rows' losses (B,); 0, still part of the graph, where no row (B,) bool is labelled."""
-    kept = torch.where(labelled, losses, 0.0)
-    return kept.sum() / labelled.sum().clamp(min=1)
+    """Average losses (B,) over the labelled samples (B,) bool; 0, connected to the graph, if none is labelled."""
+    masked = torch.where(labelled, losses, 0.0)
+    return masked.sum() / labelled.sum().clamp(min=1)
 
 
 @final
 class WeightedSum(nn.Module):
-    """Add the tasks' losses with fixed weights; a loss that is absent (None) is left out.
+    """Sum the losses of several tasks with fixed weights. Absent losses (None) are ignored.
 
     Args:
-        weights: One number a loss, in the order of the inputs.
+        weights: The weight of each loss, in the order of the inputs.
+
+    Example:
+        >>> WeightedSum([1.0, 0.5])(torch.tensor(2.0), torch.tensor(4.0))
+        tensor(4.)
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -72,13 +86,13 @@ class WeightedSum(nn.Module):
 
 @final
 class UncertaintyWeighting(nn.Module):
-    """Add the tasks' losses with weights that are learned: sum of exp(-s) * loss / 2 + s / 2, s a parameter a task.
+    """Sum the losses of several tasks with learned weights: exp(-s) * loss / 2 + s / 2, with a parameter s per task.
 
-    s is the logarithm of the task's noise variance, 0 at the start (Kendall et al. 2018,
-    https://arxiv.org/abs/1705.07115). A loss that is absent (None) is left out.
+    s is the logarithm of the task's noise variance, initialised to 0 (Kendall et al. 2018,
+    https://arxiv.org/abs/1705.07115). Absent losses (None) are ignored.
 
     Args:
-        count: How many losses.
+        count: The number of losses.
     """
 
     def __init__(self, count: int) -> None:
@@ -92,22 +106,22 @@ class UncertaintyWeighting(nn.Module):
 
 @final
 class LabelledMetrics(MetricCollection):
-    """Metrics over the rows that have a label.
+    """A collection of metrics over the labelled samples.
 
-    Each reads predictions (B, ...), targets (B, ...) and, where some rows are unlabelled, labelled (B,) bool.
+    `update` takes predictions (B, ...), targets (B, ...) and optionally labelled (B,) bool.
     """
 
     def update(  # type: ignore[override]
         self, preds: Tensor, target: Tensor, labelled: Tensor | None = None
     ) -> None:
-        preds, target = _labelled_rows(preds, target, labelled)
+        preds, target = _labelled_samples(preds, target, labelled)
         if len(target):
             super().update(preds, target)
 
     def forward(self, preds: Tensor, target: Tensor, labelled: Tensor | None = None) -> dict[str, Any]:
-        preds, target = _labelled_rows(preds, target, labelled)
+        preds, target = _labelled_samples(preds, target, labelled)
         return super().forward(preds, target) if len(target) else {}
 
 
-def _labelled_rows(preds: Tensor, target: Tensor, labelled: Tensor | None) -> tuple[Tensor, Tensor]:
+def _labelled_samples(preds: Tensor, target: Tensor, labelled: Tensor | None) -> tuple[Tensor, Tensor]:
     return (preds, target) if labelled is None else (preds[labelled], target[labelled])

@@ -1,4 +1,4 @@
-"""Metrics whose states are declared as annotations of the class."""
+"""Metrics whose states are declared as annotations of the class, as in luxonis-train."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Literal, final, get_args, get_origin
+from typing import Annotated, Any, Literal, final, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -22,14 +22,14 @@ Reduction = Literal["sum", "mean", "cat", "min", "max"] | Callable[[Any], Any] |
 @final
 @dataclass(frozen=True)
 class MetricState:
-    """Declares a state of a `BaseMetric`: `total: Annotated[Tensor, MetricState(default=0)]`.
+    """Declare a state of a `BaseMetric`: `total: Annotated[Tensor, MetricState(default=0)]`.
 
     Args:
-        default: What it is at first: a tensor, a number (which becomes one) or an empty list. By default 0.0, float32,
-            for a `Tensor`, and an empty list for a `list[Tensor]`.
-        dist_reduce_fx: How the states of several processes become one, as `torchmetrics.Metric.add_state` takes it;
-            "auto" is "sum" for a tensor and "cat" for a list.
-        persistent: Whether it is in the `state_dict`.
+        default: The initial value: a tensor, a number (converted to a tensor) or an empty list. By default 0.0 for a
+            `Tensor`, and an empty list for a `list[Tensor]`.
+        dist_reduce_fx: The reduction over processes, as in `torchmetrics.Metric.add_state`; "auto" is "sum" for a
+            tensor and "cat" for a list.
+        persistent: Whether the state is part of the `state_dict`.
     """
 
     default: Tensor | float | list[Tensor] | None = None
@@ -38,26 +38,30 @@ class MetricState:
 
 
 class BaseMetric(Metric, ABC):
-    """A torchmetrics.Metric with the states that its class declares, its `update` and its `compute`.
+    """Base class of metrics that declare their states as annotations; subclasses define `update` and `compute`.
 
-    `compute` returns a scalar, a dictionary of them, or a tuple (main value, {name: further value}); the main value is
-    then reported under the name of the class, and each further one under its own.
+    `compute` returns a scalar, a dictionary of scalars, or a tuple (main value, {name: value}). In the last case the
+    main value is reported under the name of the class.
 
     Args:
-        **kwargs: Those of `torchmetrics.Metric`.
+        **kwargs: Arguments of `torchmetrics.Metric`.
 
     Raises:
-        BrickInputError: A state that is declared for another type than `Tensor` or `list[Tensor]`.
+        BrickInputError: A state is declared with a type other than `Tensor` or `list[Tensor]`.
 
     Example:
         >>> class Count(BaseMetric):
-        ...     pictures: Annotated[Tensor, MetricState(default=0)]
+        ...     images: Annotated[Tensor, MetricState(default=0)]
         ...
         ...     def update(self, predictions: Tensor) -> None:
-        ...         self.pictures += len(predictions)
+        ...         self.images += len(predictions)
         ...
         ...     def compute(self) -> Tensor:
-        ...         return self.pictures
+        ...         return self.images
+        >>> metric = Count()
+        >>> metric.update(torch.zeros(3, 2))
+        >>> metric.compute()
+        tensor(3)
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -88,11 +92,13 @@ def _naming(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _declared(cls: type) -> Iterator[tuple[str, Any, MetricState]]:
-    """Every annotation with a `MetricState`, those of base classes first."""
+    """Yield the name, type and `MetricState` of each annotated state, those of base classes first."""
     for base in reversed(cls.__mro__[: cls.__mro__.index(BaseMetric)]):
         for name, annotation in inspect.get_annotations(base, eval_str=True).items():
-            extras = getattr(annotation, "__metadata__", ())  # of `Annotated`
-            yield from ((name, get_args(annotation)[0], extra) for extra in extras if isinstance(extra, MetricState))
+            origin: Any = get_origin(annotation)
+            if origin is Annotated:
+                kind, *metadata = get_args(annotation)
+                yield from ((name, kind, item) for item in metadata if isinstance(item, MetricState))
 
 
 def _default(metric: str, name: str, kind: Any, default: Any) -> Tensor | list[Tensor]:
@@ -102,5 +108,5 @@ def _default(metric: str, name: str, kind: Any, default: Any) -> Tensor | list[T
         return torch.tensor(0.0) if kind is Tensor else []
     if isinstance(default, (int, float)):
         return torch.tensor(default)
-    found: Tensor | list[Tensor] = copy.deepcopy(default)  # or the class's own would be counted in
-    return found
+    value: Tensor | list[Tensor] = copy.deepcopy(default)  # `update` must not modify the default in the class
+    return value

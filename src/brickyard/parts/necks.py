@@ -1,4 +1,4 @@
-"""Necks: from the feature maps of any backbone to a pyramid of growing strides."""
+"""Necks: convert the feature maps of any backbone to a pyramid of increasing strides."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from brickyard.core.specs import FeatureSpec
 
 
 def pyramid_spec(features: FeatureSpec) -> FeatureSpec:
-    """What `Pyramid` makes of these feature maps.
+    """Compute the output channels and strides of `Pyramid` for the feature maps of a backbone.
 
-    Backbones with growing strides keep one map a stride, the deepest. Those of one stride s get maps of s/4, s/2, s and
-    2s (4, 8, 16 and 32 for a ViT with patches of 16; no s/4 or s/2 where that is no whole number).
+    For a backbone with several strides, the pyramid has one map per stride, the deepest. For a backbone with a single
+    stride s, it has maps of stride s/4, s/2, s and 2s, without those that are not integers (4, 8, 16 and 32 for a ViT
+    with 16 x 16 patches).
+
+    Example:
+        >>> pyramid_spec(FeatureSpec(channels=(192, 192), strides=(16, 16)))
+        FeatureSpec(channels=(48, 96, 192, 192), strides=(4, 8, 16, 32))
     """
     levels = _deepest(features)
     if len(levels) > 1:
@@ -33,16 +38,17 @@ def pyramid_spec(features: FeatureSpec) -> FeatureSpec:
 
 @final
 class Pyramid(nn.Module):
-    """Feature maps of any backbone -> a list of maps with growing strides, see `pyramid_spec`.
+    """Convert the feature maps of any backbone to a list of maps with increasing strides, see `pyramid_spec`.
 
-    Of one stride, the maps are made as in ViTDet's simple feature pyramid (Li et al. 2022, https://arxiv.org/abs/2203.16527).
+    From maps of a single stride, it builds ViTDet's simple feature pyramid (Li et al. 2022,
+    https://arxiv.org/abs/2203.16527).
 
     Args:
-        channels: Of the backbone's maps.
-        strides: Of the backbone's maps.
-        keep: The indices of the maps to return, None for all; so that no weights are there for maps that nobody reads.
+        channels: The channels of the backbone's maps.
+        strides: The strides of the backbone's maps.
+        keep: The indices of the maps to return, None for all. There are no weights for the others.
 
-    Shape: maps (B, channels[i], H / strides[i], W / strides[i]) -> (B, C_j, H / s_j, W / s_j).
+    Shape: maps (B, channels[i], H / strides[i], W / strides[i]) -> list of (B, C_j, H / s_j, W / s_j).
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], keep: Sequence[int] | None = None) -> None:
@@ -58,7 +64,7 @@ class Pyramid(nn.Module):
 
 
 def _scales(width: int, stride: int) -> list[nn.Module]:
-    """From a map to those of s/4, s/2, s and 2s, as far as they are whole numbers."""
+    """Create the modules from a map of stride s to maps of stride s/4, s/2, s and 2s, where these are integers."""
     half, quarter = max(width // 2, 1), max(width // 4, 1)
     fourfold = [_deconvolution(width, half), LayerNorm2d(half), nn.GELU(), _deconvolution(half, quarter)]
     return [
@@ -74,6 +80,6 @@ def _deconvolution(channels: int, out: int) -> nn.ConvTranspose2d:
 
 
 def _deepest(features: FeatureSpec) -> list[int]:
-    """The last index of each stride, fine to coarse."""
+    """Return the index of the deepest map of each stride, fine to coarse."""
     last = {stride: level for level, stride in enumerate(features.strides)}
     return [last[stride] for stride in sorted(last)]

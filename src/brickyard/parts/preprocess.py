@@ -1,4 +1,4 @@
-"""From a picture in [0, 1] to what a backbone was trained on."""
+"""Normalise images as the backbone expects them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from brickyard.errors import BrickInputError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_OVERSHOOT = 0.1  # what a bicubic resize may add to [0, 1]
+_OVERSHOOT = 0.1  # bicubic resizing may exceed [0, 1] by this much
 
 
 @final
 class Preprocessor(nn.Module):
-    """Normalise images: `(image - mean) / std` for each channel.
+    """Normalise images: `(image - mean) / std` per channel.
 
     Args:
-        mean: One number a channel, in [0, 1].
-        std: One number a channel.
+        mean: The mean of each channel, in [0, 1].
+        std: The standard deviation of each channel.
 
-    Shape: (B, C, H, W) float in [0, 1], or uint8 in [0, 255] -> (B, C, H, W) in the floating type of the module.
+    Shape: (B, C, H, W) float in [0, 1], or uint8 in [0, 255] -> (B, C, H, W) in the floating dtype of the module.
 
     Raises:
-        BrickInputError: Another rank, number of channels, type or range. The range is looked at where that is free of
-            a synchronisation: on the CPU, outside of compiled graphs.
+        BrickInputError: The shape, number of channels, dtype or range is wrong. The range is checked only on the CPU
+            and outside of compiled graphs, where this needs no synchronisation.
+
+    Example:
+        >>> Preprocessor(mean=[0.5], std=[0.5])(torch.ones(1, 1, 2, 2))
+        tensor([[[[1., 1.],
+                  [1., 1.]]]])
     """
 
     mean: Tensor
@@ -36,7 +41,7 @@ class Preprocessor(nn.Module):
 
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
-        # Not `torchvision.transforms.Normalize`: it looks at the values of std, which breaks export.
+        # torchvision.transforms.Normalize branches on the values of std, which breaks torch.export.
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -48,11 +53,11 @@ class Preprocessor(nn.Module):
             image = image.to(self.mean.dtype) / 255
         elif not image.is_floating_point():
             raise BrickInputError(
-                "image", "float in [0, 1] or uint8", str(image.dtype), "Convert it with .float() / 255."
+                "image", "float in [0, 1] or uint8", str(image.dtype), "Convert it with image.float() / 255."
             )
         elif image.device.type == "cpu" and not torch.compiler.is_compiling() and image.numel():
             low, high = (value.item() for value in torch.aminmax(image))
             if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
-                hint = "Divide by 255, or pass uint8; the model normalises by itself."
+                hint = "Divide by 255, or pass uint8. Do not normalise: the model does."
                 raise BrickInputError("image", "float in [0, 1]", f"values from {low:.4g} to {high:.4g}", hint)
         return (image.to(self.mean.dtype) - self.mean) / self.std

@@ -1,4 +1,4 @@
-"""Parts of semantic segmentation around the heads: logits at image size, predicted classes, loss, metrics."""
+"""Parts for semantic segmentation other than heads: logits at image size, predicted classes, loss, metrics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJac
 from brickyard.errors import BrickInputError
 from brickyard.parts.losses import LabelledMetrics
 
-IGNORED = 255  # what a target has where nobody knows the class
+IGNORED = 255  # the class of unlabelled pixels in a target mask
 
 
 @final
 class ResizeLogits(nn.Module):
-    """Logits at a head's stride -> logits at image size, bilinear.
+    """Resize logits to the size of the image by bilinear interpolation.
 
-    Shape: coarse (B, K, h, w), image (B, C, H, W) of any type -> (B, K, H, W).
+    Shape: coarse (B, K, h, w), image (B, C, H, W) of any dtype -> (B, K, H, W).
     """
 
     def forward(self, coarse: Tensor, image: Tensor) -> Tensor:
@@ -29,27 +29,27 @@ class ResizeLogits(nn.Module):
 
 @final
 class ClassMap(nn.Module):
-    """Logits (B, K, H, W) -> the most likely class of each pixel (B, H, W) int64, in [0, K)."""
+    """Convert logits (B, K, H, W) to the predicted class of each pixel, (B, H, W) int64 in [0, K)."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        return logits.max(dim=1).indices  # the same as `argmax`, in half its time on a CPU
+        return logits.max(dim=1).indices  # the values of `argmax`, in half its time on a CPU
 
 
 @final
 class SegmentationLoss(nn.Module):
-    """Mean cross-entropy over the pixels whose class is known, and optionally a Dice loss, in float32.
+    """Mean cross-entropy over the labelled pixels, optionally with a Dice loss, computed in float32.
 
     Args:
-        dice: Weight of the soft Dice loss that is added (Milletari et al. 2016, https://arxiv.org/abs/1606.04797):
-            1 - 2 |P G| / (|P| + |G|) over the known pixels of the batch, averaged over the classes that are there.
+        dice: The weight of the soft Dice loss (Milletari et al. 2016, https://arxiv.org/abs/1606.04797):
+            1 - 2 |P G| / (|P| + |G|) over the labelled pixels of the batch, averaged over the classes in the target.
 
-    Shape: logits (B, K, H, W), target (B, H, W) int64 in [0, K) or 255 for unknown, labelled (B,) bool or None for all
-    -> a scalar. What stands in an unlabelled row of the target does not matter. Without any known pixel the loss is 0,
-    with zero gradients.
+    Shape: logits (B, K, H, W), target (B, H, W) int64 in [0, K) or 255 for unlabelled pixels, labelled (B,) bool or
+    None for all -> a scalar. The target of an unlabelled sample may have any values. Without labelled pixels the loss
+    and its gradients are 0.
 
     Raises:
-        BrickInputError: A target of another size than the logits; a class out of range (not looked for in a compiled
-            graph, which cannot branch on values).
+        BrickInputError: The sizes of target and logits differ, or a class is out of range. Classes are not checked in
+            compiled graphs, which cannot branch on values.
     """
 
     def __init__(self, dice: float = 0.0) -> None:
@@ -65,34 +65,34 @@ class SegmentationLoss(nn.Module):
         if not torch.compiler.is_compiling():
             _check_classes(target, logits.shape[1], type(self).__name__)
         logits = logits.float()
-        # The sum, not the mean: of no pixel at all, the mean is nan and the sum is 0, still part of the graph.
+        # Without labelled pixels the mean is nan, but the sum is 0 and connected to the graph.
         total = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
         loss = total / (target != IGNORED).sum().clamp(min=1)
         return loss + self.dice * dice_loss(logits, target) if self.dice else loss
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """The Dice term of `SegmentationLoss`: logits (B, K, H, W), target (B, H, W) -> a scalar in [0, 1]."""
+    """Compute the Dice term of `SegmentationLoss`: logits (B, K, H, W), target (B, H, W) -> a scalar in [0, 1]."""
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-    truth = target[:, None] == classes  # a pixel with 255 is of no class
-    found = torch.where((target != IGNORED)[:, None], logits.softmax(dim=1), 0.0)
-    overlap = torch.where(truth, found, 0.0).sum(dim=(0, 2, 3))
-    area = truth.sum(dim=(0, 2, 3))
-    dice = 2 * overlap / (found.sum(dim=(0, 2, 3)) + area).clamp(min=1e-7)
+    masks = target[:, None] == classes  # pixels of class 255 are in no mask
+    probabilities = torch.where((target != IGNORED)[:, None], logits.softmax(dim=1), 0.0)
+    overlap = torch.where(masks, probabilities, 0.0).sum(dim=(0, 2, 3))
+    area = masks.sum(dim=(0, 2, 3))
+    dice = 2 * overlap / (probabilities.sum(dim=(0, 2, 3)) + area).clamp(min=1e-7)
     return torch.where(area > 0, 1 - dice, 0.0).sum() / (area > 0).sum().clamp(min=1)
 
 
 def _check_classes(target: Tensor, num_classes: int, location: str) -> None:
-    wrong = ((target < 0) | (target >= num_classes)) & (target != IGNORED)
-    if wrong.any():
-        row = int(wrong.flatten(1).any(dim=1).nonzero()[0])
-        found = f"{sorted(set(target[row][wrong[row]].tolist()))[:5]} in row {row}"
-        raise BrickInputError(location, f"a target with classes in [0, {num_classes}) or {IGNORED}", found)
+    invalid = ((target < 0) | (target >= num_classes)) & (target != IGNORED)
+    if invalid.any():
+        row = int(invalid.flatten(1).any(dim=1).nonzero()[0])
+        values = f"{sorted(set(target[row][invalid[row]].tolist()))[:5]} in row {row}"
+        raise BrickInputError(location, f"a target with classes in [0, {num_classes}) or {IGNORED}", values)
 
 
 @final
 class ClassIoU(MulticlassJaccardIndex):
-    """The intersection over union of each class, as {"IoU/<label>": scalar}; nan for a class that is nowhere.
+    """Intersection over union per class as {"IoU/<label>": scalar}; nan for a class in neither predictions nor targets.
 
     Args:
         labels: The K class names.
@@ -110,7 +110,7 @@ class ClassIoU(MulticlassJaccardIndex):
 
 @final
 class PixelAccuracy(MulticlassConfusionMatrix):
-    """The part of the known pixels whose class was found, from a confusion matrix."""
+    """The fraction of labelled pixels with the correct class, computed from a confusion matrix."""
 
     def compute(self) -> Tensor:
         matrix: Tensor = self.confmat.double()
@@ -118,16 +118,16 @@ class PixelAccuracy(MulticlassConfusionMatrix):
 
 
 def segmentation_metrics(labels: Sequence[str]) -> LabelledMetrics:
-    """Mean IoU over the classes that are found or there, the IoU of each class, and the accuracy over pixels.
+    """Create mean IoU (over classes in predictions or targets), IoU per class and pixel accuracy.
 
-    Each reads predicted classes (B, H, W) int64, targets (B, H, W) int64 with 255 for unknown, and where some rows are
-    unlabelled, labelled (B,) bool; by torchmetrics, from one confusion matrix that is counted once.
+    They take predicted classes (B, H, W) int64, targets (B, H, W) int64 with 255 for unlabelled pixels, and optionally
+    labelled (B,) bool. They are torchmetrics' and share one confusion matrix.
 
     Args:
         labels: The K class names.
     """
     count = len(labels)
-    return LabelledMetrics(  # without validation, which sorts all pixels at every update
+    return LabelledMetrics(  # validate_args would sort all pixels at every update
         {
             "MeanIoU": MulticlassJaccardIndex(count, average="macro", ignore_index=IGNORED, validate_args=False),
             "IoU": ClassIoU(labels),

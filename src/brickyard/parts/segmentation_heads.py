@@ -1,7 +1,7 @@
-"""Heads of semantic segmentation: from feature maps to logits at the stride of the finest map that a head reads.
+"""Heads for semantic segmentation: from feature maps to logits at the stride of the finest map that a head uses.
 
-Those that read a pyramid take maps (B, channels[i], h_i, w_i), fine to coarse, at least two. They go by the sizes that
-the maps have, never by their strides: those of some backbones are not the image's size over the stride.
+Heads on a pyramid take two maps or more (B, channels[i], h_i, w_i), fine to coarse. They resize by the actual sizes of
+the maps, because the maps of some backbones do not have the size of the image divided by the stride.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from brickyard.parts.tower import PyramidTower
 
 @final
 class FPNSegmentation(nn.Module):
-    """A light feature pyramid whose levels are summed at the finest one (Kirillov et al. 2019, panoptic feature
-    pyramid networks, https://arxiv.org/abs/1901.02446), with separable convolutions.
+    """A light feature pyramid network with separable convolutions, whose levels are summed at the finest one.
+
+    After the semantic branch of panoptic feature pyramid networks (Kirillov et al. 2019,
+    https://arxiv.org/abs/1901.02446).
 
     Args:
-        channels: Of the pyramid's maps.
-        strides: Of the pyramid's maps; those below 4 are not read, they cost most and tell least.
+        channels: The channels of the pyramid's maps.
+        strides: The strides of the pyramid's maps; maps with a stride below 4 are not used.
         num_classes: K.
-        width: Channels inside.
+        width: The hidden channels.
 
-    Shape: the pyramid -> (B, K, h, w) of its finest map that is read.
+    Shape: the pyramid -> (B, K, h, w) with the size of the finest map used.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 128) -> None:
@@ -42,19 +44,19 @@ class FPNSegmentation(nn.Module):
         self.classifier = conv1x1(width, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        maps = [lateral(each) for lateral, each in zip(self.laterals, features[self.first :], strict=True)]
+        maps = [lateral(x) for lateral, x in zip(self.laterals, features[self.first :], strict=True)]
         for level in range(len(maps) - 2, -1, -1):
             maps[level] = maps[level] + _resized(maps[level + 1], like=maps[level])
         summed = self.levels[0](maps[0])
-        for smooth, each in zip(self.levels[1:], maps[1:], strict=True):
-            summed = summed + _resized(smooth(each), like=summed)
+        for smooth, x in zip(self.levels[1:], maps[1:], strict=True):
+            summed = summed + _resized(smooth(x), like=summed)
         return self.classifier(summed)  # type: ignore[no-any-return]
 
 
 def segmentation_fcn(in_channels: int, num_classes: int) -> nn.Module:
-    """torchvision's FCN head (Long et al. 2015, https://arxiv.org/abs/1411.4038).
+    """Create torchvision's FCN head (Long et al. 2015, https://arxiv.org/abs/1411.4038).
 
-    torchvision puts it on a map of stride 8, which many of timm's backbones give with the option `output_stride=8`.
+    torchvision uses it on a map of stride 8, which many timm backbones have with `output_stride=8`.
 
     Shape: (B, in_channels, h, w) -> (B, K, h, w).
     """
@@ -63,9 +65,9 @@ def segmentation_fcn(in_channels: int, num_classes: int) -> nn.Module:
 
 
 def segmentation_deeplabv3(in_channels: int, num_classes: int) -> nn.Module:
-    """torchvision's DeepLabV3 head (Chen et al. 2017, https://arxiv.org/abs/1706.05587), at any batch size.
+    """Create torchvision's DeepLabV3 head (Chen et al. 2017, https://arxiv.org/abs/1706.05587), for any batch size.
 
-    As with `segmentation_fcn`, `output_stride=8` gives it a fine map.
+    torchvision uses it on a map of stride 8, which many timm backbones have with `output_stride=8`.
 
     Shape: (B, in_channels, h, w) -> (B, K, h, w).
     """
@@ -76,15 +78,16 @@ def segmentation_deeplabv3(in_channels: int, num_classes: int) -> nn.Module:
 
 @final
 class DeepLabV3Plus(nn.Module):
-    """DeepLabV3+ (Chen et al. 2018, https://arxiv.org/abs/1802.02611): atrous pooling of the last map, refined with a
-    fine one by separable convolutions; the pooling is torchvision's.
+    """DeepLabV3+ head: torchvision's ASPP on the last map, refined with a fine map by separable convolutions.
+
+    Source: Chen et al. 2018, https://arxiv.org/abs/1802.02611.
 
     Args:
-        channels: Of the pyramid's maps.
-        strides: Of the pyramid's maps; the fine one is the first of stride 4 or more.
+        channels: The channels of the pyramid's maps.
+        strides: The strides of the pyramid's maps; the fine map is the first of stride 4 or more.
         num_classes: K.
 
-    Shape: the pyramid -> (B, K, h, w) of its fine map.
+    Shape: the pyramid -> (B, K, h, w) with the size of the fine map.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
@@ -104,15 +107,15 @@ class DeepLabV3Plus(nn.Module):
 
 @final
 class LRASPP(nn.Module):
-    """torchvision's LR-ASPP head (Howard et al. 2019, https://arxiv.org/abs/1905.02244), for fast models.
+    """torchvision's LR-ASPP head (Howard et al. 2019, https://arxiv.org/abs/1905.02244), for mobile backbones.
 
     Args:
-        channels: Of the pyramid's maps.
-        strides: Of the pyramid's maps; the fine one is the first of stride 8 or more.
+        channels: The channels of the pyramid's maps.
+        strides: The strides of the pyramid's maps; the fine map is the first of stride 8 or more.
         num_classes: K.
-        width: Channels inside.
+        width: The hidden channels.
 
-    Shape: the pyramid -> (B, K, h, w) of its fine map.
+    Shape: the pyramid -> (B, K, h, w) with the size of the fine map.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 128) -> None:
@@ -126,15 +129,17 @@ class LRASPP(nn.Module):
 
 @final
 class SegFormerMLP(nn.Module):
-    """SegFormer's head (Xie et al. 2021, https://arxiv.org/abs/2105.15203): a linear layer a level, and one over all.
+    """SegFormer's MLP head: a linear layer per level, and one on their concatenation.
+
+    Source: Xie et al. 2021, https://arxiv.org/abs/2105.15203.
 
     Args:
-        channels: Of the pyramid's maps.
-        strides: Of the pyramid's maps; those below 4 are not read.
+        channels: The channels of the pyramid's maps.
+        strides: The strides of the pyramid's maps; maps with a stride below 4 are not used.
         num_classes: K.
-        width: Channels inside; the paper has 256 for its small models and 768 for its large ones.
+        width: The hidden channels; 256 for the small and 768 for the large models of the paper.
 
-    Shape: the pyramid -> (B, K, h, w) of its finest map that is read.
+    Shape: the pyramid -> (B, K, h, w) with the size of the finest map used.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 256) -> None:
@@ -145,27 +150,27 @@ class SegFormerMLP(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout2d(0.1), conv1x1(width, num_classes))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        maps = [linear(each) for linear, each in zip(self.linears, features[self.first :], strict=True)]
-        resized = [_resized(each, like=maps[0]) for each in reversed(maps)]
+        maps = [linear(x) for linear, x in zip(self.linears, features[self.first :], strict=True)]
+        resized = [_resized(x, like=maps[0]) for x in reversed(maps)]
         return self.classifier(self.fuse(torch.cat(resized, dim=1)))  # type: ignore[no-any-return]
 
 
 @final
 class TowerSegmentation(nn.Module):
-    """Classes from a `PyramidTower` at stride 8, outlines from a fine map: joined there as in DeepLabV3+.
+    """A `PyramidTower` at stride 8, refined with a fine map as in DeepLabV3+.
 
-    Most of the work is done where a cell costs a quarter of one at stride 4 and sees twice as far, which suits things
-    of a few cells: their parts are told apart only by what the whole is.
+    Most of the computation is at stride 8, where it costs a quarter of that at stride 4 and has twice the receptive
+    field. This suits small objects whose parts can only be classified in the context of the whole object.
 
     Args:
-        channels: Of the pyramid's maps.
-        strides: Of the pyramid's maps; the tower is on the first of stride 8 or more, the fine map is the first of
-            stride 4 or more.
+        channels: The channels of the pyramid's maps.
+        strides: The strides of the pyramid's maps; the tower starts at the first of stride 8 or more, the fine map is
+            the first of stride 4 or more.
         num_classes: K.
-        width: Channels of the tower, and twice those of the fine map.
-        depth: Residual blocks of the tower.
+        width: The channels of the tower; the fine map has half as many.
+        depth: The number of residual blocks of the tower.
 
-    Shape: the pyramid -> (B, K, h, w) of its fine map.
+    Shape: the pyramid -> (B, K, h, w) with the size of the fine map.
     """
 
     def __init__(
@@ -188,44 +193,44 @@ class TowerSegmentation(nn.Module):
 
 @final
 class UNet(nn.Module):
-    """U-Net's decoder (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597) with a skip from every map.
+    """U-Net decoder (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597) with a skip connection from every map.
 
-    Each step resizes to the next finer map, puts that beside, and applies two 3x3 convolutions with batch norm.
+    Each step resizes to the next finer map, concatenates it and applies two 3x3 convolutions with batch norm.
 
     Args:
-        channels: Of the pyramid's maps.
-        strides: Of the pyramid's maps; all of them are read.
+        channels: The channels of the pyramid's maps.
+        strides: The strides of the pyramid's maps; all maps are used.
         num_classes: K.
-        width: Channels of the first step; each step has half of those before, at least 16.
+        width: The channels of the first step; they are halved at each step, down to 16.
 
-    Shape: the pyramid -> (B, K, h, w) of its finest map.
+    Shape: the pyramid -> (B, K, h, w) with the size of the finest map.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 256) -> None:
         super().__init__()
         self.steps = nn.ModuleList()
-        below = channels[-1]
-        for step, skip in enumerate(reversed(channels[:-1])):
-            out = max(width >> step, 16)
-            self.steps.append(_UNetStep(below, skip, out))
-            below = out
-        self.classifier = conv1x1(below, num_classes)
+        in_channels = channels[-1]
+        for step, skip_channels in enumerate(reversed(channels[:-1])):
+            out_channels = max(width >> step, 16)
+            self.steps.append(_UNetStep(in_channels, skip_channels, out_channels))
+            in_channels = out_channels
+        self.classifier = conv1x1(in_channels, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        each = features[-1]
+        x = features[-1]
         for step, skip in zip(self.steps, reversed(features[:-1]), strict=True):
-            each = step(each, skip)
-        return self.classifier(each)  # type: ignore[no-any-return]
+            x = step(x, skip)
+        return self.classifier(x)  # type: ignore[no-any-return]
 
 
 @final
 class _UNetStep(nn.Module):
-    """(B, below, h, w) and a finer (B, skip, H, W) -> (B, out, H, W), as in the second list of a `Residual`."""
+    """Merge a coarse map with a skip connection: (B, C, h, w), (B, skip, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, below: int, skip: int, out: int) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.first = conv3x3_bn_act(below + skip, out, padding=1, bias=False)
-        self.second = conv3x3_bn_act(out, out, padding=1, bias=False)
+        self.first = conv3x3_bn_act(in_channels + skip_channels, out_channels, padding=1, bias=False)
+        self.second = conv3x3_bn_act(out_channels, out_channels, padding=1, bias=False)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         finer = F.interpolate(coarse, size=skip.shape[-2:], mode="nearest")
@@ -234,9 +239,9 @@ class _UNetStep(nn.Module):
 
 @final
 class PooledBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm of one value a channel and picture, that in training takes the running statistics of a single picture.
+    """Batch norm for pooled maps (B, C, 1, 1), which uses the running statistics when training with batch size 1.
 
-    One value has no variance: torch's own raises.
+    There, each channel has a single value without a variance, for which `nn.BatchNorm2d` raises.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -246,22 +251,27 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 
 
 def _pool_any_batch(head: nn.Module) -> None:
-    """Let the image pooling of torchvision's ASPP, inside `head`, train at batch 1; weights keep their names."""
+    """Make the image pooling of torchvision's ASPP in `head` trainable with batch size 1. Parameter names stay."""
     pooling = next(module for module in head.modules() if isinstance(module, ASPP)).convs[-1]
     pooling[2] = PooledBatchNorm2d(pooling[2].num_features)
 
 
 def finest_level(strides: Sequence[int], at_least: int) -> int:
-    """The first level of this stride or more, but never the last level."""
-    found = [level for level, stride in enumerate(strides[:-1]) if stride >= at_least]
-    return found[0] if found else max(len(strides) - 2, 0)
+    """Return the first level with a stride of `at_least`, excluding the last level.
+
+    Example:
+        >>> finest_level([2, 4, 8, 16], at_least=4)
+        1
+    """
+    levels = [level for level, stride in enumerate(strides[:-1]) if stride >= at_least]
+    return levels[0] if levels else max(len(strides) - 2, 0)
 
 
-def _resized(each: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(each, size=like.shape[-2:], mode="bilinear", align_corners=False)
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _separable(channels: int, out: int) -> nn.Module:
-    """A 3x3 convolution a channel, then a 1x1 one over channels with batch norm and ReLU."""
+    """Create a depthwise 3x3 convolution followed by a 1x1 convolution with batch norm and ReLU."""
     depthwise = conv3x3(channels, channels, padding=1, groups=channels, bias=False)
     return nn.Sequential(depthwise, conv1x1_bn_act(channels, out, bias=False))

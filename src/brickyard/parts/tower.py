@@ -1,4 +1,4 @@
-"""A map that is fine and deep at once: what heads for small things are built on."""
+"""A feature pyramid followed by residual blocks on its finest map, for heads that predict small objects."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from brickyard.parts.blocks import ResidualAdd, conv1x1, conv3x3_bn, conv3x3_bn_
 
 @final
 class PyramidTower(nn.Module):
-    """A feature pyramid down to its finest map (Lin et al. 2017, https://arxiv.org/abs/1612.03144), and on that map
-    residual blocks (He et al. 2015, https://arxiv.org/abs/1512.03385).
+    """Merge feature maps top-down into the finest one, as in a feature pyramid network, and apply residual blocks.
 
-    The pyramid brings what the coarse maps know of the whole thing to each of its cells; the blocks let cells that
-    show parts of one thing agree on what it is.
+    The pyramid (Lin et al. 2017, https://arxiv.org/abs/1612.03144) adds the context of the coarse maps to each cell of
+    the finest map; the residual blocks (He et al. 2015, https://arxiv.org/abs/1512.03385) exchange information between
+    neighbouring cells. Maps are resized to the actual size of the next finer one; strides are not used.
 
     Args:
-        channels: Of the maps, fine to coarse.
-        width: Channels inside and of the result.
-        depth: How many residual blocks.
+        channels: The channels of the maps, fine to coarse.
+        width: The hidden and output channels.
+        depth: The number of residual blocks.
 
-    Shape: maps (B, channels[i], h_i, w_i) -> (B, width, h_0, w_0). It goes by the sizes that the maps have.
+    Shape: maps (B, channels[i], h_i, w_i) -> (B, width, h_0, w_0).
     """
 
     def __init__(self, channels: Sequence[int], width: int, depth: int) -> None:
         super().__init__()
-        # Without norms on coarse maps, whose few cells are none to take statistics of.
+        # No batch norm on the coarse maps: they have too few cells for its statistics.
         self.laterals = nn.ModuleList(conv1x1(c, width) for c in channels)
         self.smooth = conv3x3_bn_act(width, width, padding=1, bias=False)
         self.blocks = nn.Sequential(*(_residual_block(width) for _ in range(depth)))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        maps = [lateral(each) for lateral, each in zip(self.laterals, features, strict=True)]
+        maps = [lateral(x) for lateral, x in zip(self.laterals, features, strict=True)]
         merged = maps.pop()
         while maps:
             finer = maps.pop()
@@ -45,6 +45,6 @@ class PyramidTower(nn.Module):
 
 
 def _residual_block(width: int) -> nn.Module:
-    """Two 3x3 convolutions with batch norm, added to what comes in."""
-    inside = conv3x3_bn_act(width, width, padding=1, bias=False).extend(conv3x3_bn(width, width, padding=1, bias=False))
-    return nn.Sequential(ResidualAdd(inside), nn.ReLU())
+    """Create two 3x3 convolutions with batch norm and a residual connection."""
+    block = conv3x3_bn_act(width, width, padding=1, bias=False).extend(conv3x3_bn(width, width, padding=1, bias=False))
+    return nn.Sequential(ResidualAdd(block), nn.ReLU())

@@ -14,7 +14,7 @@ from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickInputError
-from brickyard.parts.drawing.masks import stretched
+from brickyard.parts.drawing.masks import resize_nearest
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -86,7 +86,7 @@ class Depth(Task):
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """Resize the `depth`, (H, W, 1), to an image of another size."""
-        return {**values, "depth": stretched(values["depth"][0], *shown)[..., None]}
+        return {**values, "depth": resize_nearest(values["depth"][0], *shown)[..., None]}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.data.label_kinds import LabelKind
-from brickyard.parts.drawing.masks import stretched
+from brickyard.parts.drawing.masks import resize_nearest
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -110,7 +110,7 @@ class Segmentation(Task):
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """Resize the `class_prediction` (H, W) to an image of another size."""
-        return {**values, "class_prediction": stretched(values["class_prediction"], *shown)}
+        return {**values, "class_prediction": resize_nearest(values["class_prediction"], *shown)}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""torchvision's detectors as references: heads without a backbone."""
+"""torchvision's detectors without backbones, as references."""
 
 import torch
 from torch import nn
@@ -36,10 +36,10 @@ def maps(channels: int = 4) -> list[torch.Tensor]:
     return [torch.zeros(1, channels, height, width) for height, width in CELLS]
 
 
-def random_targets(pictures: int, num_classes: int, counts=(5, 0, 1, 9)) -> list[dict[str, torch.Tensor]]:
-    """Boxes of 8 to 90 pixels, partly on top of each other."""
+def random_targets(images: int, num_classes: int, counts=(5, 0, 1, 9)) -> list[dict[str, torch.Tensor]]:
+    """Create overlapping boxes with sides of 8 to 90 pixels."""
     targets = []
-    for index in range(pictures):
+    for index in range(images):
         count = counts[index % len(counts)]
         size = 8 + 82 * torch.rand(count, 2)
         start = torch.rand(count, 2) * (torch.tensor([SIZE[1], SIZE[0]]) - size)
@@ -49,8 +49,8 @@ def random_targets(pictures: int, num_classes: int, counts=(5, 0, 1, 9)) -> list
     return targets
 
 
-def assert_same_gradients(ours, theirs, leaves) -> None:
+def assert_same_gradients(loss, reference, leaves) -> None:
     for left, right in zip(
-        torch.autograd.grad(ours, leaves, retain_graph=True), torch.autograd.grad(theirs, leaves), strict=True
+        torch.autograd.grad(loss, leaves, retain_graph=True), torch.autograd.grad(reference, leaves), strict=True
     ):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)

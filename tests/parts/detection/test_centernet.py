@@ -1,4 +1,4 @@
-"""CenterNet against the paper's way of drawing and decoding, written out with loops."""
+"""CenterNet against the paper's target heatmaps, losses and decoding, written with loops."""
 
 import math
 
@@ -18,7 +18,7 @@ TARGETS = [
 ]
 
 
-def overlap(left, right):
+def iou(left, right):
     width = max(min(left[2], right[2]) - max(left[0], right[0]), 0)
     height = max(min(left[3], right[3]) - max(left[1], right[1]), 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (left, right)]
@@ -26,21 +26,21 @@ def overlap(left, right):
 
 
 @pytest.mark.parametrize(("width", "height"), [(3, 3), (10, 10), (40, 20), (5, 60), (100, 80)])
-def test_a_box_moved_by_the_radius_overlaps_itself_by_seven_tenths(width, height):
-    def least(radius):
+def test_a_box_moved_by_the_radius_has_an_iou_of_0_7(width, height):
+    def lowest_iou(radius):
         box = (0, 0, width, height)
         moved = [(1, 1, 1, 1), (1, 1, -1, -1), (-1, -1, 1, 1)]
-        return min(overlap(box, [side + radius * way for side, way in zip(box, ways, strict=True)]) for ways in moved)
+        return min(iou(box, [side + radius * sign for side, sign in zip(box, signs, strict=True)]) for signs in moved)
 
     radius = gaussian_radius(torch.tensor([width, height], dtype=torch.float32)).item()
-    assert least(radius) >= 0.7 > least(radius + 1)
+    assert lowest_iou(radius) >= 0.7 > lowest_iou(radius + 1)
 
 
 def reference_loss(heatmap, sizes, offsets):
     """Law and Deng's Gaussians and focal loss, Zhou et al.'s L1 losses, cell by cell."""
     losses, count = [0.0, 0.0, 0.0], sum(len(target["labels"]) for target in TARGETS)
     for index, target in enumerate(TARGETS):
-        wanted = torch.zeros(K, *CELLS)
+        expected = torch.zeros(K, *CELLS)
         for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
             x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
             width, height = box[2] - box[0], box[3] - box[1]
@@ -50,59 +50,59 @@ def reference_loss(heatmap, sizes, offsets):
             for j in range(max(row - radius, 0), min(row + radius + 1, CELLS[0])):
                 for i in range(max(column - radius, 0), min(column + radius + 1, CELLS[1])):
                     value = math.exp(-((i - column) ** 2 + (j - row) ** 2) / (2 * sigma**2))
-                    wanted[label, j, i] = max(wanted[label, j, i].item(), value)
+                    expected[label, j, i] = max(expected[label, j, i].item(), value)
             size, offset = sizes[index, :, row, column], offsets[index, :, row, column]
             center = torch.tensor([x - (column + 0.5) * STRIDE, y - (row + 0.5) * STRIDE])
             losses[1] += 0.1 * (size - torch.tensor([width, height])).abs().sum() / STRIDE
             losses[2] += (offset - center).abs().sum() / STRIDE
         probability = heatmap[index].sigmoid()
         positive = (1 - probability) ** 2 * probability.log()
-        negative = (1 - wanted) ** 4 * probability**2 * (1 - probability).log()
-        losses[0] -= torch.where(wanted == 1, positive, negative).sum()
+        negative = (1 - expected) ** 4 * probability**2 * (1 - probability).log()
+        losses[0] -= torch.where(expected == 1, positive, negative).sum()
     return [loss / count for loss in losses]
 
 
-def outputs(pictures=2):
-    leaves = [torch.randn(pictures, channels, *CELLS, requires_grad=True) for channels in (K, 2, 2)]
-    return leaves, POINTS.expand(pictures, -1, -1, -1)
+def outputs(images=2):
+    leaves = [torch.randn(images, channels, *CELLS, requires_grad=True) for channels in (K, 2, 2)]
+    return leaves, POINTS.expand(images, -1, -1, -1)
 
 
 def padded(targets):
     return PadBoxes(K)(targets, torch.zeros(len(targets), 3, *SIZE))
 
 
-def test_the_loss_is_the_papers_in_value_and_gradient():
+def test_the_loss_equals_the_papers_in_value_and_gradient():
     leaves, points = outputs()
     loss, *parts = CenterNetLoss([STRIDE])(*leaves, points, *padded(TARGETS))
     expected = reference_loss(*leaves)
     torch.testing.assert_close(torch.stack(parts), torch.stack(expected))
-    ours, theirs = torch.autograd.grad(loss, leaves), torch.autograd.grad(sum(expected), leaves)
-    for left, right in zip(ours, theirs, strict=True):
+    actual, reference = torch.autograd.grad(loss, leaves), torch.autograd.grad(sum(expected), leaves)
+    for left, right in zip(actual, reference, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
 
-def test_unlabelled_rows_add_nothing_and_get_no_gradient():
+def test_unlabelled_images_have_no_loss_and_no_gradient():
     leaves, points = outputs()
     loss = CenterNetLoss([STRIDE])(*leaves, points, *padded(TARGETS), torch.tensor([True, False]))[0]
-    alone = CenterNetLoss([STRIDE])(*(each[:1] for each in leaves), points[:1], *padded(TARGETS[:1]))[0]
-    torch.testing.assert_close(loss, alone)
+    labelled_only = CenterNetLoss([STRIDE])(*(each[:1] for each in leaves), points[:1], *padded(TARGETS[:1]))[0]
+    torch.testing.assert_close(loss, labelled_only)
     assert not torch.autograd.grad(loss, leaves)[0][1].any()
 
 
-def test_without_any_label_the_loss_is_a_zero_that_can_run_backward():
+def test_without_labels_the_loss_is_0_and_can_run_backward():
     leaves, points = outputs()
     loss = CenterNetLoss([STRIDE])(*leaves, points, *padded(TARGETS), torch.zeros(2, dtype=torch.bool))[0]
     assert loss.item() == 0
     assert not any(gradient.any() for gradient in torch.autograd.grad(loss, leaves))
 
 
-def test_peaks_are_decoded_best_first():
+def test_peaks_are_decoded_by_decreasing_score():
     heatmap = torch.full((1, K, *CELLS), -9.0)
     heatmap[0, 1, 5, 7], heatmap[0, 1, 5, 8], heatmap[0, 0, 5, 8], heatmap[0, 2, 0, 0] = 3.0, 2.0, 1.0, 4.0
     sizes, offsets = torch.zeros(1, 2, *CELLS), torch.zeros(1, 2, *CELLS)
     sizes[:, 0], sizes[:, 1], offsets[:, 0] = 20, 10, 1
     boxes, scores, labels = CenterNetDecode(count=6)(heatmap, sizes, offsets, POINTS[None], torch.zeros(1, 3, *SIZE))
-    assert labels[0].tolist() == [2, 1, 0, -1, -1, -1], "(5, 8) of class 1 is beside a higher peak"
+    assert labels[0].tolist() == [2, 1, 0, -1, -1, -1], "(5, 8) of class 1 is next to a higher peak"
     torch.testing.assert_close(scores[0, :3], torch.tensor([4.0, 3.0, 1.0]).sigmoid())
     assert boxes[0, 0].tolist() == [0, 0, 13, 7], "clipped"
     assert boxes[0, 1].tolist() == [21, 17, 41, 27]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from brickyard.parts.detection.decode import detections
+from brickyard.parts.detection.decode import batched_nms
 from brickyard.parts.detection.fcos import FCOSDecode
 from brickyard.parts.detection.points import anchors_around, cell_centers
 from brickyard.parts.detection.retinanet import RetinaNetDecode, _shapes
@@ -13,16 +13,16 @@ from tests.parts.detection.references import COUNTS, SIZE, STRIDES, fcos, maps, 
 
 K = 4
 IMAGE = torch.zeros(3, 3, *SIZE)
-CENTERS = cell_centers(maps(), STRIDES, SIZE, own=3)
+CENTERS = cell_centers(maps(), STRIDES, SIZE, num_backbone_maps=3)
 
 
 def by_level(tensor, counts):
     return list(tensor.split(counts, dim=1))
 
 
-def assert_same(ours, theirs, offset=0) -> None:
-    """All of theirs in order, then padding."""
-    for boxes, scores, labels, expected in zip(*ours, theirs, strict=True):
+def assert_same(actual, reference, offset=0) -> None:
+    """Check that the detections are those of the reference in order, followed by padding."""
+    for boxes, scores, labels, expected in zip(*actual, reference, strict=True):
         count = len(expected["scores"])
         torch.testing.assert_close(scores[:count], expected["scores"])
         torch.testing.assert_close(boxes[:count], expected["boxes"], rtol=1e-5, atol=1e-4)
@@ -33,11 +33,11 @@ def assert_same(ours, theirs, offset=0) -> None:
 
 
 @pytest.mark.parametrize("shift", [-4.0, -1.5, 0.0], ids=["few", "some", "many"])
-def test_fcos_is_torchvisions(shift):
+def test_fcos_equals_torchvisions(shift):
     squares = anchors_around(CENTERS, [[(stride, stride)] for stride in STRIDES])
     logits, regression = torch.randn(3, len(squares), K) + shift, torch.randn(3, len(squares), 4).relu()
     centerness = torch.randn(3, len(squares), 1)
-    theirs = fcos(K).postprocess_detections(
+    expected = fcos(K).postprocess_detections(
         {
             "cls_logits": by_level(logits, COUNTS),
             "bbox_regression": by_level(regression, COUNTS),
@@ -46,38 +46,38 @@ def test_fcos_is_torchvisions(shift):
         [list(squares.split(COUNTS))] * 3,
         [SIZE] * 3,
     )
-    assert any(len(each["scores"]) for each in theirs)
-    assert_same(FCOSDecode()(logits, regression, centerness, squares.expand(3, -1, -1), IMAGE), theirs)
+    assert any(len(each["scores"]) for each in expected)
+    assert_same(FCOSDecode()(logits, regression, centerness, squares.expand(3, -1, -1), IMAGE), expected)
 
 
 @pytest.mark.parametrize("shift", [-6.0, -3.0], ids=["few", "many"])
-def test_retinanet_is_torchvisions(shift):
+def test_retinanet_equals_torchvisions(shift):
     anchors = anchors_around(CENTERS, [_shapes(stride) for stride in STRIDES])
     counts = [9 * count for count in COUNTS]
     logits, regression = torch.randn(3, len(anchors), K) + shift, torch.randn(3, len(anchors), 4)
-    theirs = retinanet(K, detections_per_img=100).postprocess_detections(
+    expected = retinanet(K, detections_per_img=100).postprocess_detections(
         {"cls_logits": by_level(logits, counts), "bbox_regression": by_level(regression, counts)},
         [list(anchors.split(counts))] * 3,
         [SIZE] * 3,
     )
-    assert any(len(each["scores"]) for each in theirs)
-    assert_same(RetinaNetDecode()(logits, regression, anchors.expand(3, -1, -1), IMAGE), theirs)
+    assert any(len(each["scores"]) for each in expected)
+    assert_same(RetinaNetDecode()(logits, regression, anchors.expand(3, -1, -1), IMAGE), expected)
 
 
-def test_ssdlite_is_torchvisions():
+def test_ssdlite_equals_torchvisions():
     anchors = anchors_around(CENTERS, [default_boxes(stride) for stride in STRIDES])
     logits, regression = 3 * torch.randn(3, len(anchors), K + 1), torch.randn(3, len(anchors), 4)
     reference = ssd(K)
     reference.score_thresh, reference.nms_thresh, reference.detections_per_img = 0.001, 0.55, 100
-    theirs = reference.postprocess_detections(
+    expected = reference.postprocess_detections(
         {"cls_logits": logits, "bbox_regression": regression}, [anchors] * 3, [SIZE] * 3
     )
-    assert_same(SSDLiteDecode()(logits, regression, anchors.expand(3, -1, -1), IMAGE), theirs, offset=1)
+    assert_same(SSDLiteDecode()(logits, regression, anchors.expand(3, -1, -1), IMAGE), expected, offset=1)
 
 
 def simple(scores, boxes, **changes):
     options = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates": 100, "count": 5, **changes}
-    return detections(torch.tensor(scores), torch.tensor(boxes), (50, 50), **options)
+    return batched_nms(torch.tensor(scores), torch.tensor(boxes), (50, 50), **options)
 
 
 BOX = [10.0, 10.0, 30.0, 30.0]
@@ -85,7 +85,7 @@ NEAR = [11.0, 10.0, 30.0, 30.0]
 FAR = [32.0, 32.0, 45.0, 45.0]
 
 
-def test_of_two_boxes_on_one_thing_the_better_stays_but_only_within_a_class_and_a_picture():
+def test_boxes_are_suppressed_only_within_a_class_and_an_image():
     boxes, scores, labels = simple(
         [[[0.5, 0.0], [0.9, 0.0], [0.0, 0.8]], [[0.7, 0.0], [0.05, 0.0], [0.0, 0.6]]], [[BOX, NEAR, NEAR]] * 2
     )
@@ -95,7 +95,7 @@ def test_of_two_boxes_on_one_thing_the_better_stays_but_only_within_a_class_and_
     assert boxes[1].tolist() == [BOX, NEAR, *[[0, 0, 0, 0]] * 3]
 
 
-def test_nothing_found_is_all_padding():
+def test_no_detections_are_all_padding():
     boxes, scores, labels = simple([[[0.05], [0.0]]], [[BOX, FAR]])
     assert not boxes.any()
     assert not scores.any()
@@ -103,26 +103,30 @@ def test_nothing_found_is_all_padding():
     assert labels.dtype == torch.int64
 
 
-def test_the_best_come_first_and_no_more_than_asked_for():
+def test_the_number_of_detections_is_limited_to_the_best():
     _, scores, _ = simple([[[0.3], [0.9]]], [[BOX, FAR]], count=1)
     assert scores.tolist() == [[pytest.approx(0.9)]]
 
 
-def test_many_classes_and_pictures_keep_their_boxes_apart():
-    """A box of each class at one place: shifted in one row, the last would lie at millions of pixels."""
-    classes, pictures = 1000, 4
+def test_boxes_of_many_classes_and_images_do_not_suppress_each_other():
+    """With a shift along one axis, the boxes of the last class would be at millions of pixels."""
+    classes, images = 1000, 4
     box = torch.tensor([100.0, 100.0, 104.0, 104.0])
-    boxes = torch.stack([box, box + torch.tensor([1.0, 0, 1, 0])]).expand(pictures, -1, -1)  # they overlap by 0.6
-    scores = torch.zeros(pictures, 2, classes)
+    boxes = torch.stack([box, box + torch.tensor([1.0, 0, 1, 0])]).expand(images, -1, -1)  # an IoU of 0.6
+    scores = torch.zeros(images, 2, classes)
     scores[:, 0, -1], scores[:, 1, -1] = 0.9, 0.8
-    found = detections(scores, boxes, (1280, 1280), score_threshold=0.1, iou_threshold=0.59, candidates=100, count=5)
-    assert (found[1] > 0).sum(dim=1).tolist() == [1] * pictures
-    found = detections(scores, boxes, (1280, 1280), score_threshold=0.1, iou_threshold=0.61, candidates=100, count=5)
-    assert (found[1] > 0).sum(dim=1).tolist() == [2] * pictures
+    detected = batched_nms(
+        scores, boxes, (1280, 1280), score_threshold=0.1, iou_threshold=0.59, candidates=100, count=5
+    )
+    assert (detected[1] > 0).sum(dim=1).tolist() == [1] * images
+    detected = batched_nms(
+        scores, boxes, (1280, 1280), score_threshold=0.1, iou_threshold=0.61, candidates=100, count=5
+    )
+    assert (detected[1] > 0).sum(dim=1).tolist() == [2] * images
 
 
 def test_half_precision_is_decoded_in_float32():
-    half = detections(
+    half = batched_nms(
         torch.rand(1, 6, 2).bfloat16(), torch.rand(1, 6, 4).bfloat16(), (50, 50),
         score_threshold=0.1, iou_threshold=0.5, candidates=10, count=5,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Losses against torchvision's on the same head outputs."""
+"""Losses compared with torchvision's on the same head outputs."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from tests.parts.detection.references import (
 )
 
 K = 3
-CENTERS = cell_centers(maps(), STRIDES, SIZE, own=3)
+CENTERS = cell_centers(maps(), STRIDES, SIZE, num_backbone_maps=3)
 SQUARES = anchors_around(CENTERS, [[(stride, stride)] for stride in STRIDES])
 ANCHORS = anchors_around(CENTERS, [_shapes(stride) for stride in STRIDES])
 DEFAULTS = anchors_around(CENTERS, [default_boxes(stride) for stride in STRIDES])
@@ -32,8 +32,8 @@ def leaf(*shape):
     return torch.randn(*shape, requires_grad=True)
 
 
-def batched(anchors, pictures):
-    return anchors.expand(pictures, -1, -1)
+def batched(anchors, images):
+    return anchors.expand(images, -1, -1)
 
 
 def padded(targets):
@@ -42,44 +42,44 @@ def padded(targets):
 
 @pytest.mark.parametrize("counts", [(5, 0, 1, 9), (0,), (40,)])
 @pytest.mark.parametrize("seed", range(3))
-def test_fcos_is_torchvisions_in_value_and_gradient(counts, seed):
+def test_fcos_equals_torchvisions_in_value_and_gradient(counts, seed):
     torch.manual_seed(seed)
     targets = random_targets(4, K, counts)
     leaves = [leaf(4, len(SQUARES), K), leaf(4, len(SQUARES), 4), leaf(4, len(SQUARES), 1)]
     logits, regression, centerness = leaves[0], leaves[1].relu(), leaves[2]
-    theirs = fcos(K).compute_loss(
+    expected = fcos(K).compute_loss(
         targets,
         {"cls_logits": logits, "bbox_regression": regression, "bbox_ctrness": centerness},
         [SQUARES] * 4,
         COUNTS,
     )
     loss, *parts = FCOSLoss(STRIDES)(logits, regression, centerness, batched(SQUARES, 4), *padded(targets))
-    torch.testing.assert_close(torch.stack(parts), torch.stack(list(theirs.values())))
-    torch.testing.assert_close(loss, sum(theirs.values()))
-    assert_same_gradients(loss, sum(theirs.values()), leaves)
+    torch.testing.assert_close(torch.stack(parts), torch.stack(list(expected.values())))
+    torch.testing.assert_close(loss, sum(expected.values()))
+    assert_same_gradients(loss, sum(expected.values()), leaves)
 
 
 @pytest.mark.parametrize("counts", [(5, 0, 1, 9), (40,)])
 @pytest.mark.parametrize("seed", range(3))
-def test_retinanet_is_torchvisions_in_value_and_gradient(counts, seed):
+def test_retinanet_equals_torchvisions_in_value_and_gradient(counts, seed):
     torch.manual_seed(seed)
     targets = random_targets(4, K, counts)
     leaves = [leaf(4, len(ANCHORS), K), leaf(4, len(ANCHORS), 4)]
     outputs = {"cls_logits": leaves[0], "bbox_regression": leaves[1]}
-    theirs = retinanet(K).compute_loss(targets, outputs, [ANCHORS] * 4)
+    expected = retinanet(K).compute_loss(targets, outputs, [ANCHORS] * 4)
     loss, *parts = RetinaNetLoss()(*leaves, batched(ANCHORS, 4), *padded(targets))
-    torch.testing.assert_close(torch.stack(parts), torch.stack(list(theirs.values())))
-    assert_same_gradients(loss, sum(theirs.values()), leaves)
+    torch.testing.assert_close(torch.stack(parts), torch.stack(list(expected.values())))
+    assert_same_gradients(loss, sum(expected.values()), leaves)
 
 
 @pytest.mark.parametrize("counts", [(5, 0, 1, 9), (40,)])
 @pytest.mark.parametrize("seed", range(3))
-def test_ssdlite_is_torchvisions_in_value_and_gradient(counts, seed):
+def test_ssdlite_equals_torchvisions_in_value_and_gradient(counts, seed):
     torch.manual_seed(seed)
     targets = random_targets(4, K, counts)
     leaves = [leaf(4, len(DEFAULTS), K + 1), leaf(4, len(DEFAULTS), 4)]
     reference = ssd(K)
-    from torchvision.ops import box_iou  # noqa: PLC0415 - the matching stands in the middle of `SSD.forward`
+    from torchvision.ops import box_iou  # noqa: PLC0415 - `SSD.forward` does the matching
 
     matches = [
         reference.proposal_matcher(box_iou(target["boxes"], DEFAULTS))
@@ -89,11 +89,11 @@ def test_ssdlite_is_torchvisions_in_value_and_gradient(counts, seed):
     ]
     with_background = [{**target, "labels": target["labels"] + 1} for target in targets]
     outputs = {"cls_logits": leaves[0], "bbox_regression": leaves[1]}
-    theirs = reference.compute_loss(with_background, outputs, [DEFAULTS] * 4, matches)
+    expected = reference.compute_loss(with_background, outputs, [DEFAULTS] * 4, matches)
     loss, loss_cls, loss_box = SSDLiteLoss()(*leaves, batched(DEFAULTS, 4), *padded(targets))
-    torch.testing.assert_close(loss_cls, theirs["classification"])
-    torch.testing.assert_close(loss_box, theirs["bbox_regression"])
-    assert_same_gradients(loss, sum(theirs.values()), leaves)
+    torch.testing.assert_close(loss_cls, expected["classification"])
+    torch.testing.assert_close(loss_box, expected["bbox_regression"])
+    assert_same_gradients(loss, sum(expected.values()), leaves)
 
 
 LOSSES = {
@@ -104,21 +104,23 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("variant", LOSSES)
-def test_unlabelled_rows_are_as_if_they_were_not_there(variant):
+def test_unlabelled_images_do_not_change_the_loss(variant):
     loss, anchors, widths = LOSSES[variant]
     leaves = [leaf(4, len(anchors), width) for width in widths]
     targets = random_targets(4, K)
     labelled = torch.tensor([True, False, False, True])
     value = loss(*leaves, batched(anchors, 4), *padded(targets), labelled)[0]
-    kept = loss(*(each[labelled] for each in leaves), batched(anchors, 2), *padded([targets[0], targets[3]]))[0]
-    torch.testing.assert_close(value, kept)
+    labelled_only = loss(*(each[labelled] for each in leaves), batched(anchors, 2), *padded([targets[0], targets[3]]))[
+        0
+    ]
+    torch.testing.assert_close(value, labelled_only)
     for gradient in torch.autograd.grad(value, leaves):
         assert not gradient[~labelled].any()
         assert gradient[labelled].any()
 
 
 @pytest.mark.parametrize("variant", LOSSES)
-def test_without_any_label_the_loss_is_a_zero_that_can_run_backward(variant):
+def test_without_labels_the_loss_is_0_and_can_run_backward(variant):
     loss, anchors, widths = LOSSES[variant]
     leaves = [leaf(2, len(anchors), width) for width in widths]
     value = loss(*leaves, batched(anchors, 2), *padded(random_targets(2, K)), torch.zeros(2, dtype=torch.bool))[0]
@@ -127,8 +129,8 @@ def test_without_any_label_the_loss_is_a_zero_that_can_run_backward(variant):
         assert not gradient.any()
 
 
-def test_no_size_of_box_lies_between_two_maps():
-    # Strides that do not double: torchvision's ranges, up to 64 and from 128 pixels, would leave a gap.
+def test_boxes_of_every_size_are_assigned_to_a_map():
+    # For strides that do not double, torchvision's ranges (up to 64 and from 128 pixels) would have a gap.
     strides = (8, 32)
     cells = [torch.zeros(1, 1, 256 // stride, 256 // stride) for stride in strides]
     points = anchors_around(cell_centers(cells, strides, (256, 256), 2), [[(stride, stride)] for stride in strides])

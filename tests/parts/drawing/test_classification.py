@@ -5,32 +5,32 @@ from PIL import Image
 from brickyard import create_part
 from brickyard.parts.drawing.classification import DrawClassification, to_image
 
-LABELS = ["cat", "dog", "espresso", "a name that is so long that it can never stand on one line of a picture " * 3]
+LABELS = ["cat", "dog", "espresso", "a name that is so long that it can never fit on one line of an image " * 3]
 
 
 def drawn(image: np.ndarray, probabilities: list[float], **options) -> Image.Image:
     return DrawClassification(LABELS, **options)(image, np.array(probabilities, np.float32))
 
 
-def bar_lengths(picture: Image.Image, height: int, rows: int) -> list[int]:
-    """The pixels of bar in the lower rows of each bar's band, under the letters."""
-    pixels = np.asarray(picture)[height:].astype(int)
+def bar_lengths(visualization: Image.Image, height: int, rows: int) -> list[int]:
+    """Count the bar pixels in a row of each bar above the text."""
+    pixels = np.asarray(visualization)[height:].astype(int)
     blue = (np.abs(pixels - [62, 116, 180]).sum(-1) < 12).sum(1)
-    row = max(18, picture.width // 24)
+    row = max(18, visualization.width // 24)
     return [int(blue[row // 4 + rank * row + 2]) for rank in range(rows)]
 
 
-def test_the_picture_stands_above_the_bars_as_it_is():
+def test_the_image_is_unchanged_above_the_bars():
     image = np.random.default_rng(0).integers(0, 256, (50, 400, 3), dtype=np.uint8)
-    picture = drawn(image, [0.1, 0.2, 0.6, 0.1])
-    assert (picture.mode, picture.width) == ("RGB", 400)
-    assert picture.height > 50
-    assert np.array_equal(np.asarray(picture)[:50], image)
+    visualization = drawn(image, [0.1, 0.2, 0.6, 0.1])
+    assert (visualization.mode, visualization.width) == ("RGB", 400)
+    assert visualization.height > 50
+    assert np.array_equal(np.asarray(visualization)[:50], image)
 
 
-def test_bars_are_as_long_as_their_probabilities_best_first():
-    picture = drawn(np.zeros((40, 480, 3), np.uint8), [0.05, 0.25, 0.7, 0.0])
-    best, second, third, last = bar_lengths(picture, 40, 4)
+def test_bars_are_proportional_to_the_sorted_probabilities():
+    visualization = drawn(np.zeros((40, 480, 3), np.uint8), [0.05, 0.25, 0.7, 0.0])
+    best, second, third, last = bar_lengths(visualization, 40, 4)
     assert best > second > third > last
     assert second / best == pytest.approx(0.25 / 0.7, abs=0.05)
 
@@ -42,21 +42,21 @@ def test_only_the_top_classes_are_drawn():
     assert drawn(image, [0.1, 0.2, 0.6, 0.1], top=9).height == drawn(image, [0.1, 0.2, 0.6, 0.1], top=4).height
 
 
-def test_a_narrow_picture_is_widened_in_proportion():
-    picture = drawn(np.full((16, 8, 3), 200, np.uint8), [0.1, 0.2, 0.6, 0.1])
-    assert picture.width == 320
-    assert np.asarray(picture)[:640].min() == 200
-    assert picture.height > 640
+def test_a_narrow_image_is_enlarged_proportionally():
+    visualization = drawn(np.full((16, 8, 3), 200, np.uint8), [0.1, 0.2, 0.6, 0.1])
+    assert visualization.width == 320
+    assert np.asarray(visualization)[:640].min() == 200
+    assert visualization.height > 640
 
 
-def test_floats_and_grey_are_drawn_like_bytes():
+def test_float_and_grey_images_are_drawn_like_uint8():
     grey = np.random.default_rng(0).integers(0, 256, (30, 330, 1), dtype=np.uint8)
-    as_bytes, as_floats = drawn(grey, [0.1, 0.2, 0.6, 0.1]), drawn(grey / 255, [0.1, 0.2, 0.6, 0.1])
-    assert np.array_equal(np.asarray(as_bytes), np.asarray(as_floats))
-    assert np.array_equal(np.asarray(as_bytes)[:30], np.repeat(grey, 3, axis=-1))
+    as_uint8, as_floats = drawn(grey, [0.1, 0.2, 0.6, 0.1]), drawn(grey / 255, [0.1, 0.2, 0.6, 0.1])
+    assert np.array_equal(np.asarray(as_uint8), np.asarray(as_floats))
+    assert np.array_equal(np.asarray(as_uint8)[:30], np.repeat(grey, 3, axis=-1))
 
 
-def test_the_same_values_draw_the_same_picture_and_the_input_stays():
+def test_drawing_is_deterministic_and_does_not_modify_the_input():
     image = np.random.default_rng(0).integers(0, 256, (30, 330, 3), dtype=np.uint8)
     before = image.copy()
     first, second = drawn(image, [0.1, 0.2, 0.3, 0.4]), drawn(image, [0.1, 0.2, 0.3, 0.4])
@@ -64,7 +64,7 @@ def test_the_same_values_draw_the_same_picture_and_the_input_stays():
     assert np.array_equal(image, before)
 
 
-def test_labels_change_the_picture():
+def test_labels_are_drawn():
     image = np.zeros((30, 330, 3), np.uint8)
     other = DrawClassification(["fox", *LABELS[1:]])(image, np.array([0.9, 0.1, 0.0, 0.0], np.float32))
     assert other.tobytes() != drawn(image, [0.9, 0.1, 0.0, 0.0]).tobytes()
@@ -75,9 +75,9 @@ def test_a_label_in_any_script_is_drawn():
     assert part(np.zeros((30, 330, 3), np.uint8), np.array([0.5, 0.3, 0.2])).width == 330
 
 
-def test_to_picture_takes_bytes_floats_and_grey():
-    bytes_ = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
-    assert np.array_equal(np.asarray(to_image(bytes_)), bytes_)
-    assert np.array_equal(np.asarray(to_image(bytes_ / 255)), bytes_)
-    assert np.array_equal(np.asarray(to_image(bytes_[..., :1])), np.repeat(bytes_[..., :1], 3, axis=-1))
+def test_to_image_accepts_pixelsfloats_and_grey():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(to_image(pixels)), pixels)
+    assert np.array_equal(np.asarray(to_image(pixels / 255)), pixels)
+    assert np.array_equal(np.asarray(to_image(pixels[..., :1])), np.repeat(pixels[..., :1], 3, axis=-1))
     assert np.asarray(to_image(np.full((2, 2, 3), 1.5))).max() == 255

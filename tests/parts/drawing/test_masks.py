@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 
 from brickyard import BrickInputError
-from brickyard.parts.drawing.masks import DrawSegmentation, class_colours, stretched
+from brickyard.parts.drawing.masks import DrawSegmentation, class_colours, resize_nearest
 
 LABELS = ["background", "road", "sky"]
 
 
 def drawn(image, classes, **options):
-    picture = DrawSegmentation(LABELS, **options)(image, classes)
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    visualization = DrawSegmentation(LABELS, **options)(image, classes)
+    assert visualization.mode == "RGB"
+    return np.asarray(visualization)
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def grey():
     return np.full((200, 400, 3), 100, dtype=np.uint8)
 
 
-def test_classes_are_half_their_colour_and_the_background_stays(grey):
+def test_classes_are_blended_and_the_background_is_unchanged(grey):
     classes = np.zeros((200, 400), dtype=np.int64)
     classes[:, 200:] = 2
     pixels = drawn(grey, classes)
     assert (pixels[:200, :199] == 100).all()
-    inside = pixels[:200, 201:]
-    assert (inside == inside[0, 0]).all()
-    assert np.abs(inside[0, 0].astype(float) - (100 + class_colours(3)[2].astype(float)) / 2).max() <= 0.5
+    region = pixels[:200, 201:]
+    assert (region == region[0, 0]).all()
+    assert np.abs(region[0, 0].astype(float) - (100 + class_colours(3)[2].astype(float)) / 2).max() <= 0.5
 
 
 def test_borders_have_the_full_colour(grey):
@@ -35,7 +35,7 @@ def test_borders_have_the_full_colour(grey):
     assert (pixels[:200, 199] == class_colours(3)[1]).all()
 
 
-def test_the_legend_stands_under_the_picture_and_grows_with_the_classes(grey):
+def test_the_legend_is_below_the_image_and_grows_with_the_classes(grey):
     one, three = np.zeros((200, 400), dtype=np.int64), np.arange(400)[None].repeat(200, axis=0) // 134
     small, large = drawn(grey, one), drawn(grey, three)
     assert small.shape[1] == large.shape[1] == 400
@@ -50,7 +50,7 @@ def test_the_legend_stands_under_the_picture_and_grows_with_the_classes(grey):
     assert not has(drawn(grey, three, top=1), 2)
 
 
-def test_only_the_part_that_the_classes_are_of_is_coloured(grey):
+def test_only_the_region_of_the_mask_is_coloured(grey):
     small = np.full((150, 300), 2)
     pixels = drawn(grey, small)
     np.testing.assert_array_equal(pixels[:150, :300], drawn(grey, np.full((200, 400), 2))[:150, :300])
@@ -58,19 +58,19 @@ def test_only_the_part_that_the_classes_are_of_is_coloured(grey):
     assert (pixels[:200, 300:] == 100).all()
 
 
-def test_more_classes_than_pixels_are_refused(grey):
+def test_a_mask_larger_than_the_image_is_refused(grey):
     with pytest.raises(BrickInputError, match=r"within \(200, 400\), found \(400, 200\)"):
         drawn(grey, np.zeros((400, 200), dtype=np.int64))
 
 
-def test_classes_are_stretched_to_the_nearest():
+def test_masks_are_resized_to_the_nearest_pixel():
     small = np.array([[0, 1], [2, 2]])
-    np.testing.assert_array_equal(stretched(small, 200, 400), small.repeat(100, axis=0).repeat(200, axis=1))
-    np.testing.assert_array_equal(stretched(small, 1, 1), [[0]])
-    assert stretched(small, 3, 5).shape == (3, 5)
+    np.testing.assert_array_equal(resize_nearest(small, 200, 400), small.repeat(100, axis=0).repeat(200, axis=1))
+    np.testing.assert_array_equal(resize_nearest(small, 1, 1), [[0]])
+    assert resize_nearest(small, 3, 5).shape == (3, 5)
 
 
-def test_unknown_pixels_are_not_coloured(grey):
+def test_ignored_pixels_are_not_coloured(grey):
     pixels = drawn(grey, np.full((200, 400), 255))
     assert (pixels[:200] == 100).all()
 
@@ -88,7 +88,7 @@ def test_the_image_is_not_changed(grey):
     assert (grey == 100).all()
 
 
-def test_a_long_name_is_cut_and_many_classes_are_counted(grey):
+def test_long_names_are_shortened_and_further_classes_counted(grey):
     draw = DrawSegmentation([f"class {index} of a name that does not fit in its column" for index in range(30)])
     assert draw(grey, np.arange(400)[None] // 14).width == 400
 

@@ -1,4 +1,4 @@
-"""From scores and boxes of every anchor to a fixed number of detections a picture."""
+"""Batched non-maximum suppression to a fixed number of detections per image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from torchvision.ops import nms
 from brickyard.parts.detection.boxes import clip
 
 
-class SuppressingDecode(nn.Module, ABC):
-    """What the decoders with non-maximum suppression share: their four settings, see `detections`."""
+class NMSDecode(nn.Module, ABC):
+    """Base class of decoders with non-maximum suppression.
+
+    Args:
+        score_threshold: Detections with a lower score are removed.
+        iou_threshold: The IoU above which non-maximum suppression removes the box with the lower score.
+        candidates: The number of highest scores per image that take part.
+        count: N, the number of detections per image.
+    """
 
     def __init__(self, score_threshold: float, iou_threshold: float, candidates: int, count: int) -> None:
         super().__init__()
@@ -23,9 +30,9 @@ class SuppressingDecode(nn.Module, ABC):
         self.candidates = candidates
         self.count = count
 
-    def suppressed(self, scores: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Call `detections` with these settings, for images (B, C, H, W)."""
-        return detections(
+    def select(self, scores: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Call `batched_nms` with these settings, for images (B, C, H, W)."""
+        return batched_nms(
             scores,
             boxes,
             image.shape[-2:],
@@ -36,7 +43,7 @@ class SuppressingDecode(nn.Module, ABC):
         )
 
 
-def detections(
+def batched_nms(
     scores: Tensor,
     boxes: Tensor,
     image_size: Sequence[int],
@@ -46,51 +53,57 @@ def detections(
     candidates: int,
     count: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Non-maximum suppression of a whole batch, class by class, in one call and with fixed sizes.
+    """Apply non-maximum suppression per class to a whole batch, in one call and with outputs of fixed size.
 
-    The steps are torchvision's (`FCOS.postprocess_detections`), but for one: the best candidates are chosen over all
-    feature maps at once instead of each for itself, so that the cost does not grow with the number of maps.
+    The steps are those of torchvision's `FCOS.postprocess_detections`, except that the best candidates are selected
+    over all feature maps together instead of per map, so that the cost does not grow with the number of maps.
 
     Args:
         scores: (B, P, K), in [0, 1].
-        boxes: (B, P, 4), clipped here.
+        boxes: (B, P, 4); they are clipped to the image.
         image_size: (H, W).
-        score_threshold: Only detections with a higher score.
-        iou_threshold: Of two boxes of one class that overlap more, the one with the lower score goes.
-        candidates: How many of the best scores of a picture take part.
+        score_threshold: Detections with a lower score are removed.
+        iou_threshold: Of two boxes of a class with a higher IoU, the one with the lower score is removed.
+        candidates: The number of highest scores per image that take part.
         count: N.
 
     Returns:
-        boxes (B, N, 4), scores (B, N) and labels (B, N) int64, best first, padded with boxes of 0, score 0 and label
-        -1. Floats are float32, whatever came in.
+        boxes (B, N, 4) float32, scores (B, N) float32 and labels (B, N) int64, sorted by decreasing score and padded
+        with boxes of 0, score 0 and label -1.
+
+    Example:
+        >>> scores, boxes = torch.tensor([[[0.9], [0.8]]]), torch.tensor([[[0.0, 0, 8, 8], [0, 0, 8, 9]]])
+        >>> options = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates": 100, "count": 2}
+        >>> batched_nms(scores, boxes, (16, 16), **options)[2]
+        tensor([[ 0, -1]])
     """
-    batch, prefixes, classes = scores.shape
+    batch, anchors, classes = scores.shape
     height, width = image_size
-    best, index = scores.float().flatten(1).topk(min(candidates, prefixes * classes), dim=1)
+    best, index = scores.float().flatten(1).topk(min(candidates, anchors * classes), dim=1)
     labels = index % classes
-    place = torch.div(index, classes, rounding_mode="floor")
-    chosen = clip(boxes.float().gather(1, place[..., None].expand(-1, -1, 4)), image_size)
+    anchor = torch.div(index, classes, rounding_mode="floor")
+    selected = clip(boxes.float().gather(1, anchor[..., None].expand(-1, -1, 4)), image_size)
     valid = best > score_threshold
 
-    # Every picture and class gets a part of the plane of its own: pictures side by side, classes below each other. In
-    # one row, coordinates would grow to millions, where float32 has no tenths of a pixel.
-    pictures = torch.arange(batch, device=scores.device)[:, None].expand_as(labels)
-    shift = torch.stack([pictures * (width + 2), labels * (height + 2)], dim=-1).float()
-    # What is below the threshold shares one box, off the plane, so that the first of them suppresses all others. That
-    # box and one more stand at the end as well: torchvision tells the compiler that two boxes at least are kept.
-    apart = torch.tensor([[-4.0, -4.0, -2.0, -2.0], [-8.0, -8.0, -6.0, -6.0]], device=scores.device)
-    spread = torch.where(valid[..., None], chosen + torch.cat([shift, shift], dim=-1), apart[0])
-    kept = nms(torch.cat([spread.flatten(0, 1), apart]), functional.pad(best.flatten(), (0, 2)), iou_threshold)
+    # Shift the boxes of each image and class, so that only boxes of the same image and class overlap: images along x,
+    # classes along y. Along one axis, coordinates would exceed the precision of float32.
+    images = torch.arange(batch, device=scores.device)[:, None].expand_as(labels)
+    shift = torch.stack([images * (width + 2), labels * (height + 2)], dim=-1).float()
+    # All boxes below the threshold are replaced by one dummy box, so that the first of them suppresses the others. This
+    # and a second dummy box are appended, because torchvision tells the compiler that at least two boxes are kept.
+    dummies = torch.tensor([[-4.0, -4.0, -2.0, -2.0], [-8.0, -8.0, -6.0, -6.0]], device=scores.device)
+    shifted = torch.where(valid[..., None], selected + torch.cat([shift, shift], dim=-1), dummies[0])
+    kept = nms(torch.cat([shifted.flatten(0, 1), dummies]), functional.pad(best.flatten(), (0, 2)), iou_threshold)
 
-    survives = torch.zeros_like(functional.pad(valid.flatten(), (0, 2))).scatter(0, kept, True)[:-2].view_as(valid)
-    return _fixed(best.masked_fill(~(survives & valid), 0), chosen, labels, count)
+    is_kept = torch.zeros_like(functional.pad(valid.flatten(), (0, 2))).scatter(0, kept, True)[:-2].view_as(valid)
+    return _top_detections(best.masked_fill(~(is_kept & valid), 0), selected, labels, count)
 
 
-def _fixed(scores: Tensor, boxes: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best N of (B, C) candidates, those of score 0 blanked out."""
+def _top_detections(scores: Tensor, boxes: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Select the `count` candidates (B, C) with the highest scores, and pad where the score is 0."""
     missing = max(count - scores.shape[1], 0)
     scores, order = functional.pad(scores, (0, missing)).topk(count, dim=1)
     boxes = functional.pad(boxes, (0, 0, 0, missing)).gather(1, order[..., None].expand(-1, -1, 4))
     labels = functional.pad(labels, (0, missing)).gather(1, order)
-    found = scores > 0
-    return boxes * found[..., None], scores, labels.masked_fill(~found, -1)
+    is_detection = scores > 0
+    return boxes * is_detection[..., None], scores, labels.masked_fill(~is_detection, -1)

@@ -1,7 +1,7 @@
-"""FCOS: one point a cell, distances to the sides of a box, and how central the point is.
+"""FCOS: anchor-free detection with one point per cell, distances to the sides of its box and a centerness score.
 
-Tian et al. 2019, https://arxiv.org/abs/1904.01355, with the improvements of the authors' later version
-(https://arxiv.org/abs/2006.09214); loss and decoding are those of torchvision's `FCOS`.
+Tian et al. 2019, https://arxiv.org/abs/1904.01355, with the improvements of https://arxiv.org/abs/2006.09214. Loss and
+decoding are those of torchvision's `FCOS`.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from brickyard.parts.detection.boxes import area_of, decode_distances
-from brickyard.parts.detection.decode import SuppressingDecode
+from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
-from brickyard.parts.detection.targets import all_labelled, matched, one_hot
+from brickyard.parts.detection.targets import gather_matches, labelled_mask, one_hot
 
-FINEST = 8  # the stride of the first map
-_FIRST_DISTANCE = 2.0  # cells from a point to the sides of its box before training: the middle of what a map is for
+FINEST = 8  # the stride of the finest map
+_INITIAL_DISTANCE = 2.0  # cells from a point to the sides of its box: within the range that a map is responsible for
 
 
 @final
 class FCOS(nn.Module):
-    """A feature pyramid and torchvision's `FCOSHead`, shared by all its maps.
+    """FCOS detector: a feature pyramid, and torchvision's `FCOSHead` shared by all its maps.
 
     Args:
-        channels: Of the backbone's maps, whose strides grow.
-        strides: Of the backbone's maps.
+        channels: The channels of the backbone's maps, fine to coarse.
+        strides: The strides of the backbone's maps, increasing.
         num_classes: K.
-        width: Channels of the pyramid and of the head, divisible by 32.
+        width: The channels of the pyramid and the head, divisible by 32.
 
     Attributes:
-        strides: Of the pyramid's maps.
+        strides: The strides of the pyramid's maps.
 
-    Shape: maps (B, C_i, H / s_i, W / s_i) and the image (B, C, H, W) -> logits (B, P, K); regression (B, P, 4),
-    distances to the left, top, right and bottom in units of the cell's size; centerness (B, P, 1), logits; anchors
-    (B, P, 4), the cell itself.
+    Shape: maps (B, C_i, H / s_i, W / s_i) and image (B, C, H, W) -> logits (B, P, K); regression (B, P, 4), distances
+    to the left, top, right and bottom in units of the cell size; centerness (B, P, 1), logits; anchors (B, P, 4), the
+    cells.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64) -> None:
@@ -48,14 +48,13 @@ class FCOS(nn.Module):
         self.neck = DetectionNeck(channels, strides, width, finest=FINEST)
         self.strides = self.neck.strides
         self.head = FCOSHead(width, num_anchors=1, num_classes=num_classes)
-        # torchvision begins with distances around 0, where half of the ReLUs behind are dead and, with a high learning
-        # rate, the others follow.
-        nn.init.constant_(self.head.regression_head.bbox_reg.bias, _FIRST_DISTANCE)
+        # torchvision initialises the distances around 0, where half of the following ReLUs have no gradient.
+        nn.init.constant_(self.head.regression_head.bbox_reg.bias, _INITIAL_DISTANCE)
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         maps = self.neck(features)
         outputs = self.head(maps)
-        centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.own)
+        centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
         anchors = anchors_around(centers, [[(stride, stride)] for stride in self.strides])
         logits = outputs["cls_logits"]
         anchors = anchors.expand(logits.shape[0], -1, -1)
@@ -64,14 +63,15 @@ class FCOS(nn.Module):
 
 @final
 class FCOSLoss(nn.Module):
-    """Focal loss of the classes, generalised IoU loss of the boxes, cross entropy of the centerness.
+    """Focal loss of the classes, generalised IoU loss of the boxes and binary cross-entropy of the centerness.
 
-    In value and gradient torchvision's `FCOS.compute_loss`, on padded targets and without a loop over pictures. A box
-    belongs to the points near its centre of the map that is for its size; of several boxes, a point takes the smallest.
+    Equal to torchvision's `FCOS.compute_loss` in value and gradient, but on padded targets and without a loop over
+    images. A box is assigned to the points near its centre on the map responsible for its size. A point with several
+    boxes takes the smallest.
 
     Args:
-        strides: Of the maps that the anchors come from.
-        radius: How near the centre, in cells.
+        strides: The strides of the pyramid's maps.
+        radius: The maximum distance of points from the centre of their box, in cells.
     """
 
     def __init__(self, strides: Sequence[int], radius: float = 1.5) -> None:
@@ -89,36 +89,38 @@ class FCOSLoss(nn.Module):
         labels: Tensor,
         labelled: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Compute the loss and its parts.
+        """Compute the total loss and its terms.
 
         Args:
-            logits: (B, P, K), like the next three an output of `FCOS`.
+            logits: (B, P, K); this and the next three are outputs of `FCOS`.
             regression: (B, P, 4).
             centerness: (B, P, 1).
             anchors: (B, P, 4).
-            boxes: (B, M, 4), padded.
-            labels: (B, M) int64, -1 where padded.
-            labelled: (B,) bool; pictures without label add nothing and get no gradient.
+            boxes: (B, M, 4), padded target boxes.
+            labels: (B, M) int64, -1 for padding.
+            labelled: (B,) bool; unlabelled images have no loss and no gradient. None for all labelled.
 
         Returns:
-            The sum; the losses of classes, boxes and centerness. Each is divided by the number of points with a box.
+            The total, classification, box and centerness loss, each divided by the number of points with a box.
         """
         logits, regression, centerness = logits.float(), regression.float(), centerness.float().squeeze(2)
         cells = anchors[0]
-        rows = all_labelled(labelled, logits)[:, None]
-        own, classes = matched(boxes, labels, self.match(cells, boxes, labels), cells)
-        found = (classes >= 0) & rows
-        count = found.sum().clamp(min=1)
-        by_class = sigmoid_focal_loss(logits, one_hot(classes, logits)).sum(dim=2)
-        by_box = generalized_box_iou_loss(decode_distances(regression, cells), own)
-        by_center = binary_cross_entropy_with_logits(centerness, _centerness(own, cells), reduction="none")
-        loss_cls = torch.where(rows, by_class, 0).sum() / count
-        loss_box = torch.where(found, by_box, 0).sum() / count
-        loss_centerness = torch.where(found, by_center, 0).sum() / count
+        rows = labelled_mask(labelled, logits)[:, None]
+        matched_boxes, classes = gather_matches(boxes, labels, self.match(cells, boxes, labels), cells)
+        foreground = (classes >= 0) & rows
+        count = foreground.sum().clamp(min=1)
+        class_losses = sigmoid_focal_loss(logits, one_hot(classes, logits)).sum(dim=2)
+        box_losses = generalized_box_iou_loss(decode_distances(regression, cells), matched_boxes)
+        centerness_losses = binary_cross_entropy_with_logits(
+            centerness, _centerness(matched_boxes, cells), reduction="none"
+        )
+        loss_cls = torch.where(rows, class_losses, 0).sum() / count
+        loss_box = torch.where(foreground, box_losses, 0).sum() / count
+        loss_centerness = torch.where(foreground, centerness_losses, 0).sum() / count
         return loss_cls + loss_box + loss_centerness, loss_cls, loss_box, loss_centerness
 
     def match(self, anchors: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """The box of each point, (B, P): an index into M, -1 for none."""
+        """Assign a box to each point: (B, P), an index into M, or -1 for background."""
         center = ((anchors[:, :2] + anchors[:, 2:]) / 2)[:, None]
         size = anchors[:, 2] - anchors[:, 0]
         lower, upper = self._ranges(size)
@@ -133,15 +135,15 @@ class FCOSLoss(nn.Module):
             & (farthest < upper[:, None])
             & (labels >= 0)[:, None]
         )
-        # In torchvision's form, for its rounding: areas that differ by less than eight pixels are a tie.
+        # As in torchvision, including its rounding: areas that differ by less than eight pixels tie.
         smallness, index = (matches * (1e8 - area_of(boxes))).max(dim=2)
         return torch.where(smallness < 1e-5, -1, index)
 
     def _ranges(self, size: Tensor) -> tuple[Tensor, Tensor]:
-        """The distances to the farthest side that each point is for, from the size of its cell.
+        """Compute the range of distances to the farthest side that each point is responsible for, from its cell size.
 
-        Four to eight cells, where strides double; the upper bound is the next map's lower one, so that no size of box
-        lies between two maps whatever the strides.
+        It is four to eight cells if strides double. The upper bound is the lower bound of the next map, so that the
+        ranges have no gaps for other strides.
         """
         lower = torch.where(size > self.strides[0], size * 4, 0)
         upper = torch.full_like(size, float("inf"))
@@ -151,14 +153,14 @@ class FCOSLoss(nn.Module):
 
 
 @final
-class FCOSDecode(SuppressingDecode):
-    """What `FCOS` writes -> detections; the thresholds are torchvision's. See `detections`.
+class FCOSDecode(NMSDecode):
+    """Decode the outputs of `FCOS` to detections, see `batched_nms`. The default thresholds are torchvision's.
 
     Args:
-        score_threshold: Of the geometric mean of class probability and centerness.
-        iou_threshold: Of non-maximum suppression.
-        candidates: How many of the best scores of a picture take part.
-        count: N.
+        score_threshold: The minimum geometric mean of class probability and centerness.
+        iou_threshold: The IoU threshold of non-maximum suppression.
+        candidates: The number of highest scores per image that take part.
+        count: N, the number of detections per image.
     """
 
     def __init__(
@@ -169,7 +171,7 @@ class FCOSDecode(SuppressingDecode):
     def forward(
         self, logits: Tensor, regression: Tensor, centerness: Tensor, anchors: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.suppressed(
+        return self.select(
             torch.sqrt(logits.float().sigmoid() * centerness.float().sigmoid()),
             decode_distances(regression.float(), anchors),
             image,
@@ -177,7 +179,7 @@ class FCOSDecode(SuppressingDecode):
 
 
 def _centerness(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """1 at the centre of a box, 0 at its edge; boxes (B, P, 4) around the centres of anchors (P, 4)."""
+    """Compute the centerness of anchors (P, 4) in boxes (B, P, 4): 1 at the centre, 0 at the edge; (B, P)."""
     center = (anchors[:, :2] + anchors[:, 2:]) / 2
     before, after = center - boxes[..., :2], boxes[..., 2:] - center
     return (torch.minimum(before, after) / torch.maximum(before, after)).prod(dim=-1).sqrt()

@@ -1,4 +1,4 @@
-"""The feature pyramid of the detectors."""
+"""The feature pyramid of RetinaNet and FCOS."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from brickyard.parts.detection.points import levels_from
 
 @final
 class DetectionNeck(nn.Module):
-    """torchvision's `FeaturePyramidNetwork` (Lin et al. 2017, https://arxiv.org/abs/1612.03144) with two coarser maps.
+    """torchvision's `FeaturePyramidNetwork` (Lin et al. 2017, https://arxiv.org/abs/1612.03144) with two more maps.
 
     Args:
-        channels: Of the backbone's maps, whose strides grow.
-        strides: Of the backbone's maps.
-        width: Channels of every map that comes out.
-        finest: The stride to begin with, see `levels_from`.
+        channels: The channels of the backbone's maps, fine to coarse.
+        strides: The strides of the backbone's maps, increasing.
+        width: The channels of the output maps.
+        finest: The stride of the finest output map, see `levels_from`.
 
     Attributes:
-        strides: Of the maps that come out.
-        own: How many of these stand for a map of the backbone; the further two are made of the last of them.
+        strides: The strides of the output maps.
+        num_backbone_maps: The number of output maps with the size of a map of the backbone. The other two are computed
+            from the last of these.
 
-    Shape: (B, C_i, H / s_i, W / s_i) -> (B, width, H / s_j, W / s_j).
+    Shape: maps (B, C_i, H / s_i, W / s_i) -> list of (B, width, H / s_j, W / s_j).
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, finest: int) -> None:
         super().__init__()
         self.levels = levels_from(strides, finest)
-        self.own = len(self.levels)
-        own = [strides[level] for level in self.levels]
-        self.strides = (*own, own[-1] * 2, own[-1] * 4)
+        self.num_backbone_maps = len(self.levels)
+        backbone_strides = [strides[level] for level in self.levels]
+        self.strides = (*backbone_strides, backbone_strides[-1] * 2, backbone_strides[-1] * 4)
         self.fpn = FeaturePyramidNetwork(
             [channels[level] for level in self.levels], width, extra_blocks=LastLevelP6P7(width, width)
         )

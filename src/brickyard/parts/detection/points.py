@@ -1,9 +1,9 @@
-"""Where the cells of feature maps lie on the picture, and anchors around them.
+"""Centres of the cells of feature maps in image coordinates, and anchors around them.
 
-torchvision's `AnchorGenerator` finds strides by integer division of sizes, which is wrong for pictures that the stride
-does not divide, and centres anchors on the corners of cells (https://github.com/pytorch/vision/issues/7473). Here the
-strides are the backbone's own and cell (i, j) of stride s is centred on ((j + 1/2) s, (i + 1/2) s), as in FCOS (Tian et
-al. 2019, https://arxiv.org/abs/1904.01355).
+Unlike torchvision's `AnchorGenerator`, which computes strides by integer division of sizes (wrong for images that are
+not divisible by the stride) and centres anchors on the corners of cells
+(https://github.com/pytorch/vision/issues/7473), this module uses the strides of the backbone, and the centre of cell
+(i, j) of stride s is ((j + 1/2) s, (i + 1/2) s), as in FCOS (Tian et al. 2019, https://arxiv.org/abs/1904.01355).
 """
 
 from __future__ import annotations
@@ -16,31 +16,43 @@ from torch import Tensor
 
 
 def levels_from(strides: Sequence[int], finest: int) -> list[int]:
-    """The indices of the maps of a stride near `finest` or coarser; the last where there is none.
+    """Return the indices of the maps with a stride of about `finest` or more, or the last index if there are none.
 
-    Near is less than a factor of the square root of two away, so that a map of stride 7 serves for one of 8.
+    A stride may be smaller than `finest` by a factor below the square root of two, e.g. 7 for 8.
+
+    Example:
+        >>> levels_from([2, 4, 8, 16, 32], finest=8)
+        [2, 3, 4]
     """
     return [level for level, stride in enumerate(strides) if 2 * stride**2 > finest**2] or [len(strides) - 1]
 
 
-def cell_centers(maps: Sequence[Tensor], strides: Sequence[int], image_size: Sequence[int], own: int) -> list[Tensor]:
-    """The centre of each cell.
+def cell_centers(
+    maps: Sequence[Tensor], strides: Sequence[int], image_size: Sequence[int], num_backbone_maps: int
+) -> list[Tensor]:
+    """Compute the centre of each cell in image coordinates.
 
     Args:
-        maps: (B, C, h, w) each.
-        strides: One a map.
+        maps: Feature maps (B, C, h, w), fine to coarse.
+        strides: The stride of each map.
         image_size: (H, W).
-        own: How many maps are the backbone's; the further ones were made of the last of these and lie as it does.
+        num_backbone_maps: The number of maps with the size of a map of the backbone. The others were computed from the
+            last of these and start at the same position.
 
     Returns:
-        For each map (h * w, 2), x and y in pixels, row by row; float32.
+        For each map (h * w, 2) float32, x and y in pixels, in row-major order.
+
+    Example:
+        >>> cell_centers([torch.zeros(1, 8, 1, 2)], strides=[8], image_size=(8, 16), num_backbone_maps=1)
+        [tensor([[ 4.,  4.],
+                [12.,  4.]])]
     """
     centers = []
     top = left = 0.0
     for level, (features, stride) in enumerate(zip(maps, strides, strict=True)):
         height, width = features.shape[-2:]
-        if level < own:
-            top, left = _origin(image_size[0], height, stride), _origin(image_size[1], width, stride)
+        if level < num_backbone_maps:
+            top, left = _start(image_size[0], height, stride), _start(image_size[1], width, stride)
         y = (torch.arange(height, device=features.device, dtype=torch.float32) + 0.5) * stride + top
         x = (torch.arange(width, device=features.device, dtype=torch.float32) + 0.5) * stride + left
         centers.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1))
@@ -48,14 +60,14 @@ def cell_centers(maps: Sequence[Tensor], strides: Sequence[int], image_size: Seq
 
 
 def anchors_around(centers: Sequence[Tensor], shapes: Sequence[Sequence[tuple[float, float]]]) -> Tensor:
-    """Boxes of given shapes around the centres.
+    """Create boxes of the given shapes around the centres of cells.
 
     Args:
-        centers: For each map (n, 2).
-        shapes: For each map the A widths and heights of its anchors.
+        centers: For each map (n, 2), x and y in pixels.
+        shapes: For each map the widths and heights of the anchors of a cell, in pixels.
 
     Returns:
-        (P, 4), map by map, cell by cell, the A anchors of a cell one after the other: the order of torchvision's heads.
+        (P, 4), ordered by map, cell and shape, as the outputs of torchvision's heads.
     """
     anchors = []
     for points, sizes in zip(centers, shapes, strict=True):
@@ -65,12 +77,13 @@ def anchors_around(centers: Sequence[Tensor], shapes: Sequence[Sequence[tuple[fl
     return torch.cat(anchors)
 
 
-def _origin(size: int, cells: int, stride: int) -> float:
-    """Where the first cell begins.
+def _start(size: int, cells: int, stride: int) -> float:
+    """Compute the position of the edge of the first cell, in pixels.
 
-    At 0, unless the map is a cell or more short of the picture: then the backbone's convolutions have cut as much off
-    either side (inception_v3 has 8 cells of 32 for 299 pixels). No branches, so that a traced size stays dynamic.
+    It is 0, unless the map is at least one cell smaller than the image: then convolutions without padding cropped both
+    sides equally (inception_v3 has 8 cells of stride 32 for 299 pixels). There are no branches, so that a traced size
+    stays dynamic.
     """
     missing = size - cells * stride
     shifted = torch.sym_min(1, torch.sym_max(0, missing // stride)) * missing / 2
-    return cast("float", shifted)  # or a symbol for one
+    return cast("float", shifted)  # or a `torch.SymFloat`

@@ -1,6 +1,6 @@
-"""RetinaNet: nine anchors a cell, a focal loss, no second stage.
+"""RetinaNet: one-stage detection with nine anchors per cell and a focal loss.
 
-Lin et al. 2017, https://arxiv.org/abs/1708.02002; loss and decoding are those of torchvision's `RetinaNet`.
+Lin et al. 2017, https://arxiv.org/abs/1708.02002. Loss and decoding are those of torchvision's `RetinaNet`.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
 
-from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, overlaps
-from brickyard.parts.detection.decode import SuppressingDecode
+from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwise_iou
+from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
-from brickyard.parts.detection.targets import all_labelled, matched, one_hot
+from brickyard.parts.detection.targets import gather_matches, labelled_mask, one_hot
 
-FINEST = 8  # the stride of the first map
-_SCALE = 4  # the side of the smallest anchor in cells
-_RATIOS, _STEPS = (0.5, 1.0, 2.0), 3  # heights to widths, and sizes before the next map takes over
-_BETWEEN = -2  # an anchor that is neither a box nor background
+FINEST = 8  # the stride of the finest map
+_SCALE = 4  # the side of the smallest anchor, in cells
+_RATIOS, _STEPS = (0.5, 1.0, 2.0), 3  # aspect ratios (height / width), and sizes per octave
+_BETWEEN = -2  # an anchor that is neither foreground nor background
 
 
 @final
 class RetinaNet(nn.Module):
-    """A feature pyramid and torchvision's `RetinaNetHead`, shared by all its maps.
+    """RetinaNet detector: a feature pyramid, and torchvision's `RetinaNetHead` shared by all its maps.
 
     Args:
-        channels: Of the backbone's maps, whose strides grow.
-        strides: Of the backbone's maps.
+        channels: The channels of the backbone's maps, fine to coarse.
+        strides: The strides of the backbone's maps, increasing.
         num_classes: K.
-        width: Channels of the pyramid and of the head, divisible by 32.
+        width: The channels of the pyramid and the head, divisible by 32.
 
     Attributes:
-        strides: Of the pyramid's maps.
+        strides: The strides of the pyramid's maps.
 
-    Shape: maps (B, C_i, H / s_i, W / s_i) and the image (B, C, H, W) -> logits (B, P, K); regression (B, P, 4), see
-    `encode_deltas`; anchors (B, P, 4), of 4 to 8 cells.
+    Shape: maps (B, C_i, H / s_i, W / s_i) and image (B, C, H, W) -> logits (B, P, K); regression (B, P, 4), see
+    `encode_deltas`; anchors (B, P, 4), with sides of 4 to 8 cells.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64) -> None:
@@ -55,7 +55,7 @@ class RetinaNet(nn.Module):
     def forward(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.neck(features)
         outputs = self.head(maps)
-        centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.own)
+        centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
         anchors = anchors_around(centers, [_shapes(stride) for stride in self.strides])
         logits = outputs["cls_logits"]
         return logits, outputs["bbox_regression"], anchors.expand(logits.shape[0], -1, -1)
@@ -65,12 +65,13 @@ class RetinaNet(nn.Module):
 class RetinaNetLoss(nn.Module):
     """Focal loss of the classes and L1 loss of the deltas.
 
-    In value and gradient torchvision's `RetinaNet.compute_loss`, on padded targets and without a loop over pictures.
+    Equal to torchvision's `RetinaNet.compute_loss` in value and gradient, but on padded targets and without a loop over
+    images.
 
     Args:
-        foreground: An anchor that overlaps a box as much belongs to it; so do, whatever they overlap, the anchors that
-            overlap a box most.
-        background: An anchor that overlaps every box less is background; between the two it is left out.
+        foreground: The minimum IoU of an anchor with its box. The anchors with the highest IoU with a box are assigned
+            to it in any case.
+        background: Anchors with a lower IoU with every box are background; those in between are ignored.
     """
 
     def __init__(self, foreground: float = 0.5, background: float = 0.4) -> None:
@@ -87,54 +88,54 @@ class RetinaNetLoss(nn.Module):
         labels: Tensor,
         labelled: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the loss and its parts.
+        """Compute the total loss and its terms.
 
         Args:
-            logits: (B, P, K), like the next two an output of `RetinaNet`.
+            logits: (B, P, K); this and the next two are outputs of `RetinaNet`.
             regression: (B, P, 4).
             anchors: (B, P, 4).
-            boxes: (B, M, 4), padded.
-            labels: (B, M) int64, -1 where padded.
-            labelled: (B,) bool; pictures without label add nothing and get no gradient.
+            boxes: (B, M, 4), padded target boxes.
+            labels: (B, M) int64, -1 for padding.
+            labelled: (B,) bool; unlabelled images have no loss and no gradient. None for all labelled.
 
         Returns:
-            The sum; the losses of classes and boxes. Each is divided by the number of anchors with a box, picture by
-            picture, and is the mean over pictures.
+            The total, classification and box loss. Each is divided by the number of anchors with a box per image, and
+            averaged over the images.
         """
         logits, regression, cells = logits.float(), regression.float(), anchors[0]
-        rows = all_labelled(labelled, logits)
+        rows = labelled_mask(labelled, logits)
         match = self.match(cells, boxes, labels)
-        own, classes = matched(boxes, labels, match, cells)
-        found = classes >= 0
-        count = found.sum(dim=1).clamp(min=1)
-        by_class = sigmoid_focal_loss(logits, one_hot(classes, logits)).sum(dim=2)
-        by_box = (regression - encode_deltas(own, cells)).abs().sum(dim=2)
-        pictures = rows.sum().clamp(min=1)
-        use_class, use_box = (match != _BETWEEN) & rows[:, None], found & rows[:, None]
-        loss_cls = (torch.where(use_class, by_class, 0).sum(dim=1) / count).sum() / pictures
-        loss_box = (torch.where(use_box, by_box, 0).sum(dim=1) / count).sum() / pictures
+        matched_boxes, classes = gather_matches(boxes, labels, match, cells)
+        foreground = classes >= 0
+        count = foreground.sum(dim=1).clamp(min=1)
+        class_losses = sigmoid_focal_loss(logits, one_hot(classes, logits)).sum(dim=2)
+        box_losses = (regression - encode_deltas(matched_boxes, cells)).abs().sum(dim=2)
+        images = rows.sum().clamp(min=1)
+        use_class, use_box = (match != _BETWEEN) & rows[:, None], foreground & rows[:, None]
+        loss_cls = (torch.where(use_class, class_losses, 0).sum(dim=1) / count).sum() / images
+        loss_box = (torch.where(use_box, box_losses, 0).sum(dim=1) / count).sum() / images
         return loss_cls + loss_box, loss_cls, loss_box
 
     def match(self, anchors: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """The box of each anchor, (B, P): an index into M, -1 for background, -2 for neither."""
-        there = (labels >= 0)[..., None]
-        overlap = torch.where(there, overlaps(boxes, anchors), -1)
-        most, index = overlap.max(dim=1)
-        best = overlap.amax(dim=2, keepdim=True)
-        nearest = ((overlap == best) & (best > 0)).any(dim=1)
-        apart = torch.where(most < self.background, -1, _BETWEEN)
-        return torch.where(nearest | (most >= self.foreground), index, apart)
+        """Assign a box to each anchor: (B, P), an index into M, -1 for background, -2 for ignored."""
+        is_target = (labels >= 0)[..., None]
+        iou = torch.where(is_target, pairwise_iou(boxes, anchors), -1)
+        highest, index = iou.max(dim=1)
+        best = iou.amax(dim=2, keepdim=True)
+        is_best_anchor = ((iou == best) & (best > 0)).any(dim=1)
+        unmatched = torch.where(highest < self.background, -1, _BETWEEN)
+        return torch.where(is_best_anchor | (highest >= self.foreground), index, unmatched)
 
 
 @final
-class RetinaNetDecode(SuppressingDecode):
-    """What `RetinaNet` writes -> detections; the thresholds are torchvision's. See `detections`.
+class RetinaNetDecode(NMSDecode):
+    """Decode the outputs of `RetinaNet` to detections, see `batched_nms`. The default thresholds are torchvision's.
 
     Args:
-        score_threshold: Of the class probability.
-        iou_threshold: Of non-maximum suppression.
-        candidates: How many of the best scores of a picture take part.
-        count: N.
+        score_threshold: The minimum class probability.
+        iou_threshold: The IoU threshold of non-maximum suppression.
+        candidates: The number of highest scores per image that take part.
+        count: N, the number of detections per image.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class RetinaNetDecode(SuppressingDecode):
     def forward(
         self, logits: Tensor, regression: Tensor, anchors: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.suppressed(
+        return self.select(
             logits.float().sigmoid(),
             decode_deltas(regression.float(), anchors),
             image,
@@ -153,6 +154,6 @@ class RetinaNetDecode(SuppressingDecode):
 
 
 def _shapes(stride: int) -> list[tuple[float, float]]:
-    """The widths and heights of a cell's anchors: three sizes for each ratio, of one area each."""
+    """Compute the widths and heights of a cell's anchors: three areas for each aspect ratio."""
     sizes = [_SCALE * stride * 2 ** (step / _STEPS) for step in range(_STEPS)]
     return [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for ratio in _RATIOS for size in sizes]

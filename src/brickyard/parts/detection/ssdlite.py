@@ -1,6 +1,6 @@
-"""SSDLite: default boxes on the backbone's own maps, with depthwise convolutions.
+"""SSDLite: default boxes directly on the backbone's feature maps, with depthwise convolutions.
 
-Liu et al. 2016, https://arxiv.org/abs/1512.02325, and Sandler et al. 2018, https://arxiv.org/abs/1801.04381; loss and
+Liu et al. 2016, https://arxiv.org/abs/1512.02325, and Sandler et al. 2018, https://arxiv.org/abs/1801.04381. Loss and
 decoding are those of torchvision's `SSD`.
 """
 
@@ -17,45 +17,46 @@ from torch.nn import functional
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops.misc import Conv2dNormActivation
 
-from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, overlaps
-from brickyard.parts.detection.decode import SuppressingDecode
+from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwise_iou
+from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.points import anchors_around, cell_centers, levels_from
-from brickyard.parts.detection.targets import all_labelled, matched
+from brickyard.parts.detection.targets import gather_matches, labelled_mask
 
-FINEST = 16  # the stride of the first map
-_EXTRA = 2  # maps that are added to the backbone's
-_SCALE = 4  # the side of the smallest default box in cells
-_RATIOS = (2.0, 0.5, 3.0, 1 / 3)  # widths to heights, besides the two squares
-_VARIANCES = (10.0, 5.0)  # how much finer shifts and log scales are regressed than those of `encode_deltas`
+FINEST = 16  # the stride of the finest map
+_EXTRA = 2  # the number of maps added to the backbone's
+_SCALE = 4  # the side of the smallest default box, in cells
+_RATIOS = (2.0, 0.5, 3.0, 1 / 3)  # aspect ratios (width / height), in addition to two squares
+_DELTA_WEIGHTS = (10.0, 5.0)  # factors of the shifts and log scales of `encode_deltas`
 
 
 @final
 class SSDLite(nn.Module):
-    """torchvision's `SSDLiteHead` on the backbone's maps and on two coarser ones.
+    """SSDLite detector: torchvision's `SSDLiteHead` on the backbone's maps and two additional coarser maps.
 
     Args:
-        channels: Of the backbone's maps, whose strides grow.
-        strides: Of the backbone's maps.
+        channels: The channels of the backbone's maps, fine to coarse.
+        strides: The strides of the backbone's maps, increasing.
         num_classes: K.
-        width: Channels of the added maps.
+        width: The channels of the additional maps.
 
     Attributes:
-        strides: Of the maps that the head reads.
+        strides: The strides of the maps that the head is applied to.
 
-    Shape: maps (B, C_i, H / s_i, W / s_i) and the image (B, C, H, W) -> logits (B, P, K + 1), the background first;
-    regression (B, P, 4), `encode_deltas` times 10 and 5; anchors (B, P, 4), six a cell, of 4 to 8 cells. Its batch
-    normalisation cannot train on one picture that is so small that the coarsest map is a single cell.
+    Shape: maps (B, C_i, H / s_i, W / s_i) and image (B, C, H, W) -> logits (B, P, K + 1), with the background as class
+    0; regression (B, P, 4), `encode_deltas` with shifts times 10 and log scales times 5; anchors (B, P, 4), six per
+    cell, with sides of 4 to 8 cells. Batch norm cannot train on a single image whose coarsest map is one cell.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 128) -> None:
         super().__init__()
-        # torchvision's momentum of 0.03 leaves the statistics of a short training far behind the weights.
+        # Not torchvision's momentum of 0.03, with which the statistics lag behind the weights in short trainings.
         norm = partial(nn.BatchNorm2d, eps=0.001)
         self.levels = levels_from(strides, FINEST)
-        own_strides, own = [strides[level] for level in self.levels], [channels[level] for level in self.levels]
-        self.strides = (*own_strides, *(own_strides[-1] * 2**step for step in range(1, _EXTRA + 1)))
-        self.extra = nn.ModuleList(_coarser(own[-1] if step == 0 else width, width, norm) for step in range(_EXTRA))
-        widths = [*own, *[width] * _EXTRA]
+        backbone_strides = [strides[level] for level in self.levels]
+        widths = [*(channels[level] for level in self.levels), *[width] * _EXTRA]
+        self.strides = (*backbone_strides, *(backbone_strides[-1] * 2**step for step in range(1, _EXTRA + 1)))
+        extra_inputs = [channels[self.levels[-1]], *[width] * (_EXTRA - 1)]
+        self.extra = nn.ModuleList(_downsample(in_channels, width, norm) for in_channels in extra_inputs)
         self.head = SSDLiteHead(widths, [2 + len(_RATIOS)] * len(widths), num_classes + 1, norm)
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,14 +72,15 @@ class SSDLite(nn.Module):
 
 @final
 class SSDLiteLoss(nn.Module):
-    """Cross entropy of the classes with three hard negatives for each box, and smooth L1 loss of the deltas.
+    """Cross-entropy of the classes with hard negative mining, and smooth L1 loss of the deltas.
 
-    In value and gradient torchvision's `SSD.compute_loss`, on padded targets and without a loop over pictures.
+    Equal to torchvision's `SSD.compute_loss` in value and gradient, but on padded targets and without a loop over
+    images.
 
     Args:
-        foreground: An anchor that overlaps a box as much belongs to it; so does, whatever it overlaps, the anchor that
-            overlaps a box most.
-        negatives: How many background anchors count for each that has a box, those that are the most wrong.
+        foreground: The minimum IoU of an anchor with its box. The anchor with the highest IoU with a box is assigned to
+            it in any case.
+        negatives: The number of background anchors per anchor with a box, those with the highest loss.
     """
 
     def __init__(self, foreground: float = 0.5, negatives: int = 3) -> None:
@@ -95,53 +97,54 @@ class SSDLiteLoss(nn.Module):
         labels: Tensor,
         labelled: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the loss and its parts.
+        """Compute the total loss and its terms.
 
         Args:
-            logits: (B, P, K + 1), like the next two an output of `SSDLite`.
+            logits: (B, P, K + 1); this and the next two are outputs of `SSDLite`.
             regression: (B, P, 4).
             anchors: (B, P, 4).
-            boxes: (B, M, 4), padded.
-            labels: (B, M) int64, -1 where padded.
-            labelled: (B,) bool; pictures without label add nothing and get no gradient.
+            boxes: (B, M, 4), padded target boxes.
+            labels: (B, M) int64, -1 for padding.
+            labelled: (B,) bool; unlabelled images have no loss and no gradient. None for all labelled.
 
         Returns:
-            The sum; the losses of classes and boxes. Each is divided by the number of anchors that have a box.
+            The total, classification and box loss, each divided by the number of anchors with a box.
         """
         logits, regression, cells = logits.float(), regression.float(), anchors[0]
-        own, classes = matched(boxes, labels, self.match(cells, boxes, labels), cells)
-        found = (classes >= 0) & all_labelled(labelled, logits)[:, None]
-        count = found.sum().clamp(min=1)
-        by_class = functional.cross_entropy(logits.transpose(1, 2), classes + 1, reduction="none")
-        wrongness = by_class.detach().masked_fill(found, -math.inf)
-        rank = wrongness.argsort(dim=1, descending=True).argsort(dim=1)
-        used = found | (rank < self.negatives * found.sum(dim=1, keepdim=True))
-        by_box = functional.smooth_l1_loss(regression, _scaled(encode_deltas(own, cells)), reduction="none").sum(dim=2)
-        loss_cls = torch.where(used, by_class, 0).sum() / count
-        loss_box = torch.where(found, by_box, 0).sum() / count
+        matched_boxes, classes = gather_matches(boxes, labels, self.match(cells, boxes, labels), cells)
+        foreground = (classes >= 0) & labelled_mask(labelled, logits)[:, None]
+        count = foreground.sum().clamp(min=1)
+        class_losses = functional.cross_entropy(logits.transpose(1, 2), classes + 1, reduction="none")
+        background_losses = class_losses.detach().masked_fill(foreground, -math.inf)
+        rank = background_losses.argsort(dim=1, descending=True).argsort(dim=1)
+        used = foreground | (rank < self.negatives * foreground.sum(dim=1, keepdim=True))
+        deltas = _scaled(encode_deltas(matched_boxes, cells))
+        box_losses = functional.smooth_l1_loss(regression, deltas, reduction="none").sum(dim=2)
+        loss_cls = torch.where(used, class_losses, 0).sum() / count
+        loss_box = torch.where(foreground, box_losses, 0).sum() / count
         return loss_cls + loss_box, loss_cls, loss_box
 
     def match(self, anchors: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """The box of each anchor, (B, P): an index into M, -1 for none."""
-        there = labels >= 0
-        overlap = torch.where(there[..., None], overlaps(boxes, anchors), -1)
-        most, index = overlap.max(dim=1)
-        index = torch.where(most < self.foreground, -1, index)
-        # A column more takes what padded boxes write.
-        target = torch.where(there, overlap.argmax(dim=2), anchors.shape[0])
+        """Assign a box to each anchor: (B, P), an index into M, or -1 for background."""
+        is_target = labels >= 0
+        iou = torch.where(is_target[..., None], pairwise_iou(boxes, anchors), -1)
+        highest, index = iou.max(dim=1)
+        index = torch.where(highest < self.foreground, -1, index)
+        # Padded boxes scatter to an extra column, which is dropped.
+        target = torch.where(is_target, iou.argmax(dim=2), anchors.shape[0])
         rows = torch.arange(boxes.shape[1], device=boxes.device).expand_as(labels)
         return functional.pad(index, (0, 1)).scatter(1, target, rows)[:, :-1]
 
 
 @final
-class SSDLiteDecode(SuppressingDecode):
-    """What `SSDLite` writes -> detections; the thresholds are torchvision's for SSDLite. See `detections`.
+class SSDLiteDecode(NMSDecode):
+    """Decode the outputs of `SSDLite` to detections, see `batched_nms`. The default thresholds are torchvision's.
 
     Args:
-        score_threshold: Of the class probability.
-        iou_threshold: Of non-maximum suppression.
-        candidates: How many of the best scores of a picture take part.
-        count: N.
+        score_threshold: The minimum class probability.
+        iou_threshold: The IoU threshold of non-maximum suppression.
+        candidates: The number of highest scores per image that take part.
+        count: N, the number of detections per image.
     """
 
     def __init__(
@@ -153,8 +156,8 @@ class SSDLiteDecode(SuppressingDecode):
         self, logits: Tensor, regression: Tensor, anchors: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         shift, scale = regression.float().chunk(2, dim=-1)
-        deltas = torch.cat([shift / _VARIANCES[0], scale / _VARIANCES[1]], dim=-1)
-        return self.suppressed(
+        deltas = torch.cat([shift / _DELTA_WEIGHTS[0], scale / _DELTA_WEIGHTS[1]], dim=-1)
+        return self.select(
             logits.float().softmax(dim=2)[..., 1:],
             decode_deltas(deltas, anchors),
             image,
@@ -163,11 +166,11 @@ class SSDLiteDecode(SuppressingDecode):
 
 def _scaled(deltas: Tensor) -> Tensor:
     shift, scale = deltas.chunk(2, dim=-1)
-    return torch.cat([shift * _VARIANCES[0], scale * _VARIANCES[1]], dim=-1)
+    return torch.cat([shift * _DELTA_WEIGHTS[0], scale * _DELTA_WEIGHTS[1]], dim=-1)
 
 
-def _coarser(channels: int, width: int, norm: partial[nn.BatchNorm2d]) -> nn.Sequential:
-    """Half the resolution, as in torchvision's SSDLite: squeeze, depthwise with stride 2, expand."""
+def _downsample(channels: int, width: int, norm: partial[nn.BatchNorm2d]) -> nn.Sequential:
+    """Create torchvision's extra block of SSDLite: squeeze, depthwise convolution with stride 2, expand."""
     layer = partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.ReLU6)
     half = width // 2
     return nn.Sequential(
@@ -178,12 +181,12 @@ def _coarser(channels: int, width: int, norm: partial[nn.BatchNorm2d]) -> nn.Seq
 
 
 def _shapes(stride: int) -> list[tuple[float, float]]:
-    """The widths and heights of a cell's default boxes: two squares, and the smaller one's area in other ratios.
+    """Compute the widths and heights of a cell's default boxes: two squares, and the smaller square in other ratios.
 
-    The second square lies between this map's size and the next one's, as in the paper; the sizes follow the strides and
-    not the picture, so that one head serves pictures of any size.
+    As in the paper, the second square is between the sizes of this map and the next. Sizes are proportional to the
+    stride instead of the image, so that a head works on images of any size.
     """
     size = float(_SCALE * stride)
     between = size * math.sqrt(2)
-    others = [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in _RATIOS]
-    return [(size, size), (between, between), *others]
+    rectangles = [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in _RATIOS]
+    return [(size, size), (between, between), *rectangles]

@@ -1,1 +1,1 @@
-"""Functions that draw outputs on images."""
+"""Visualizations: draw the outputs of heads on images with Pillow."""

@@ -1,4 +1,4 @@
-"""Pictures of what a model found, with Pillow."""
+"""Draw class probabilities below an image."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from brickyard.core.conversions import float2uint8
 
-MIN_WIDTH = 320  # pixels: below, a label would not be readable
+MIN_WIDTH = 320  # pixels, for readable labels
 BACKGROUND, _BAR, TEXT = (24, 26, 31), (62, 116, 180), (240, 240, 240)
 
 
 @final
 class DrawClassification:
-    """Draw the most likely classes as bars under the picture.
+    """Draw the most likely classes as bars below the image.
 
     Args:
         labels: The K class names.
-        top: How many bars.
+        top: The number of bars.
     """
 
     def __init__(self, labels: Sequence[str], top: int = 5) -> None:
@@ -29,36 +29,36 @@ class DrawClassification:
         self.top = top
 
     def __call__(self, image: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> Image.Image:
-        """Draw one picture.
+        """Draw the probabilities of one image.
 
         Args:
             image: (H, W, C), C 1 or 3, uint8 or float in [0, 1].
             probabilities: (K,), in [0, 1].
 
         Returns:
-            A picture of the image's width, or 320 pixels if it is narrower, and higher by the bars.
+            The image with bars below. A narrower image is enlarged to a width of 320 pixels.
         """
-        picture = to_image(image)
-        if picture.width < MIN_WIDTH:
-            height = round(picture.height * MIN_WIDTH / picture.width)
-            picture = picture.resize((MIN_WIDTH, max(height, 1)), Image.Resampling.NEAREST)
+        shown = to_image(image)
+        if shown.width < MIN_WIDTH:
+            height = round(shown.height * MIN_WIDTH / shown.width)
+            shown = shown.resize((MIN_WIDTH, max(height, 1)), Image.Resampling.NEAREST)
         best = np.argsort(-probabilities, kind="stable")[: self.top]
-        row = max(18, picture.width // 24)
-        canvas = Image.new("RGB", (picture.width, picture.height + row * len(best) + row // 2), BACKGROUND)
-        canvas.paste(picture)
+        row = max(18, shown.width // 24)
+        canvas = Image.new("RGB", (shown.width, shown.height + row * len(best) + row // 2), BACKGROUND)
+        canvas.paste(shown)
         draw = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=round(row * 0.62))
         for rank, index in enumerate(best):
-            top = picture.height + row // 4 + rank * row
-            share = float(probabilities[index])
-            bar = (row // 4, top + 1, row // 4 + round((picture.width - row // 2) * share), top + row - 2)
+            top = shown.height + row // 4 + rank * row
+            probability = float(probabilities[index])
+            bar = (row // 4, top + 1, row // 4 + round((shown.width - row // 2) * probability), top + row - 2)
             draw.rounded_rectangle(bar, radius=row // 6, fill=_BAR)
             draw.text((row // 2, top + row // 2), self.labels[index], font=font, fill=TEXT, anchor="lm")
-            draw.text((picture.width - row // 2, top + row // 2), f"{share:.1%}", font=font, fill=TEXT, anchor="rm")
+            draw.text((shown.width - row // 2, top + row // 2), f"{probability:.1%}", font=font, fill=TEXT, anchor="rm")
         return canvas
 
 
 def to_image(image: npt.NDArray[Any]) -> Image.Image:
-    """(H, W, 3) or (H, W, 1), uint8 or float in [0, 1] -> a picture in RGB."""
+    """Convert an array (H, W, 3) or (H, W, 1), uint8 or float in [0, 1], to an RGB image."""
     pixels = float2uint8(image)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]).convert("RGB")

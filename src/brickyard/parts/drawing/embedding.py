@@ -1,4 +1,4 @@
-"""Pictures of vectors, with Pillow."""
+"""Draw embeddings below an image."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ _POSITIVE, _NEGATIVE, _ZERO = np.array([236, 128, 61]), np.array([62, 116, 180])
 
 @final
 class DrawEmbedding:
-    """Draw a vector as a strip of colours under the picture: orange above zero, blue below, dark near it.
+    """Draw a vector as a strip of colours below the image: orange for positive, blue for negative, dark near zero.
 
-    Vectors that are near each other have strips that look alike.
+    Similar vectors have similar strips.
     """
 
     def __call__(self, image: npt.NDArray[Any], vector: npt.NDArray[Any]) -> Image.Image:
-        """Draw one picture.
+        """Draw the vector of one image.
 
         Args:
             image: (H, W, C), C 1 or 3, uint8 or float in [0, 1].
             vector: (D,).
 
         Returns:
-            The picture, at least 320 pixels wide, and higher by the strip.
+            The image with the strip below, at least 320 pixels wide.
         """
-        picture = to_image(image)
-        width, row = max(picture.width, MIN_WIDTH), max(24, picture.width // 16)
-        canvas = Image.new("RGB", (width, picture.height + row), BACKGROUND)
-        canvas.paste(picture)
+        shown = to_image(image)
+        width, row = max(shown.width, MIN_WIDTH), max(24, shown.width // 16)
+        canvas = Image.new("RGB", (width, shown.height + row), BACKGROUND)
+        canvas.paste(shown)
         draw = ImageDraw.Draw(canvas)
         edges = np.linspace(0, width, len(vector) + 1)
-        for index, share in enumerate(vector / max(float(np.abs(vector).max()), 1e-12)):
-            color = _ZERO + abs(share) * ((_POSITIVE if share > 0 else _NEGATIVE) - _ZERO)
+        for index, value in enumerate(vector / max(float(np.abs(vector).max()), 1e-12)):
+            color = _ZERO + abs(value) * ((_POSITIVE if value > 0 else _NEGATIVE) - _ZERO)
             left, right = round(edges[index]), max(round(edges[index + 1]) - 1, round(edges[index]))
-            place = (left, picture.height + row // 6, right, picture.height + row - row // 6)
-            draw.rectangle(place, fill=tuple(np.rint(color).astype(int).tolist()))
+            bounds = (left, shown.height + row // 6, right, shown.height + row - row // 6)
+            draw.rectangle(bounds, fill=tuple(np.rint(color).astype(int).tolist()))
         return canvas

@@ -1,4 +1,4 @@
-"""Pictures with the keypoints that were found, with Pillow."""
+"""Draw keypoints on an image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from PIL import Image, ImageDraw, ImageFont
 from brickyard.parts.drawing.boxes import color_of
 from brickyard.parts.drawing.classification import to_image
 
-_INK, _EDGE = (255, 255, 255), (0, 0, 0)
+_TEXT, _OUTLINE = (255, 255, 255), (0, 0, 0)
 
 
 @final
 class DrawKeypoints:
-    """Draw a point with its name for each keypoint on the picture.
+    """Draw a point with a name for each keypoint.
 
     Args:
-        labels: The K names.
-        score_threshold: Keypoints with a lower score are left out.
+        labels: The K names of the keypoints.
+        score_threshold: Keypoints with a lower score are not drawn.
     """
 
     def __init__(self, labels: Sequence[str], score_threshold: float = 0.3) -> None:
@@ -29,31 +29,37 @@ class DrawKeypoints:
         self.score_threshold = score_threshold
 
     def __call__(self, image: npt.NDArray[Any], keypoints: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Image.Image:
-        """Draw one picture.
+        """Draw the keypoints of one image.
 
         Args:
             image: (H, W, C), C 1 or 3, uint8 or float in [0, 1].
-            keypoints: (2, K): every x, then every y, in pixels of the image, as `BrickPerImageVisualization` turns
+            keypoints: (2, K), all x, then all y, in pixels of the image, as `BrickPerImageVisualization` passes
                 (B, K, 2).
             scores: (K,), in [0, 1].
 
         Returns:
-            A picture of the image's size.
+            The visualization, of the size of the image.
         """
-        picture = to_image(image)
-        draw = ImageDraw.Draw(picture)
-        radius = max(2.0, max(picture.size) / 120)
-        font = ImageFont.load_default(size=max(9, round(max(picture.size) / 45)))
-        for index in np.argsort(scores, kind="stable"):  # the surest last, on top
+        canvas = to_image(image)
+        draw = ImageDraw.Draw(canvas)
+        radius = max(2.0, max(canvas.size) / 120)
+        font = ImageFont.load_default(size=max(9, round(max(canvas.size) / 45)))
+        for index in np.argsort(scores, kind="stable"):  # the highest score last, on top
             if scores[index] < self.score_threshold:
                 continue
-            x, y = (float(place) for place in keypoints[:, index])
-            outside = radius * 1.4
-            draw.ellipse((x - outside, y - outside, x + outside, y + outside), fill=_EDGE)
+            x, y = (float(value) for value in keypoints[:, index])
+            outer = radius * 1.4
+            draw.ellipse((x - outer, y - outer, x + outer, y + outer), fill=_OUTLINE)
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color_of(int(index)))
-            on_the_left = x + 2 * radius + draw.textlength(self.labels[index], font=font) > picture.width
-            place, anchor = (x - 2 * radius, "rm") if on_the_left else (x + 2 * radius, "lm")
+            on_the_left = x + 2 * radius + draw.textlength(self.labels[index], font=font) > canvas.width
+            text_x, anchor = (x - 2 * radius, "rm") if on_the_left else (x + 2 * radius, "lm")
             draw.text(
-                (place, y), self.labels[index], font=font, fill=_INK, stroke_width=1, stroke_fill=_EDGE, anchor=anchor
+                (text_x, y),
+                self.labels[index],
+                font=font,
+                fill=_TEXT,
+                stroke_width=1,
+                stroke_fill=_OUTLINE,
+                anchor=anchor,
             )
-        return picture
+        return canvas
