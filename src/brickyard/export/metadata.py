@@ -52,7 +52,7 @@ class ExportMetadata:
             "collection": self.collection,
             "image": asdict(self.image),
             "heads": self.heads,
-            "beside": self.python_bricks,
+            "python_bricks": self.python_bricks,
             "bricks": self.bricks,
         }
         return {f"{_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in values.items()}
@@ -79,7 +79,7 @@ class ExportMetadata:
             }
             _check_image(image)
             _check_bricks(values, location)
-            return cls(values["collection"], InputSpec(**image), values["heads"], values["beside"], values["bricks"])
+            return cls(values["collection"], InputSpec(**image), values["heads"], values["python_bricks"], values["bricks"])
 
 
 def _check_image(image: Mapping[str, Any]) -> None:
@@ -102,7 +102,7 @@ def _check_bricks(values: Mapping[str, Any], location: str) -> None:
         if missing := {"task", "labels", "variant"} - metadata.keys():
             raise TypeError(f"head '{head}' lacks {sorted(missing)}")
         check_fields(metadata | {"type": "head"}, f"{location}, head '{head}'")
-    for key in ("beside", "bricks"):
+    for key in ("python_bricks", "bricks"):
         if not isinstance(values[key], dict):
             raise TypeError(f"expected an object under '{_PREFIX}{key}', found {type(values[key]).__name__}")
 
