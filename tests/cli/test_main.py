@@ -209,7 +209,7 @@ def test_a_user_module_is_imported_first(tmp_path):
         encoding="utf-8",
     )
     output = run_python(
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from brickyard.cli import main; "
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from brickyard.cli.main import main; "
         "main(['--import', 'mine', 'info', 'test_resnet_size'])"
     )
     assert "size: task size, 1 classes" in output
