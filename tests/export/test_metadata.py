@@ -38,7 +38,7 @@ def test_metadata_survives_a_round_trip(texts):
         ("heads", {"cls": {"task": "cls", "variant": "linear", "labels": 5}}),
         ("heads", {"cls": {"task": "cls", "variant": "linear", "labels": [["a"]]}}),
         ("heads", None),
-        ("beside", []),
+        ("python_bricks", []),
         ("bricks", 5),
     ],
 )

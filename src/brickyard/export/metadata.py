@@ -79,7 +79,9 @@ class ExportMetadata:
             }
             _check_image(image)
             _check_bricks(values, location)
-            return cls(values["collection"], InputSpec(**image), values["heads"], values["python_bricks"], values["bricks"])
+            return cls(
+                values["collection"], InputSpec(**image), values["heads"], values["python_bricks"], values["bricks"]
+            )
 
 
 def _check_image(image: Mapping[str, Any]) -> None:
