@@ -40,7 +40,7 @@ class Checkpoint:
         file: In that package.
         licence: Of the weights.
         half: Whether they are stored in half precision.
-        images: What differs from timm's own facts about the images.
+        images: Where the images differ from timm's configuration.
     """
 
     backbone: str

@@ -16,15 +16,15 @@ from brickyard.recipe.recipe import HeadRecipe, Recipe
 
 
 def parse_name(name: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]) -> Recipe:
-    """Read a model name.
+    """Parse a model name.
 
     Args:
         name: The longest backbone that leaves only task tokens is taken; the order of the tasks does not matter.
-        backbones: Every backbone's name.
-        tasks: The variants of each task's head, by the task's name, in the order that recipes have.
+        backbones: The names of all backbones.
+        tasks: The variants of each task's head, by the task's name, in the order of the heads in recipes.
 
     Raises:
-        UnknownNameError: It is no model name (with the nearest ones), or it can be read in two ways (with both).
+        UnknownNameError: It is not a model name (with the nearest ones), or it is ambiguous (with both readings).
     """
     stem, dot, weights = name.partition(".")
     readings = [
@@ -37,45 +37,45 @@ def parse_name(name: str, backbones: Collection[str], tasks: Mapping[str, Sequen
     if len(readings) > 1:
         both = " or ".join(f"'{backbone}' with {[head.task for head in heads]}" for backbone, heads in readings)
         raise UnknownNameError(
-            "model", name, [], f"It can be read in two ways: {both}. Put the tasks in another order."
+            "model", name, [], f"It is ambiguous: {both}. Put the tasks in another order."
         )
     backbone, heads = readings[0]
     return Recipe(backbone, heads, weights or None)
 
 
 def parse_heads(heads: Mapping[str, str], tasks: Mapping[str, Sequence[str]]) -> tuple[HeadRecipe, ...]:
-    """Read heads of any names, such as {"age": "cls", "parts": "seg-unet"}.
+    """Parse heads with custom names, such as {"age": "cls", "parts": "seg-unet"}.
 
     Args:
         heads: The task token of each head, by the head's name.
         tasks: The variants of each task's head, by the task's name.
 
     Raises:
-        UnknownNameError: A token that names no task, or no head of it.
+        UnknownNameError: A token that is neither a task nor one of its heads.
     """
     parsed = []
     for name, token in heads.items():
-        found = _heads([token], tasks)
-        if found is None:
+        heads_of_token = _heads([token], tasks)
+        if heads_of_token is None:
             raise UnknownNameError("task", token, _tokens(tasks), f"For the head '{name}'.")
-        parsed.append(replace(found[0], name=name))
+        parsed.append(replace(heads_of_token[0], name=name))
     return tuple(parsed)
 
 
 def _tokens(tasks: Mapping[str, Sequence[str]]) -> list[str]:
-    """Every token that names a task, alone or with a variant."""
+    """Return every token of a task, with and without a variant."""
     return [*tasks, *(f"{task}-{variant}" for task, variants in tasks.items() for variant in variants)]
 
 
 def _splits(stem: str) -> Iterator[tuple[str, list[str]]]:
-    """Every way to read the stem as a backbone and one or more tokens, the longest backbone first."""
+    """Yield every split of the stem into a backbone and one or more tokens, the longest backbone first."""
     parts = stem.split("_")
     for count in range(1, len(parts)):
         yield "_".join(parts[:-count]), parts[-count:]
 
 
 def _heads(tokens: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> tuple[HeadRecipe, ...] | None:
-    """The heads that the tokens name, in the order of `tasks`; None if a token names none, or two name one task."""
+    """Return the heads of the tokens in the order of `tasks`; None for an unknown token, or two of one task."""
     heads: dict[str, HeadRecipe] = {}
     for token in tokens:
         task, dash, variant = token.partition("-")
@@ -87,7 +87,7 @@ def _heads(tokens: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> tuple[H
 
 
 def _unknown(name: str, stem: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]) -> UnknownNameError:
-    """Tell which part of the name is wrong."""
+    """Return the error that states which part of the name is wrong."""
     form = "A model name is <backbone>_<task>[-<head>]..., e.g. 'resnet18_cls'."
     if stem in backbones:
         hint = f"'{stem}' is a backbone: add a task to it, e.g. '{stem}_{next(iter(tasks))}'."
@@ -105,7 +105,7 @@ def _unknown(name: str, stem: str, backbones: Collection[str], tasks: Mapping[st
 
 
 def _like(stem: str, backbones: Collection[str], tasks: Mapping[str, Sequence[str]]) -> list[str]:
-    """Every backbone with the tasks that the stem ends in."""
+    """Return every backbone with the tasks at the end of the stem."""
     tokens = stem.split("_")
     first = next((i for i in range(1, len(tokens)) if _heads(tokens[i:], tasks) is not None), len(tokens))
     suffix = "_".join(tokens[first:]) or next(iter(tasks))

@@ -13,11 +13,11 @@ class HeadRecipe:
     """One head of a model.
 
     Attributes:
-        name: Where its bricks stand.
+        name: The prefix of its bricks.
         task: The task's name.
         variant: The head's name, None for the task's default.
         num_classes: None for the task's default.
-        labels: The class names, None where nobody knows them.
+        labels: The class names, None if unknown.
     """
 
     name: str
@@ -30,7 +30,7 @@ class HeadRecipe:
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """What a model is made of, before anything is built.
+    """The description of a model, before anything is built.
 
     Attributes:
         backbone: timm's name, without a weights tag.
@@ -60,7 +60,7 @@ class Recipe:
         return "_".join([self.backbone, *tokens])
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of JSON values, without class names: those stand in each head's own file."""
+        """Return JSON values, without class names, which are in the file of each head."""
         values = asdict(self)
         for head in values["heads"]:
             del head["labels"]

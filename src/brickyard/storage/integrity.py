@@ -37,16 +37,16 @@ def check_file(file: Path, sha256: str, size: int, *, afresh: bool = False) -> N
     Raises:
         BrickIntegrityError: The file has another size or hash.
     """
-    found = file.stat()
-    if found.st_size != size:
-        raise BrickIntegrityError(f"{file} has {found.st_size} bytes, expected {size}. Download it again.")
-    note = Path(constants.HF_HOME) / "brickyard" / "verified" / f"{found.st_dev}-{found.st_ino}"
-    seen = f"{sha256} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    status = file.stat()
+    if status.st_size != size:
+        raise BrickIntegrityError(f"{file} has {status.st_size} bytes, expected {size}. Download it again.")
+    note = Path(constants.HF_HOME) / "brickyard" / "verified" / f"{status.st_dev}-{status.st_ino}"
+    seen = f"{sha256} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     with suppress(OSError):
         if not afresh and note.read_text(encoding="utf-8") == seen:
             return
     if (actual := sha256_of(file)) != sha256:
         raise BrickIntegrityError(f"{file} has the sha256 {actual}, expected {sha256}. Download it again.")
-    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _TICK:
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _TICK:
         with suppress(OSError):  # without a writable home, the file is hashed each time
             write_whole(note, seen)

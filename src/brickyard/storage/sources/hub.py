@@ -49,8 +49,8 @@ class HubFiles(Files):
     def commit(self) -> str:
         """The commit of all files."""
         if self._pinned is None:
-            found = self.api.resolve_revision(self.repo, revision=self._revision, local_files_only=self._only_cached)
-            self._pinned = str(found.resolved)
+            commit = self.api.resolve_revision(self.repo, revision=self._revision, local_files_only=self._only_cached)
+            self._pinned = str(commit.resolved)
         return self._pinned
 
     def peek(self, name: str) -> bytes:
