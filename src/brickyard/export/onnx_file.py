@@ -59,9 +59,10 @@ def export_onnx(
         BrickGraphError: There is no such output, or the model cannot be exported.
         BrickMismatchError: The outputs of the file differ from the model's; the file was not written.
 
-    Example:
-        >>> model = create_model("resnet18_cls_seg", pretrained=True)  # doctest: +SKIP
-        >>> export_onnx(model, "model.onnx", dynamic=("batch", "height", "width"))  # doctest: +SKIP
+    Example::
+
+        model = create_model("resnet18_cls_seg", pretrained=True)
+        export_onnx(model, "model.onnx", dynamic=("batch", "height", "width"))
     """
     images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
     program = _to_onnx(traced, **({} if opset is None else {"opset_version": opset}))

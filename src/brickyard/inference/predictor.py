@@ -79,9 +79,13 @@ class Predictor:
         The exceptions of `create_model`.
 
     Example:
-        >>> predictor = Predictor("tf_efficientnet_lite0_cls.in1k")
-        >>> for prediction in predictor.predict(["photo.jpg", "folder"]):
-        ...     print(prediction.file, prediction.results["cls"][0]["label"])
+        >>> import brickyard
+        >>> samples = Path(brickyard.__file__).parent / "samples"
+        >>> for prediction in brickyard.Predictor("tf_efficientnet_lite0_cls.in1k").predict(samples):
+        ...     print(prediction.file.name, prediction.results["cls"][0]["label"])
+        chelsea.jpg tiger cat
+        coffee.jpg espresso
+        rocket.jpg missile
     """
 
     def __init__(
