@@ -36,9 +36,7 @@ def parse_name(name: str, backbones: Collection[str], tasks: Mapping[str, Sequen
         raise _unknown(name, stem, backbones, tasks)
     if len(readings) > 1:
         both = " or ".join(f"'{backbone}' with {[head.task for head in heads]}" for backbone, heads in readings)
-        raise UnknownNameError(
-            "model", name, [], f"It is ambiguous: {both}. Put the tasks in another order."
-        )
+        raise UnknownNameError("model", name, [], f"It is ambiguous: {both}. Put the tasks in another order.")
     backbone, heads = readings[0]
     return Recipe(backbone, heads, weights or None)
 

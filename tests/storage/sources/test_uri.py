@@ -38,7 +38,7 @@ def test_a_place_on_this_machine(text, inside, folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "inside"),
+    ("text", "location", "inside"),
     [
         ("hf://a/b", "hf://a/b@main", ""),
         ("a/b", "hf://a/b@main", ""),
@@ -58,7 +58,7 @@ def test_a_place_on_the_hub_is_found_without_asking_it(text, location, inside):
 def test_a_revision_may_stand_beside_the_place(folder):
     assert open_source("a/b", revision="v2")[0].location == "hf://a/b@v2"
     assert open_source("a/b@v2", revision="v2")[0].location == "hf://a/b@v2"
-    with pytest.raises(BrickInputError, match="which stands in it"):
+    with pytest.raises(BrickInputError, match="as in the source"):
         open_source("a/b@v1", revision="v2")
 
 
@@ -109,3 +109,9 @@ def test_a_folder_without_a_model_is_no_place(folder):
 def test_a_lock_that_is_not_there_is_told(folder):
     with pytest.raises(BrickNotFoundError, match=r"No lock user/none\.json"):
         open_source("user/none.json")
+
+
+@pytest.mark.parametrize("revision", ["../../x", "a/../../x", "/abs", "a\\..\\x"])
+def test_a_revision_that_is_a_path_outside_of_the_cache_is_refused(revision):
+    with pytest.raises(UnsafeBrickError, match="outside of the cache"):
+        open_source("hf://user/repo/seg", revision=revision)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from brickyard.core.names import prefixes
@@ -23,15 +24,12 @@ from brickyard.storage.sources.zoo import open_zoo, zoo_folders
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.A)
 _PATH = re.compile(r"(\w+(/\w+)*)?", re.A)
-
-
-_SCHEMES = ("local-dir:", "zoo://", "hf-hub:", "hf://")
 _LOCK = ".json"
 
 
 def is_source(text: str) -> bool:
     """Return whether a text is a source by its form, and not the name of a model."""
-    return text.startswith(_SCHEMES) or text.endswith(_LOCK)
+    return text.startswith(tuple(_SCHEMES)) or text.endswith(_LOCK)
 
 
 def locate(source: str | os.PathLike[str]) -> str:
@@ -66,15 +64,9 @@ def open_source(
         huggingface_hub's HfUriError: A malformed URI.
     """
     text = os.fspath(source)
-    if text.startswith("local-dir:"):
-        return _folder(Path(text.removeprefix("local-dir:")), access)
-    if text.startswith("zoo://"):
-        name, _, path = text.removeprefix("zoo://").partition("/")
-        return open_zoo(name, access), _checked(path, text)
-    if text.startswith("hf-hub:"):
-        text = f"hf://{text.removeprefix('hf-hub:')}"
-    if text.startswith("hf://"):
-        return _repo(text, revision, access)
+    for scheme, open_scheme in _SCHEMES.items():
+        if text.startswith(scheme):
+            return open_scheme(text.removeprefix(scheme), revision, access)
     return _without_scheme(text, not isinstance(source, str), revision, access)
 
 
@@ -92,9 +84,18 @@ def _without_scheme(text: str, is_path: bool, revision: str | None, access: Acce
     if local.exists():
         return _folder(local, access)
     if _REPO.fullmatch(text):
-        return _repo(f"hf://{text}", revision, access)
+        return _repo(text, revision, access)
     hint = "There is no such folder either. A repo of the Hub is named hf://user/repo."
     raise UnknownNameError("model", text, zoo_folders(), hint)
+
+
+def _folder_source(path: str, _revision: str | None, access: Access) -> tuple[Files, str]:
+    return _folder(Path(path), access)
+
+
+def _zoo(text: str, _revision: str | None, access: Access) -> tuple[Files, str]:
+    name, _, path = text.partition("/")
+    return open_zoo(name, access), _checked(path, f"zoo://{text}")
 
 
 def _repo(text: str, revision: str | None, access: Access) -> tuple[Files, str]:
@@ -103,15 +104,25 @@ def _repo(text: str, revision: str | None, access: Access) -> tuple[Files, str]:
 
     from brickyard.storage.sources.hub import HubFiles  # noqa: PLC0415
 
-    uri = parse_hf_uri(text)
+    source = f"hf://{text}"
+    uri = parse_hf_uri(source)
     if uri.type != "model":
-        raise BrickInputError(text, "a repo of the type model", f"the type {uri.type}")
+        raise BrickInputError(source, "a repo of the type model", f"the type {uri.type}")
     if uri.revision and revision and uri.revision != revision:
-        raise BrickInputError(text, f"the revision '{uri.revision}', as in the source", f"{revision=}")
-    path, revision = _checked(uri.path_in_repo.rstrip("/"), text), uri.revision or revision
-    if revision and ".." in revision.split("/"):
-        raise UnsafeBrickError(f"'{text}' names the revision '{revision}', which is not a valid revision.")
+        raise BrickInputError(source, f"the revision '{uri.revision}', as in the source", f"{revision=}")
+    path, revision = _checked(uri.path_in_repo.rstrip("/"), source), uri.revision or revision
+    if revision and (".." in revision.split("/") or revision.startswith("/") or "\\" in revision):
+        raise UnsafeBrickError(f"'{source}' names the revision '{revision}', which is a path outside of the cache.")
     return HubFiles(uri.id, revision, access), path
+
+
+# The function that opens a source, by the scheme that the source starts with.
+_SCHEMES: dict[str, Callable[[str, str | None, Access], tuple[Files, str]]] = {
+    "local-dir:": _folder_source,
+    "zoo://": _zoo,
+    "hf-hub:": _repo,
+    "hf://": _repo,
+}
 
 
 def _root(path: Path) -> Path | None:

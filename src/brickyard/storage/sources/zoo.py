@@ -24,37 +24,38 @@ def zoo_folders() -> dict[str, Path]:
 
 
 def open_zoo(name: str, access: Access = DEFAULT_ACCESS) -> FolderFiles:
-    """Open a model of the zoo by its full name.
+    """Open a model of the zoo by the name of its folder.
 
     Raises:
         UnknownNameError: There is no such model.
-        BrickMismatchError: The manifest states another name than that of the folder (with or without the tag).
     """
     folders = zoo_folders()
     if name not in folders:
         raise UnknownNameError("zoo model", name, folders)
-    files = FolderFiles(folders[name], access, name)
-    location = f"{files.location}/{MANIFEST}"
-    stated = Manifest.from_json(parse(files.peek(MANIFEST), location), location).collection
-    if stated not in (None, name, name.partition(".")[0]):
-        raise BrickMismatchError(f"{location} is not of the model '{name}'", [f"it states the name '{stated}'"])
-    return files
+    return FolderFiles(folders[name], access, name)
 
 
 def find_in_zoo(stem: str, weights: str | None) -> FolderFiles | None:
-    """Open the trained model of a name, None if there is none.
+    """Open the trained model of a model name, None if there is none.
 
     Args:
         stem: The model's name without weights tag, as `Recipe.stem` spells it.
         weights: The weights tag, None for the default: the first in the zoo.
 
     Raises:
-        BrickMismatchError: As for `open_zoo`.
+        BrickMismatchError: The manifest states another model than the name of its folder.
     """
     names = [name for name in zoo_folders() if name.partition(".")[0] == stem]
     if weights is not None:
         names = [name for name in names if name == f"{stem}.{weights}"]
-    return open_zoo(names[0]) if names else None
+    if not names:
+        return None
+    files = open_zoo(names[0])
+    location = f"{files.location}/{MANIFEST}"
+    stated = Manifest.from_json(parse(files.peek(MANIFEST), location), location).collection
+    if stated not in (None, names[0], stem):
+        raise BrickMismatchError(f"{location} is not of the model '{names[0]}'", [f"it states the name '{stated}'"])
+    return files
 
 
 def check_tag(recipe: Recipe) -> None:
