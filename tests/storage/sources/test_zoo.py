@@ -202,7 +202,9 @@ def test_a_name_without_a_tag_means_the_default_tag_also_without_weights():
 
 @pytest.mark.filterwarnings("ignore:'seg' starts with fresh weights")
 def test_trained_weights_never_come_with_another_head_than_the_name_says(monkeypatch):
-    monkeypatch.setattr(TIMM_DOWNLOAD, lambda *args, **kwargs: load_file(ZOO / "backbone.safetensors"))
+    classifier = {f"classifier.{key}": value for key, value in load_file(ZOO / "cls" / "head.safetensors").items()}
+    state = {**load_file(ZOO / "backbone.safetensors"), **classifier}
+    monkeypatch.setattr(TIMM_DOWNLOAD, lambda *args, **kwargs: dict(state))
     trained = create_model("tf_efficientnet_lite0_seg", pretrained=True)
     assert repr(trained) == repr(create_model("tf_efficientnet_lite0_seg"))
 

@@ -53,7 +53,7 @@ def find_in_zoo(stem: str, weights: str | None) -> FolderFiles | None:
     files = open_zoo(names[0])
     location = f"{files.location}/{MANIFEST}"
     stated = Manifest.from_json(parse(files.peek(MANIFEST), location), location).collection
-    if stated not in (None, names[0], stem):
+    if stated is not None and stated.partition(".")[0] != stem:
         raise BrickMismatchError(f"{location} is not of the model '{names[0]}'", [f"it states the name '{stated}'"])
     return files
 
