@@ -68,7 +68,8 @@ def sections(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> 
 
 def cards(folder: Path) -> tuple[str, str]:
     """Return the card for the model's folder, and the long card for model_cards/."""
-    manifest, bricks = read_bricks(FolderFiles(folder, DEFAULT_ACCESS, folder.name))
+    manifest, stored = read_bricks(FolderFiles(folder, DEFAULT_ACCESS, folder.name))
+    bricks = {path: brick.info for path, brick in stored.items()}
     card = render_card(folder.name, manifest, bricks, source=folder.name)
     return card, "\n\n".join([card.rstrip(), *sections(folder.name, manifest, bricks)]) + "\n"
 

@@ -17,7 +17,7 @@ SIZE = ("--image-size", 48)
 
 @pytest.fixture(autouse=True)
 def _few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brickyard.data.readers._SCENES", {"train": 50, "val": 10, "test": 6})
+    monkeypatch.setattr("brickyard.data.readers._NUM_SCENES", {"train": 50, "val": 10, "test": 6})
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ SHORT = ["--data", "digits", "--image-size", "48", "--steps", "4", "--batch-size
 
 @pytest.fixture(autouse=True)
 def _few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brickyard.data.readers._SCENES", {"train": 50, "val": 4, "test": 6})
+    monkeypatch.setattr("brickyard.data.readers._NUM_SCENES", {"train": 50, "val": 4, "test": 6})
 
 
 def run(command: click.Command, *arguments: object) -> str:
@@ -35,7 +35,7 @@ def evaluated(model: str | Path, file: Path, *arguments: object) -> dict[str, An
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("runs") / "first"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("brickyard.data.readers._SCENES", {"train": 50, "val": 4, "test": 6})
+        patch.setattr("brickyard.data.readers._NUM_SCENES", {"train": 50, "val": 4, "test": 6})
         return folder, run(train, NAME, *SHORT, "--out", folder, "--freeze", "backbone", "--ema", "0.5")
 
 

@@ -206,5 +206,5 @@ def test_a_metric_of_several_values_is_summarised_but_cannot_be_written_under_it
     collection(batch)
     assert collection.summarize(reset=True) == {"Min": torch.tensor(1.0), "Max": torch.tensor(3.0)}
     written = BrickCollection({"range": BrickMetricSingle(MinAndMax(), {"value": "value"}, return_metrics=True)})
-    with pytest.raises(BrickGraphError, match=r"'range'.*computed \['Max', 'Min'\], but it writes \['MinAndMax'\]"):
+    with pytest.raises(BrickGraphError, match=r"'range'.*computed \['Max', 'Min'\], expected \['MinAndMax'\]"):
         written(batch)

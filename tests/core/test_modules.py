@@ -95,7 +95,9 @@ def test_loss_output_names_say_which_outputs_are_summed(losses, expected):
 
 
 def test_a_loss_output_name_that_is_no_output_is_refused():
-    with pytest.raises(BrickGraphError, match=r"One or more loss_output_names are no outputs: \['x'\]"):
+    with pytest.raises(
+        BrickGraphError, match=r"One or more loss_output_names are not outputs: expected some of \['a'\], found \['x'\]"
+    ):
         BrickLoss(nn.Identity(), ["x"], ["a"], loss_output_names=["x"])
 
 

@@ -275,7 +275,7 @@ def test_a_file_of_another_exporter_is_refused(tmp_path):
         Predictor(tmp_path / "foreign.onnx")
     with pytest.raises(BrickNotFoundError, match=r"no\.onnx"):
         Predictor(tmp_path / "no.onnx")
-    with pytest.raises(BrickInputError, match="no outputs, channels_last"):
+    with pytest.raises(BrickInputError, match="without outputs=, channels_last="):
         Predictor(tmp_path / "foreign.onnx", compile=True)
     with pytest.raises(BrickInputError, match=r"for an exported file, one of .*'cpu'.*found 'abacus'"):
         Predictor(tmp_path / "foreign.onnx", device="abacus")

@@ -13,7 +13,7 @@ from brickyard.recipe.inspection import images_of
 @pytest.fixture(scope="module")
 def texts() -> dict[str, str]:
     model = create_model("test_resnet_cls", num_classes=2)
-    return metadata_of(model, images_of(model)).to_text()
+    return metadata_of(model, images_of(model.bricks())).to_text()
 
 
 def test_metadata_survives_a_round_trip(texts):

@@ -89,7 +89,7 @@ def test_an_unknown_backbone_names_the_nearest():
 
 def test_a_backbone_that_cannot_serve_is_refused_by_name(monkeypatch):
     monkeypatch.delattr(timm.models.resnet.ResNet, "forward_intermediates")
-    with pytest.raises(BrickMismatchError, match=r"'test_resnet' cannot serve") as caught:
+    with pytest.raises(BrickMismatchError, match=r"'test_resnet' is not supported") as caught:
         timm_backbone("test_resnet")
     assert "forward_intermediates" in caught.value.problems[0]
 

@@ -100,8 +100,8 @@ def test_a_damaged_lock_is_refused(change, published, hub):
 
 def test_a_lock_that_is_too_large_or_cut_short_is_refused(tmp_path):
     (tmp_path / "large.json").write_bytes(b" " * 9_000_000)
-    with pytest.raises(UnsafeBrickError, match="too large"):
+    with pytest.raises(UnsafeBrickError, match="expected at most 8000000"):
         BrickCollection.from_pretrained(tmp_path / "large.json")
     (tmp_path / "cut.json").write_text('{"format": 1, "bri')
-    with pytest.raises(BrickIntegrityError, match="no JSON"):
+    with pytest.raises(BrickIntegrityError, match="is not JSON"):
         BrickCollection.from_pretrained(tmp_path / "cut.json")

@@ -60,7 +60,8 @@ info = brickyard.model_info(name)
 report["info"] = [info.name, info.tasks]
 report["result"] = next(brickyard.Predictor(model).predict({PHOTO!r})).results["age"]
 report["listed"] = brickyard.list_models("test_resnet*", tasks=["age"])
-report["card"] = render_card("mine", *read_bricks(open_source(name)[0]), "hf://user/mine")
+manifest, bricks = read_bricks(open_source(name)[0])
+report["card"] = render_card("mine", manifest, {{p: brick.info for p, brick in bricks.items()}}, "hf://user/mine")
 report["commands"] = [printed("info", name), printed("graph", "test_resnet_age")]
 del registry._TASKS["age"]
 brickyard.BrickCollection.from_pretrained(name)  # bricks are all that runs

@@ -21,6 +21,7 @@ from brickyard import (
     model_info,
     register_task,
 )
+from brickyard.core.specs import HeadInfo
 from brickyard.recipe.names import parse_name
 from brickyard.tasks import registry
 from brickyard.tasks.registry import TASKS, get_task, task_variants
@@ -40,8 +41,8 @@ class Sizes(Task):
         width = head.num_classes * (2 if head.variant == "doubled" else 1)
         part = create_part("linear", in_features=backbone.embedding, out_features=width)
         brick = BrickTrainable(part, input_names=["embedding"], output_names=["./values"])
-        labels = list(head.labels or map(str, range(head.num_classes)))
-        brick.metadata = {"task": self.name, "variant": head.variant, "labels": labels}
+        labels = tuple(head.labels or map(str, range(head.num_classes)))
+        brick.head = HeadInfo(self.name, head.variant, labels)
         return {"head": brick}
 
     def default_num_classes(self, backbone: BackboneSpec) -> int:

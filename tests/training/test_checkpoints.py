@@ -11,9 +11,7 @@ from brickyard import BrickCollection, BrickIntegrityError, UnknownNameError, Un
 from brickyard.training.checkpoints import CHECKPOINT, AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.run_log import RunLog
 from tests.runs import small_model
-from tests.training.toys import QUIET, quiet_trainer
-
-pytestmark = QUIET
+from tests.training.toys import quiet_trainer
 
 MODULE = SimpleNamespace(device_mesh=None)
 

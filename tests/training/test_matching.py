@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from brickyard import BrickMismatchError, create_model
+from brickyard.data.label_kinds import LabelKind
 from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.training.matching import check_labels, create_model_for
 from tests.runs import LABELS, Rectangles
@@ -63,8 +64,6 @@ def test_data_may_have_more_tasks_than_the_model_and_the_model_than_the_data() -
 def test_the_kind_of_labels_is_checked_by_task_and_not_by_the_name_of_the_head() -> None:
     model = create_model(backbone="test_resnet", tasks={"color": "cls-multilabel"}, labels={"color": LABELS["cls"]})
     data = Rectangles(1)
-    data.labels = {"color": LABELS["cls"]}
-    sample = {"image": data[0]["image"], "targets/color": torch.tensor(1)}
-    data.__class__ = type("Renamed", (Rectangles,), {"__getitem__": lambda self, index: sample})
-    with pytest.raises(BrickMismatchError, match="head 'color': the data has one class per image"):
+    data.labels, data.kinds = {"color": LABELS["cls"]}, {"color": LabelKind.CLASS_INDEX}
+    with pytest.raises(BrickMismatchError, match="head 'color': expected labels of the kind 'multi-hot'"):
         check_labels(model, data)
