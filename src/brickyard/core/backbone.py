@@ -1,4 +1,4 @@
-"""Backbones as bricks."""
+"""The brick of a timm backbone."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class BrickBackbone(BrickModule):
     """A whole timm model, run once for its feature maps and its pooled vector.
 
     Args:
-        model: A timm model without classifier, as `timm_backbone` makes it. It stays timm's own, so the brick's
-            weights load into the plain timm model and back.
+        model: A timm model without classifier, as `timm_backbone` builds it. It is not modified, so the weights of the
+            brick can be loaded into the plain timm model, and the reverse.
         input_names: One name: the normalised image, (B, C, H, W).
         output_names: Two names: the feature maps, a tuple of (B, C_i, H / s_i, W / s_i); the embedding, (B, E).
         tags: See `Brick`.
         trainable: See `BrickModule`.
-        fixed_size: The only (H, W) that it is sure to take, None for any.
+        fixed_size: The only (H, W) in pixels that timm declares as valid, None for any.
         group: See `Brick`.
 
     Raises:
-        BrickInputError: At the call, for images of another size than a backbone of fixed size takes.
+        BrickInputError: At the call: images of another size than `fixed_size`, which the backbone cannot process.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#6D597A"}
