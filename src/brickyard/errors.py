@@ -88,6 +88,17 @@ class BrickInputError(BrickError, ValueError):
 class BrickNotFoundError(BrickError, LookupError):
     """There is no such brick or manifest."""
 
+    @classmethod
+    def of(cls, name: str, location: str, known: Iterable[str]) -> BrickNotFoundError:
+        """Return the error for an unknown path.
+
+        Args:
+            name: The path or prefix that was looked up.
+            location: Where it was looked up: "the model", a folder or a repo.
+            known: The paths of the bricks.
+        """
+        return cls(f"No brick '{name}' in {location}. {nearest(name, known)}")
+
 
 class BrickMismatchError(BrickError, ValueError):
     """Stored and expected values do not fit.

@@ -144,7 +144,7 @@ def find_brick(files: Files, path: str) -> StoredBrick:
     for name in names:
         if name in manifest.bricks:
             return read_bricks(files, name)[1][name]
-    raise BrickNotFoundError(f"No brick '{path}' in {files.location}. There are: {', '.join(manifest.bricks)}.")
+    raise BrickNotFoundError.of(path, files.location, manifest.bricks)
 
 
 def read_manifest(files: Files) -> tuple[Manifest, Files]:
@@ -185,7 +185,7 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
     wanted = paths if only is None else [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if not any(is_inside(path, name) for path in paths):
-            raise BrickNotFoundError(f"No brick '{name}' in {files.location}. There are: {', '.join(paths)}.")
+            raise BrickNotFoundError.of(name, files.location, paths)
     chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
     located = _locate({path: manifest.bricks.get(path) for path in chosen}, files)
     _fetch([(files, MANIFEST), *((at_files, f"{at}.json") for at_files, at in located.values())])

@@ -116,7 +116,7 @@ def _path_of(bricks: Mapping[str, Brick], name: str) -> str:
     if f"{name}/head" in bricks:
         return f"{name}/head"
     if any(is_inside(path, name) for path in bricks) or "/" not in name:
-        raise BrickNotFoundError(f"No brick '{name}' in the model. There are: {', '.join(bricks)}.")
+        raise BrickNotFoundError.of(name, "the model", bricks)
     return name
 
 

@@ -203,7 +203,7 @@ def choose(bricks: Mapping[str, Brick], only: str | Iterable[str] | None) -> dic
     wanted = list(bricks) if only is None else [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if not any(is_inside(path, name) for path in bricks):
-            raise BrickNotFoundError(f"No brick '{name}' in the model. There are: {', '.join(bricks)}.")
+            raise BrickNotFoundError.of(name, "the model", bricks)
     return {path: brick for path, brick in bricks.items() if any(is_inside(path, name) for name in wanted)}
 
 
