@@ -62,7 +62,7 @@ def test_variants_are_named_and_the_default_one_needs_no_name():
 
 
 def test_a_second_reading_is_an_error_that_lists_both():
-    with pytest.raises(UnknownNameError, match=r"two ways") as caught:
+    with pytest.raises(UnknownNameError, match=r"ambiguous") as caught:
         parse("net_seg_cls", ["net", "net_seg"])
     assert "'net_seg' with ['cls']" in str(caught.value)
     assert "'net' with ['cls', 'seg']" in str(caught.value)

@@ -21,7 +21,7 @@ from brickyard.core.brick import Brick
 from brickyard.core.conversions import torch_to_numpy, uint8_to_float32
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import join, prefix_of
-from brickyard.core.specs import InputSpec
+from brickyard.core.specs import HeadInfo, InputSpec
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 from brickyard.export.metadata import PYTHON_TAGS
@@ -173,13 +173,14 @@ class OnnxRunner(Runner):
     def to_collection(self) -> BrickCollection:
         """Create a collection with the outputs of the file, and the visualization and metric bricks of its model.
 
-        One brick runs the file; for each head, a brick with the metadata of the head writes its outputs.
+        One brick runs the file; for each head, a brick that describes the head writes its outputs.
         """
         bricks: dict[str, Brick] = {_FILE: BrickModule(self._on_tensors, ["image"], [_FILE])}
         for head in dict.fromkeys(map(prefix_of, self._session.outputs)):
             names = [name for name in self._session.outputs if prefix_of(name) == head]
             brick = BrickModule(partial(_select, names), [_FILE], names)
-            brick.metadata = dict(self.heads.get(head, {}))
+            if head in self.heads:
+                brick.head = HeadInfo.from_json(self.heads[head])
             bricks[join(head, "results")] = brick
         return BrickCollection({**bricks, **self.auxiliary.bricks()})
 
