@@ -63,7 +63,7 @@ class TimmFiles(Files):
             return dump(Manifest(None, entries).to_json()).encode()
         brick = self._bricks.get(name.removesuffix(".json"))
         if brick is None:
-            raise BrickNotFoundError(f"No brick '{name.removesuffix('.json')}' in {self.location}, a model that timm stored.")
+            raise BrickNotFoundError.of(name.removesuffix(".json"), self.location, self._bricks)
         config = describe(brick)
         if brick.path == _HEAD:
             config |= Backbone(self._bricks[BACKBONE].provides, None).requirements()
