@@ -82,7 +82,7 @@ class TimmFiles(Files):
         return self._files.uri(path)
 
     def with_hashes(self, path: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        if path not in (BACKBONE, _HEAD):
+        if path not in (BACKBONE, _HEAD) or config["weights"]["sha256"] is not None:
             return config
         filled = {**config, "weights": self._weights_of(path)}
         if path == _HEAD:
