@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, final
 
 import torch
@@ -17,6 +17,7 @@ from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
 from brickyard.core.plan import Plan, Step, make_plan, owners
 from brickyard.core.private_names import submodules
 from brickyard.errors import BrickError, MissingInputError, nearest
+from brickyard.recipe.labels import check_labels, labels_of_model
 from brickyard.storage.fit import Check
 from brickyard.storage.lock import lock_model
 from brickyard.storage.read import load_source
@@ -102,7 +103,7 @@ class BrickCollection(nn.ModuleDict):
         graph.
 
         Raises:
-            BrickInputError: The inputs are not a dictionary.
+            BrickInputError: The inputs are not a dictionary, or a label is not what its head expects.
             MissingInputError: An input is absent; no brick has run.
             UnknownNameError: A tag that is neither one of `Tag` nor that of a brick.
             BrickGraphError: An output that no brick writes, or no brick to run.
@@ -118,6 +119,7 @@ class BrickCollection(nn.ModuleDict):
             for step in plan.steps:
                 _run(bricks, step, values)
         else:
+            self._check_labels(named_inputs, plan.reads)
             for step in plan.steps:
                 try:
                     _run(bricks, step, values)
@@ -129,6 +131,23 @@ class BrickCollection(nn.ModuleDict):
         if return_inputs:
             return values
         return {name: value for name, value in values.items() if value is not named_inputs.get(name, self)}
+
+    def check_labels(self, named_inputs: Mapping[str, Any]) -> None:
+        """Check the labels of a batch: names, types, shapes and values, on the CPU.
+
+        A call checks them as well, but neither in a compiled graph nor, for values on a GPU, where it would have to
+        wait for the result. There, call this before a batch is moved.
+
+        Raises:
+            BrickInputError: A label is not what its head expects, or a name under `targets/` or `labelled/` is
+                misspelled.
+        """
+        self._check_labels(named_inputs, named_inputs)
+
+    def _check_labels(self, named_inputs: Mapping[str, Any], read: Collection[str]) -> None:
+        if self._graph.labels is None:
+            self._graph.labels = labels_of_model(self._graph.bricks)
+        check_labels(self._graph.labels, named_inputs, read)
 
     def plan(
         self, tags: Tags | None = None, outputs: str | Iterable[str] | None = None, given: Iterable[str] | None = None

@@ -27,6 +27,7 @@ class BrickGraph:
         bricks: The bricks by path.
         wiring: The names and tags of all bricks as text; equal wirings have equal plans.
         plans: The plans by selection.
+        labels: What the collection knows about the labels that the bricks read, None before it is first needed.
 
     Raises:
         BrickGraphError: An invalid name, a cycle, two producers of one name, or two metrics of one name.
@@ -43,11 +44,12 @@ class BrickGraph:
         self.bricks = bricks
         self.wiring = repr([(path, brick.reads, brick.writes, sorted(brick.tags)) for path, brick in bricks.items()])
         self.plans: dict[Any, Plan] = {}
+        self.labels: Any = None
 
     def replace(self, bricks: dict[str, Brick]) -> None:
         """Take other bricks; if they are invalid together, nothing changes."""
         valid = BrickGraph(bricks)
-        self.bricks, self.wiring, self.plans = valid.bricks, valid.wiring, valid.plans
+        self.bricks, self.wiring, self.plans, self.labels = valid.bricks, valid.wiring, valid.plans, None
 
 
 def flatten(tree: BrickTree, prefix: str = "") -> dict[str, Brick]:

@@ -41,11 +41,13 @@ class Plan:
         steps: The steps in the order of execution.
         required: The names of the inputs that the caller must pass.
         outputs: The names to return, None for every value.
+        reads: The names of all inputs that the steps read, those that may be absent included.
     """
 
     steps: tuple[Step, ...]
     required: tuple[str, ...]
     outputs: tuple[str, ...] | None
+    reads: frozenset[str]
 
 
 def make_plan(
@@ -79,13 +81,9 @@ def make_plan(
         selection = selection if outputs is None else f"outputs {list(outputs)}"
         raise BrickGraphError(f"No brick runs with {selection}. The bricks and their tags: {_list_tags(bricks)}.")
     written = {name for path in ordered for name in bricks[path].writes}
-    required = {
-        read.name
-        for path in ordered
-        for read in bricks[path].reads
-        if not (read.optional or read.name in written | {ALL})
-    }
-    return Plan(_steps(bricks, ordered, outputs), tuple(sorted(required)), outputs)
+    reads = [read for path in ordered for read in bricks[path].reads if read.name not in written | {ALL}]
+    required = sorted({read.name for read in reads if not read.optional})
+    return Plan(_steps(bricks, ordered, outputs), tuple(required), outputs, frozenset(read.name for read in reads))
 
 
 def owners(names: Mapping[str, Iterable[str]], verb: str) -> dict[str, str]:

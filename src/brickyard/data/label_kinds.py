@@ -15,6 +15,18 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from brickyard.data.label_checks import (
+    LabelContext,
+    check_boxes,
+    check_class_index,
+    check_dense_map,
+    check_id,
+    check_mask,
+    check_multi_hot,
+    check_nothing,
+    check_points,
+    check_texts,
+)
 from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
@@ -66,6 +78,7 @@ class KindRules:
         fill: The value of a pixel outside of the image.
         neutral: From a label to one of the same form without information, for a row that has no label.
         count: From labels (B, ...) and the labelled rows (B,) bool to the number () of items that a loss averages over.
+        check: From labels (B, ...) and their context; raises BrickInputError for another type, shape or range.
         is_stacked: Whether `collate` stacks the labels of a batch; otherwise it keeps a list.
     """
 
@@ -74,6 +87,7 @@ class KindRules:
     fill: float
     neutral: Callable[[Any], Any]
     count: Callable[[Any, Tensor], Tensor]
+    check: Callable[[Any, LabelContext], None]
     is_stacked: bool = True
 
 
@@ -204,23 +218,49 @@ def _form_of(value: Any) -> str:
     return f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-_OF_IMAGE = KindRules(_no_parts, _unchanged, fill=0, neutral=_zeros, count=_count_rows)
+def _of_image(check: Callable[[Any, LabelContext], None]) -> KindRules:
+    """Return the rules of labels that do not move with the image."""
+    return KindRules(_no_parts, _unchanged, fill=0, neutral=_zeros, count=_count_rows, check=check)
+
 
 KIND_RULES: Mapping[LabelKind, KindRules] = {
-    LabelKind.CLASS_INDEX: _OF_IMAGE,
-    LabelKind.MULTI_HOT: _OF_IMAGE,
-    LabelKind.MASK: KindRules(_wrap_mask, _unwrap_mask, fill=IGNORED, neutral=_ignored, count=_count_known_pixels),
+    LabelKind.CLASS_INDEX: _of_image(check_class_index),
+    LabelKind.MULTI_HOT: _of_image(check_multi_hot),
+    LabelKind.MASK: KindRules(
+        _wrap_mask, _unwrap_mask, fill=IGNORED, neutral=_ignored, count=_count_known_pixels, check=check_mask
+    ),
     LabelKind.BOXES: KindRules(
-        _wrap_boxes, _unwrap_entries, fill=0, neutral=_no_rows, count=_count_rows, is_stacked=False
+        _wrap_boxes,
+        _unwrap_entries,
+        fill=0,
+        neutral=_no_rows,
+        count=_count_rows,
+        check=check_boxes,
+        is_stacked=False,
     ),
     LabelKind.INSTANCE_MASKS: KindRules(
-        _wrap_instance_masks, _unwrap_entries, fill=0, neutral=_no_rows, count=_count_rows, is_stacked=False
+        _wrap_instance_masks,
+        _unwrap_entries,
+        fill=0,
+        neutral=_no_rows,
+        count=_count_rows,
+        check=check_boxes,
+        is_stacked=False,
     ),
-    LabelKind.POINTS: KindRules(_wrap_points, _unwrap_points, fill=0, neutral=_zeros, count=_count_visible_points),
+    LabelKind.POINTS: KindRules(
+        _wrap_points, _unwrap_points, fill=0, neutral=_zeros, count=_count_visible_points, check=check_points
+    ),
     LabelKind.DENSE_MAP: KindRules(
-        _wrap_dense_map, _unwrap_dense_map, fill=0, neutral=_zeros, count=_count_rows_with_known_pixels
+        _wrap_dense_map,
+        _unwrap_dense_map,
+        fill=0,
+        neutral=_zeros,
+        count=_count_rows_with_known_pixels,
+        check=check_dense_map,
     ),
-    LabelKind.TEXT: KindRules(_no_parts, _unchanged, fill=0, neutral=_empty_text, count=_count_rows, is_stacked=False),
-    LabelKind.ID: _OF_IMAGE,
-    LabelKind.METADATA: _OF_IMAGE,
+    LabelKind.TEXT: KindRules(
+        _no_parts, _unchanged, fill=0, neutral=_empty_text, count=_count_rows, check=check_texts, is_stacked=False
+    ),
+    LabelKind.ID: _of_image(check_id),
+    LabelKind.METADATA: _of_image(check_nothing),
 }

@@ -144,15 +144,49 @@ def classification_metrics(num_classes: int) -> LabelledMetrics:
     return LabelledMetrics(metrics)
 
 
+@final
+class PresentF1(MultilabelF1Score):
+    """Macro F1 over the classes that are in the predictions or the targets, as torchmetrics' multi-class F1.
+
+    Args:
+        num_labels: K.
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none", validate_args=False, zero_division=float("nan"))
+
+    def compute(self) -> Tensor:
+        return super().compute().nanmean()
+
+
+@final
+class PresentAveragePrecision(MultilabelAveragePrecision):
+    """Mean average precision over the classes that are in the targets; for the others it is not defined.
+
+    Args:
+        num_labels: K.
+    """
+
+    confmat: Tensor  # (thresholds, K, 2, 2), the second last dimension is the target
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none", thresholds=101, validate_args=False)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        is_present = self.confmat[0, :, 1].sum(dim=-1) > 0
+        return torch.where(is_present, super().compute(), torch.nan).nanmean()
+
+
 def multilabel_metrics(num_classes: int) -> LabelledMetrics:
     """Create macro F1, mean average precision and exact match, the fraction of images with all classes correct.
 
-    They are torchmetrics' and take logits (B, K), targets (B, K) of 0 and 1 and optionally labelled (B,) bool.
+    They are torchmetrics' and take logits (B, K), targets (B, K) of 0 and 1 and optionally labelled (B,) bool. Classes
+    that do not occur are left out of the means, which are nan if none occurs.
     """
-    return LabelledMetrics(
+    return LabelledMetrics(  # validate_args would refuse a single class
         {
-            "F1": MultilabelF1Score(num_classes, average="macro"),
-            "MeanAveragePrecision": MultilabelAveragePrecision(num_classes, average="macro", thresholds=101),
-            "ExactMatch": MultilabelExactMatch(num_classes),
+            "F1": PresentF1(num_classes),
+            "MeanAveragePrecision": PresentAveragePrecision(num_classes),
+            "ExactMatch": MultilabelExactMatch(num_classes, validate_args=False),
         }
     )

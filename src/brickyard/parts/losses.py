@@ -10,8 +10,6 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from brickyard.errors import BrickInputError
-
 
 @final
 class CrossEntropy(nn.Module):
@@ -20,9 +18,6 @@ class CrossEntropy(nn.Module):
     Shape: logits (B, K), target (B,) int64 in [0, K), labelled (B,) bool or None for all -> a scalar. The target of an
     unlabelled sample may have any value. If no sample is labelled, the loss and its gradients are 0.
 
-    Raises:
-        BrickInputError: A class is out of range. Checked only for targets on the CPU, outside of compiled graphs.
-
     Example:
         >>> logits, target = torch.zeros(3, 2), torch.tensor([0, 1, -1])
         >>> CrossEntropy()(logits, target, labelled=torch.tensor([True, True, False]))
@@ -30,11 +25,6 @@ class CrossEntropy(nn.Module):
     """
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
-        if target.device.type == "cpu" and not torch.compiler.is_compiling() and not target.is_floating_point():
-            known = target if labelled is None else target[labelled]
-            if known.numel() and not (known.min() >= 0 and known.max() < logits.shape[1]):
-                values = f"{known.min()} to {known.max()}"
-                raise BrickInputError("labels", f"classes in [0, {logits.shape[1]})", values)
         if labelled is None:
             return F.cross_entropy(logits.float(), target)
         losses = F.cross_entropy(logits.float(), torch.where(labelled, target, 0), reduction="none")

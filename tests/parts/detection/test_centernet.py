@@ -126,3 +126,35 @@ def test_every_parameter_of_the_head_is_trained():
     assert outputs[3][0, :, 2, 1].tolist() == [6, 10]
     sum(each.sum() for each in outputs).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_background_in_a_box_to_ignore_has_no_loss():
+    module, image = CenterNet([8, 16], [4, 8], K, width=8), torch.zeros(1, 3, *SIZE)
+    features = [torch.rand(1, 8, SIZE[0] // 4, SIZE[1] // 4), torch.rand(1, 16, SIZE[0] // 8, SIZE[1] // 8)]
+    heatmap, sizes, offsets, points = module(features, image)
+    heatmap = heatmap.detach().requires_grad_()
+    crowd = [SIZE[1] / 2, 0.0, float(SIZE[1]), float(SIZE[0])]
+    target = {
+        "boxes": torch.tensor([[4.0, 4, 20, 20], crowd]),
+        "labels": torch.tensor([0, 1]),
+        "ignore": torch.tensor([False, True]),
+    }
+    total, _, loss_box, _ = CenterNetLoss([4])(heatmap, sizes, offsets, points, *PadBoxes(K)([target], image))
+    gradient = torch.autograd.grad(total, heatmap)[0]
+    half = heatmap.shape[-1] // 2
+    assert not gradient[..., half:].any()
+    assert gradient[..., :half].all()
+    alone = {"boxes": target["boxes"][:1], "labels": target["labels"][:1]}
+    expected = CenterNetLoss([4])(heatmap, sizes, offsets, points, *PadBoxes(K)([alone], image))[2]
+    torch.testing.assert_close(loss_box, expected)
+
+
+def test_class_agnostic_decoding_gives_an_object_one_label():
+    heatmap = torch.full((1, 3, 8, 8), -9.0)
+    heatmap[0, 0, 2, 2], heatmap[0, 1, 2, 2], heatmap[0, 2, 2, 3], heatmap[0, 2, 6, 6] = 3.0, 2.0, 1.0, 0.5
+    zeros, points = torch.full((1, 2, 8, 8), 4.0), torch.rand(1, 2, 8, 8) * 32
+    image = torch.zeros(1, 3, 32, 32)
+    labels = CenterNetDecode(count=5)(heatmap, zeros, zeros * 0, points, image)[2]
+    assert labels.tolist() == [[0, 1, 2, 2, -1]]
+    labels = CenterNetDecode(count=5, class_agnostic=True)(heatmap, zeros, zeros * 0, points, image)[2]
+    assert labels.tolist() == [[0, 2, -1, -1, -1]]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.ops import nms
 
 from brickyard.parts.detection.decode import batched_nms
 from brickyard.parts.detection.fcos import FCOSDecode
@@ -93,6 +94,49 @@ def test_boxes_are_suppressed_only_within_a_class_and_an_image():
     assert labels.tolist() == [[0, 1, -1, -1, -1]] * 2
     assert boxes[0].tolist() == [NEAR, NEAR, *[[0, 0, 0, 0]] * 3]
     assert boxes[1].tolist() == [BOX, NEAR, *[[0, 0, 0, 0]] * 3]
+
+
+def test_class_agnostic_suppression_gives_an_object_one_label():
+    _, scores, labels = simple(
+        [[[0.5, 0.0], [0.9, 0.0], [0.0, 0.8]], [[0.7, 0.0], [0.05, 0.0], [0.0, 0.75]]],
+        [[BOX, NEAR, NEAR], [BOX, FAR, FAR]],
+        class_agnostic=True,
+    )
+    assert scores.tolist() == [pytest.approx([0.9, 0, 0, 0, 0]), pytest.approx([0.75, 0.7, 0, 0, 0])]
+    assert labels.tolist() == [[0, -1, -1, -1, -1], [1, 0, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("decoder", [FCOSDecode, RetinaNetDecode, SSDLiteDecode])
+def test_class_agnostic_decoders_equal_torchvisions_nms_over_all_classes(decoder):
+    anchors = anchors_around(CENTERS, [[(stride, stride)] for stride in STRIDES])
+    outputs = [torch.randn(1, len(anchors), K + (decoder is SSDLiteDecode)), torch.randn(1, len(anchors), 4).relu()]
+    outputs += [torch.randn(1, len(anchors), 1)] if decoder is FCOSDecode else []
+    everything = {"score_threshold": 0.3, "count": 2000, "candidates": 2000}
+    raw = decoder(**everything, iou_threshold=1.0)(*outputs, anchors[None], IMAGE[:1])
+    candidates, scores, labels = (each[0][raw[1][0] > 0] for each in raw)
+    kept = nms(candidates, scores, 0.5)
+    assert 0 < len(kept) < len(scores)
+    boxes, _, kept_labels = decoder(**everything, iou_threshold=0.5, class_agnostic=True)(
+        *outputs, anchors[None], IMAGE[:1]
+    )
+    torch.testing.assert_close(boxes[0, : len(kept)], candidates[kept])
+    assert torch.equal(kept_labels[0, : len(kept)], labels[kept])
+    assert (kept_labels[0, len(kept) :] == -1).all()
+
+
+def test_a_float64_default_dtype_changes_nothing():
+    expected = simple([[[0.5], [0.9]]], [[BOX, FAR]])
+    scores, boxes = torch.tensor([[[0.5], [0.9]]]), torch.tensor([[BOX, FAR]])
+    torch.set_default_dtype(torch.float64)
+    try:
+        options = {"score_threshold": 0.1, "iou_threshold": 0.5, "candidates": 100, "count": 5}
+        actual = batched_nms(scores, boxes, (50, 50), **options)
+        double = batched_nms(scores.double(), boxes.double(), (50, 50), **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for each in (actual, double):
+        assert [value.dtype for value in each] == [value.dtype for value in expected]
+        assert all(torch.equal(*pair) for pair in zip(each, expected, strict=True))
 
 
 def test_no_detections_are_all_padding():

@@ -129,6 +129,49 @@ def test_without_labels_the_loss_is_0_and_can_run_backward(variant):
         assert not gradient.any()
 
 
+def in_crowd(anchors, crowd):
+    """Which anchors have half of their area or more in a box."""
+    low, high = torch.maximum(anchors[:, :2], crowd[:2]), torch.minimum(anchors[:, 2:], crowd[2:])
+    return (high - low).clamp(min=0).prod(dim=1) >= 0.5 * (anchors[:, 2:] - anchors[:, :2]).prod(dim=1)
+
+
+@pytest.mark.parametrize("variant", LOSSES)
+def test_background_in_a_box_to_ignore_has_no_loss(variant):
+    torch.manual_seed(0)
+    loss, anchors, widths = LOSSES[variant]
+    leaves = [leaf(1, len(anchors), width) for width in widths]
+    crowd = torch.tensor([64.0, 0, SIZE[1], SIZE[0]])
+    objects = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([0])}
+    marked = {
+        "boxes": torch.cat([objects["boxes"], crowd[None]]),
+        "labels": torch.tensor([0, 1]),
+        "ignore": torch.tensor([False, True]),
+    }
+    plain = loss(*leaves, batched(anchors, 1), *padded([objects]))
+    value = loss(*leaves, batched(anchors, 1), *padded([marked]))
+    gradient = torch.autograd.grad(value[0], leaves)[0][0].any(dim=1)
+    assert not gradient[in_crowd(anchors, crowd)].any()
+    assert gradient[~in_crowd(anchors, crowd)].any()
+    torch.testing.assert_close(value[2:], plain[2:])  # the object is learned as before
+    assert value[1] < plain[1] or variant == "ssdlite"  # which takes its hardest negatives elsewhere
+
+
+@pytest.mark.parametrize("variant", LOSSES)
+def test_an_object_in_a_box_to_ignore_is_learned(variant):
+    loss, anchors, widths = LOSSES[variant]
+    leaves = [leaf(1, len(anchors), width) for width in widths]
+    inside = torch.tensor([[8.0, 8, 40, 40]])
+    marked = {
+        "boxes": torch.cat([torch.tensor([[0.0, 0, SIZE[1], SIZE[0]]]), inside]),
+        "labels": torch.tensor([1, 0]),
+        "ignore": torch.tensor([True, False]),
+    }
+    alone = {"boxes": inside, "labels": torch.tensor([0])}
+    value, expected = (loss(*leaves, batched(anchors, 1), *padded([each])) for each in (marked, alone))
+    torch.testing.assert_close(value[2:], expected[2:])
+    assert value[1] < expected[1]
+
+
 def test_boxes_of_every_size_are_assigned_to_a_map():
     # For strides that do not double, torchvision's ranges (up to 64 and from 128 pixels) would have a gap.
     strides = (8, 32)

@@ -25,9 +25,12 @@ DETECTIONS = [[(NEAR_A, 0.9, 0), (C, 0.8, 1)], [(B, 0.7, 1)], []]
 TARGETS = [[(A, 0), (B, 1)], [(B, 1)], [(C, 0)]]
 
 
-def by_torchmetrics(detections, targets):
+def by_torchmetrics(detections, targets, crowds=None):
     metric = MeanAveragePrecision(backend="faster_coco_eval")
-    for detected, expected in zip(detections, targets, strict=True):
+    crowds = crowds or [[]] * len(targets)
+    for detected, objects, crowd in zip(detections, targets, crowds, strict=True):
+        is_crowd = [0] * len(objects) + [1] * len(crowd)
+        expected = [*objects, *crowd]
         boxes, scores, labels = zip(*detected, strict=True) if detected else ([], [], [])
         target_boxes, target_labels = zip(*expected, strict=True) if expected else ([], [])
         metric.update(
@@ -42,6 +45,7 @@ def by_torchmetrics(detections, targets):
                 {
                     "boxes": torch.tensor(target_boxes).reshape(-1, 4),
                     "labels": torch.tensor(target_labels, dtype=torch.int64),
+                    "iscrowd": torch.tensor(is_crowd),
                 }
             ],
         )
@@ -55,7 +59,20 @@ def test_values_of_padded_boxes_equal_torchmetrics():
     values, expected = metric.compute(), by_torchmetrics(DETECTIONS, TARGETS)
     assert set(values) >= {"map", "map_50", "map_75", "mar_100"}
     for name, value in values.items():
-        torch.testing.assert_close(value, expected[name], msg=name)
+        torch.testing.assert_close(value, torch.where(expected[name] < 0, torch.nan, expected[name]), equal_nan=True)
+
+
+def test_detections_on_boxes_to_ignore_do_not_count_as_with_coco():
+    # One person is found; a second detection is on a crowd. COCO ignores it, otherwise it were a false positive.
+    crowd = [50.0, 50, 120, 120]
+    on_crowd = [60.0, 60, 90, 90]
+    detections, targets, crowds = [[(A, 0.8, 0), (on_crowd, 0.9, 0)]], [[(A, 0)]], [[(crowd, 0)]]
+    metric = PaddedMeanAveragePrecision()
+    metric.update(*padded(detections, [[(A, 0), (crowd, -2 - 0)]]))
+    values, expected = metric.compute(), by_torchmetrics(detections, targets, crowds)
+    assert values["map_50"] == 1
+    for name, value in values.items():
+        torch.testing.assert_close(value, torch.where(expected[name] < 0, torch.nan, expected[name]), equal_nan=True)
 
 
 def test_a_single_detection_has_the_expected_precision():
@@ -72,13 +89,13 @@ def test_unlabelled_images_are_ignored():
     assert metric.compute()["map"].item() == pytest.approx(1)
 
 
-def test_no_detections_are_0_and_no_targets_are_minus_1():
+def test_no_detections_are_0_and_no_targets_are_nan():
     metric = PaddedMeanAveragePrecision()
     metric.update(*padded([[]], [[(A, 0)]]))
     assert metric.compute()["map"] == 0
     metric.reset()
     metric.update(*padded([[]], [[]]))
-    assert metric.compute()["map"] == -1
+    assert metric.compute()["map"].isnan()
 
 
 def test_the_collection_reports_each_value_by_its_name():
@@ -104,4 +121,6 @@ def test_processes_with_different_numbers_of_images_agree(tmp_path):
     expected = by_torchmetrics([*DETECTIONS, []], [*TARGETS, []])
     for rank in (0, 1):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():
-            torch.testing.assert_close(value, expected[name], msg=name)
+            torch.testing.assert_close(
+                value, torch.where(expected[name] < 0, torch.nan, expected[name]), equal_nan=True
+            )

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from brickyard.errors import BrickInputError
-from brickyard.parts.detection.targets import PadBoxes
+from brickyard.parts.detection.targets import PadBoxes, ignored_anchors, ignored_classes, is_ignored
 
 IMAGE = torch.zeros(2, 3, 60, 80, dtype=torch.uint8)
 
@@ -37,35 +36,19 @@ def test_padded_targets_are_returned_unchanged():
     assert again[1] is padded[1]
 
 
-@pytest.mark.parametrize(
-    ("invalid", "message"),
-    [
-        (target([1, 2, 3, 4], [30, 2, 20, 4]), r"image 1, box 1: expected x1 < x2.*found \[30.0, 2.0, 20.0, 4.0\]"),
-        (target([1, 2, 1, 4]), r"image 1, box 0: expected x1 < x2"),
-        (target([1, 2, float("nan"), 4]), r"image 1, box 0: expected finite"),
-        (target([1, 2, 3, 4], [10, 10, 90, 20]), r"image 1, box 1: expected boxes inside the image of 80x60"),
-        (target([1, -5, 3, 4]), r"image 1, box 0: expected boxes inside"),
-        (target([1, 2, 3, 4], labels=[5]), r"image 1, box 0: expected labels in \[0, 5\), found 5"),
-        (target([1, 2, 3, 4], labels=[-1]), r"image 1, box 0: expected labels in \[0, 5\), found -1"),
-        (
-            {"boxes": torch.zeros(3, 5), "labels": torch.zeros(3).long()},
-            r"image 1: expected boxes \(M, 4\).*\(3, 5\)",
-        ),
-        ({"boxes": torch.zeros(0), "labels": torch.zeros(0).long()}, r"image 1: expected boxes \(M, 4\).*\(0,\)"),
-        ({"boxes": torch.zeros(3, 4), "labels": torch.zeros(2).long()}, r"image 1: expected labels \(3,\).*\(2,\)"),
-        ({"boxes": torch.zeros(1, 4), "labels": torch.zeros(1)}, r"image 1: expected labels of an integer dtype"),
-        ({"boxes": torch.zeros(1, 4)}, r"image 1: expected a dictionary.*no \['labels'\]"),
-    ],
-)
-def test_invalid_targets_are_refused_with_the_index_of_the_image(invalid, message):
-    with pytest.raises(BrickInputError, match=f"^PadBoxes, {message}"):
-        PadBoxes(5)([target([1, 2, 3, 4], [2, 2, 5, 5]), invalid], IMAGE)
+def test_boxes_to_ignore_have_a_label_below_minus_1_also_if_padded():
+    ignore = torch.tensor([False, True, True])
+    targets = [{"boxes": torch.tensor([[1.0, 2, 3, 4]] * 3), "labels": torch.tensor([2, 0, 4]), "ignore": ignore}]
+    boxes, labels = PadBoxes(5)(targets, IMAGE[:1])
+    assert labels[0, :4].tolist() == [2, -2, -6, -1]
+    assert is_ignored(labels)[0, :4].tolist() == [False, True, True, False]
+    assert ignored_classes(labels)[0, 1:3].tolist() == [0, 4]
+    padded = {"boxes": boxes[:, :3], "labels": targets[0]["labels"][None], "ignore": ignore[None]}
+    assert torch.equal(PadBoxes(5)(padded, IMAGE[:1])[1], labels[:, :3])
 
 
-def test_rounding_errors_at_the_edge_are_accepted():
-    PadBoxes(5)([target([-0.4, 0, 80.6, 60.2]), target()], IMAGE)
-
-
-def test_a_number_of_targets_other_than_the_batch_size_is_refused():
-    with pytest.raises(BrickInputError, match="expected targets of 2 images, found 1"):
-        PadBoxes(5)([target()], IMAGE)
+def test_an_anchor_is_ignored_if_half_its_area_is_in_a_box_to_ignore():
+    anchors = torch.tensor([[0.0, 0, 8, 8], [6, 0, 14, 8], [5, 0, 13, 8], [0, 0, 40, 40]])
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 40, 40]]])
+    assert ignored_anchors(anchors, boxes, torch.tensor([[-2, 1]])).tolist() == [[True, True, True, False]]
+    assert not ignored_anchors(anchors, boxes, torch.tensor([[0, -1]])).any()

@@ -47,11 +47,16 @@ def decode_deltas(deltas: Tensor, anchors: Tensor) -> Tensor:
 
 def pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Compute the IoU of boxes (B, M, 4) with anchors (P, 4), (B, M, P); 0 for boxes without area."""
+    intersection = pairwise_intersection(boxes, anchors)
+    return intersection / (area_of(boxes)[..., None] + area_of(anchors) - intersection)
+
+
+def pairwise_intersection(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Compute the area of the intersection of boxes (B, M, 4) with anchors (P, 4), (B, M, P)."""
     boxes = boxes[:, :, None]
     low = torch.maximum(boxes[..., :2], anchors[:, :2])
     high = torch.minimum(boxes[..., 2:], anchors[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=-1)
-    return intersection / (area_of(boxes) + area_of(anchors) - intersection)
+    return (high - low).clamp(min=0).prod(dim=-1)
 
 
 def area_of(boxes: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from brickyard.parts.detection.boxes import clip
 from brickyard.parts.detection.points import cell_centers, levels_from
-from brickyard.parts.detection.targets import labelled_mask
+from brickyard.parts.detection.targets import ignored_anchors, labelled_mask
 
 FINEST = 4  # the stride of the heatmap
 _PRIOR = 0.1  # the initial probability of a centre, as in the paper's code
@@ -94,7 +94,7 @@ class CenterNetLoss(nn.Module):
             offsets: (B, 2, h, w).
             points: (B, 2, h, w).
             boxes: (B, M, 4), padded target boxes.
-            labels: (B, M) int64, -1 for padding.
+            labels: (B, M) int64, -1 for padding; below -1 for boxes to ignore, see `PadBoxes`.
             labelled: (B,) bool; unlabelled images have no loss and no gradient. None for all labelled.
 
         Returns:
@@ -108,7 +108,8 @@ class CenterNetLoss(nn.Module):
         column, row = self._nearest_cell(center, points)
         target = self._target(column, row, size / self.stride, labels, heatmap)
         logits = heatmap.float()
-        loss_cls = torch.where(rows[:, None, None, None], _focal(logits, target), 0).sum() / count
+        scored = rows[:, None, None, None] & ((target == 1) | ~self._ignored(points, boxes, labels))
+        loss_cls = torch.where(scored, _focal(logits, target), 0).sum() / count
         cell = row * heatmap.shape[-1] + column
         size_losses = (_gather_cells(sizes, cell) - size).abs().sum(dim=2) / self.stride
         offset_losses = (_gather_cells(offsets, cell) - (center - _gather_cells(points, cell))).abs().sum(
@@ -124,6 +125,12 @@ class CenterNetLoss(nn.Module):
         first = points[:, None, :, 0, 0]
         cell = ((center - first) / self.stride + 0.5).floor().long()
         return cell[..., 0].clamp(0, width - 1), cell[..., 1].clamp(0, height - 1)
+
+    def _ignored(self, points: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Find the cells in boxes to ignore, (B, 1, h, w) bool."""
+        centers = points[0].flatten(1).T  # (h w, 2)
+        cells = torch.cat([centers - self.stride / 2, centers + self.stride / 2], dim=-1)
+        return ignored_anchors(cells, boxes, labels).view(-1, 1, *points.shape[-2:])
 
     def _target(self, column: Tensor, row: Tensor, size: Tensor, labels: Tensor, heatmap: Tensor) -> Tensor:
         """Draw the Gaussians of all boxes by maximum, (B, K, h, w) in [0, 1]; exactly 1 at the centres."""
@@ -145,19 +152,22 @@ class CenterNetDecode(nn.Module):
     Args:
         score_threshold: The minimum class probability.
         count: N, the number of detections per image.
+        class_agnostic: Whether maxima are taken over all classes, so that an object gets one label.
     """
 
-    def __init__(self, score_threshold: float = 0.05, count: int = 100) -> None:
+    def __init__(self, score_threshold: float = 0.05, count: int = 100, class_agnostic: bool = False) -> None:
         super().__init__()
         self.score_threshold = score_threshold
         self.count = count
+        self.class_agnostic = class_agnostic
 
     def forward(
         self, heatmap: Tensor, sizes: Tensor, offsets: Tensor, points: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode a batch; inputs are outputs of `CenterNet`, return values are those of `batched_nms`."""
         scores = heatmap.float().sigmoid()
-        peak = (scores == functional.max_pool2d(scores, 3, stride=1, padding=1)) & (scores > self.score_threshold)
+        compared = scores.amax(dim=1, keepdim=True) if self.class_agnostic else scores
+        peak = (scores == functional.max_pool2d(compared, 3, stride=1, padding=1)) & (scores > self.score_threshold)
         flat = torch.where(peak, scores, 0).flatten(1)
         flat = functional.pad(flat, (0, max(self.count - flat.shape[1], 0)))
         best, index = flat.topk(self.count, dim=1)

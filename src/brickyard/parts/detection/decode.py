@@ -21,14 +21,18 @@ class NMSDecode(nn.Module, ABC):
         iou_threshold: The IoU above which non-maximum suppression removes the box with the lower score.
         candidates: The number of highest scores per image that take part.
         count: N, the number of detections per image.
+        class_agnostic: Whether a box suppresses boxes of every class, so that an object gets one label.
     """
 
-    def __init__(self, score_threshold: float, iou_threshold: float, candidates: int, count: int) -> None:
+    def __init__(
+        self, score_threshold: float, iou_threshold: float, candidates: int, count: int, class_agnostic: bool
+    ) -> None:
         super().__init__()
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.candidates = candidates
         self.count = count
+        self.class_agnostic = class_agnostic
 
     def select(self, scores: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Call `batched_nms` with these settings, for images (B, C, H, W)."""
@@ -40,6 +44,7 @@ class NMSDecode(nn.Module, ABC):
             iou_threshold=self.iou_threshold,
             candidates=self.candidates,
             count=self.count,
+            class_agnostic=self.class_agnostic,
         )
 
 
@@ -52,8 +57,9 @@ def batched_nms(
     iou_threshold: float,
     candidates: int,
     count: int,
+    class_agnostic: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Apply non-maximum suppression per class to a whole batch, in one call and with outputs of fixed size.
+    """Apply non-maximum suppression to a whole batch, in one call and with outputs of fixed size.
 
     The steps are those of torchvision's `FCOS.postprocess_detections`, except that the best candidates are selected
     over all feature maps together instead of per map, so that the cost does not grow with the number of maps.
@@ -66,6 +72,7 @@ def batched_nms(
         iou_threshold: Of two boxes of a class with a higher IoU, the one with the lower score is removed.
         candidates: The number of highest scores per image that take part.
         count: N.
+        class_agnostic: Whether boxes of different classes suppress each other, too.
 
     Returns:
         boxes (B, N, 4) float32, scores (B, N) float32 and labels (B, N) int64, sorted by decreasing score and padded
@@ -88,10 +95,11 @@ def batched_nms(
     # Shift the boxes of each image and class, so that only boxes of the same image and class overlap: images along x,
     # classes along y. Along one axis, coordinates would exceed the precision of float32.
     images = torch.arange(batch, device=scores.device)[:, None].expand_as(labels)
-    shift = torch.stack([images * (width + 2), labels * (height + 2)], dim=-1).float()
+    rows = torch.zeros_like(labels) if class_agnostic else labels
+    shift = torch.stack([images * (width + 2), rows * (height + 2)], dim=-1).float()
     # All boxes below the threshold are replaced by one dummy box, so that the first of them suppresses the others. This
     # and a second dummy box are appended, because torchvision tells the compiler that at least two boxes are kept.
-    dummies = torch.tensor([[-4.0, -4.0, -2.0, -2.0], [-8.0, -8.0, -6.0, -6.0]], device=scores.device)
+    dummies = selected.new_tensor([[-4.0, -4.0, -2.0, -2.0], [-8.0, -8.0, -6.0, -6.0]])
     shifted = torch.where(valid[..., None], selected + torch.cat([shift, shift], dim=-1), dummies[0])
     kept = nms(torch.cat([shifted.flatten(0, 1), dummies]), functional.pad(best.flatten(), (0, 2)), iou_threshold)
 

@@ -19,7 +19,7 @@ from brickyard.parts.detection.boxes import area_of, decode_distances
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
-from brickyard.parts.detection.targets import gather_matches, labelled_mask, one_hot
+from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask, one_hot
 
 FINEST = 8  # the stride of the finest map
 _INITIAL_DISTANCE = 2.0  # cells from a point to the sides of its box: within the range that a map is responsible for
@@ -97,7 +97,7 @@ class FCOSLoss(nn.Module):
             centerness: (B, P, 1).
             anchors: (B, P, 4).
             boxes: (B, M, 4), padded target boxes.
-            labels: (B, M) int64, -1 for padding.
+            labels: (B, M) int64, -1 for padding; below -1 for boxes to ignore, see `PadBoxes`.
             labelled: (B,) bool; unlabelled images have no loss and no gradient. None for all labelled.
 
         Returns:
@@ -108,13 +108,14 @@ class FCOSLoss(nn.Module):
         rows = labelled_mask(labelled, logits)[:, None]
         matched_boxes, classes = gather_matches(boxes, labels, self.match(cells, boxes, labels), cells)
         foreground = (classes >= 0) & rows
+        scored = foreground | (rows & ~ignored_anchors(cells, boxes, labels))
         count = foreground.sum().clamp(min=1)
         class_losses = sigmoid_focal_loss(logits, one_hot(classes, logits)).sum(dim=2)
         box_losses = generalized_box_iou_loss(decode_distances(regression, cells), matched_boxes)
         centerness_losses = binary_cross_entropy_with_logits(
             centerness, _centerness(matched_boxes, cells), reduction="none"
         )
-        loss_cls = torch.where(rows, class_losses, 0).sum() / count
+        loss_cls = torch.where(scored, class_losses, 0).sum() / count
         loss_box = torch.where(foreground, box_losses, 0).sum() / count
         loss_centerness = torch.where(foreground, centerness_losses, 0).sum() / count
         return loss_cls + loss_box + loss_centerness, loss_cls, loss_box, loss_centerness
@@ -161,12 +162,18 @@ class FCOSDecode(NMSDecode):
         iou_threshold: The IoU threshold of non-maximum suppression.
         candidates: The number of highest scores per image that take part.
         count: N, the number of detections per image.
+        class_agnostic: Whether a box suppresses boxes of every class, so that an object gets one label.
     """
 
     def __init__(
-        self, score_threshold: float = 0.2, iou_threshold: float = 0.6, candidates: int = 1000, count: int = 100
+        self,
+        score_threshold: float = 0.2,
+        iou_threshold: float = 0.6,
+        candidates: int = 1000,
+        count: int = 100,
+        class_agnostic: bool = False,
     ) -> None:
-        super().__init__(score_threshold, iou_threshold, candidates, count)
+        super().__init__(score_threshold, iou_threshold, candidates, count, class_agnostic)
 
     def forward(
         self, logits: Tensor, regression: Tensor, centerness: Tensor, anchors: Tensor, image: Tensor

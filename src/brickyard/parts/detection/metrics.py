@@ -10,6 +10,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
 from torchmetrics.utilities import dim_zero_cat
 
+from brickyard.parts.detection.targets import ignored_classes, is_ignored
+
 _REPORTED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
 
 
@@ -50,34 +52,41 @@ class PaddedMeanAveragePrecision(Metric):
             scores: (B, N).
             labels: (B, N), -1 for padding.
             target_boxes: (B, M, 4).
-            target_labels: (B, M), -1 for padding.
+            target_labels: (B, M), -1 for padding; below -1 for boxes to ignore, see `PadBoxes`. As COCO's crowds they
+                are not to be detected, and detections on them do not count.
             labelled: (B,) bool; unlabelled images are ignored. None for all labelled.
         """
         if labelled is not None:
             boxes, scores, labels = boxes[labelled], scores[labelled], labels[labelled]
             target_boxes, target_labels = target_boxes[labelled], target_labels[labelled]
-        is_detection, is_target = labels >= 0, target_labels >= 0
+        is_detection, is_target = labels >= 0, target_labels != -1
         self.detections.append(torch.cat([boxes, scores[..., None], labels[..., None]], dim=-1)[is_detection])
         self.detection_counts.append(is_detection.sum(dim=1))
         self.targets.append(torch.cat([target_boxes, target_labels[..., None]], dim=-1)[is_target])
         self.target_counts.append(is_target.sum(dim=1))
 
     def compute(self) -> dict[str, Any]:
-        """Return precision (`map`, `map_50`, `map_small`, ...) and recall (`mar_1`, ...); -1 without targets."""
+        """Return precision (`map`, `map_50`, `map_small`, ...) and recall (`mar_1`, ...); nan without targets."""
         detections = _split_by_image(self.detections, self.detection_counts)
         targets = _split_by_image(self.targets, self.target_counts)
         metric = MeanAveragePrecision(backend="faster_coco_eval")  # pycocotools takes six times as long
         metric.update(
             [{"boxes": rows[:, :4], "scores": rows[:, 4], "labels": rows[:, 5].long()} for rows in detections],
-            [{"boxes": rows[:, :4], "labels": rows[:, 4].long()} for rows in targets],
+            [_as_target(rows[:, :4], rows[:, 4].long()) for rows in targets],
         )
         values = metric.compute()
-        return {name: values[name] for name in _REPORTED}
+        return {name: torch.where(values[name] < 0, torch.nan, values[name]) for name in _REPORTED}
 
 
 def detection_metrics() -> MetricCollection:
     """Create COCO's mean average precision and recall, see `PaddedMeanAveragePrecision`."""
     return MetricCollection({"MeanAveragePrecision": PaddedMeanAveragePrecision()})
+
+
+def _as_target(boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    ignored = is_ignored(labels)
+    classes = torch.where(ignored, ignored_classes(labels), labels)
+    return {"boxes": boxes, "labels": classes, "iscrowd": ignored.long()}
 
 
 def _split_by_image(rows: list[Tensor] | Tensor, counts: list[Tensor] | Tensor) -> tuple[Tensor, ...]:

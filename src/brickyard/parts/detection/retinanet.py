@@ -19,7 +19,7 @@ from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwi
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
-from brickyard.parts.detection.targets import gather_matches, labelled_mask, one_hot
+from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask, one_hot
 
 FINEST = 8  # the stride of the finest map
 _SCALE = 4  # the side of the smallest anchor, in cells
@@ -95,7 +95,7 @@ class RetinaNetLoss(nn.Module):
             regression: (B, P, 4).
             anchors: (B, P, 4).
             boxes: (B, M, 4), padded target boxes.
-            labels: (B, M) int64, -1 for padding.
+            labels: (B, M) int64, -1 for padding; below -1 for boxes to ignore, see `PadBoxes`.
             labelled: (B,) bool; unlabelled images have no loss and no gradient. None for all labelled.
 
         Returns:
@@ -123,7 +123,8 @@ class RetinaNetLoss(nn.Module):
         highest, index = iou.max(dim=1)
         best = iou.amax(dim=2, keepdim=True)
         is_best_anchor = ((iou == best) & (best > 0)).any(dim=1)
-        unmatched = torch.where(highest < self.background, -1, _BETWEEN)
+        is_background = (highest < self.background) & ~ignored_anchors(anchors, boxes, labels)
+        unmatched = torch.where(is_background, -1, _BETWEEN)
         return torch.where(is_best_anchor | (highest >= self.foreground), index, unmatched)
 
 
@@ -136,12 +137,18 @@ class RetinaNetDecode(NMSDecode):
         iou_threshold: The IoU threshold of non-maximum suppression.
         candidates: The number of highest scores per image that take part.
         count: N, the number of detections per image.
+        class_agnostic: Whether a box suppresses boxes of every class, so that an object gets one label.
     """
 
     def __init__(
-        self, score_threshold: float = 0.05, iou_threshold: float = 0.5, candidates: int = 1000, count: int = 100
+        self,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        candidates: int = 1000,
+        count: int = 100,
+        class_agnostic: bool = False,
     ) -> None:
-        super().__init__(score_threshold, iou_threshold, candidates, count)
+        super().__init__(score_threshold, iou_threshold, candidates, count, class_agnostic)
 
     def forward(
         self, logits: Tensor, regression: Tensor, anchors: Tensor, image: Tensor

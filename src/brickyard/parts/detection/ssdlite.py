@@ -20,7 +20,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwise_iou
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.points import anchors_around, cell_centers, levels_from
-from brickyard.parts.detection.targets import gather_matches, labelled_mask
+from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask
 
 FINEST = 16  # the stride of the finest map
 _EXTRA = 2  # the number of maps added to the backbone's
@@ -104,7 +104,7 @@ class SSDLiteLoss(nn.Module):
             regression: (B, P, 4).
             anchors: (B, P, 4).
             boxes: (B, M, 4), padded target boxes.
-            labels: (B, M) int64, -1 for padding.
+            labels: (B, M) int64, -1 for padding; below -1 for boxes to ignore, see `PadBoxes`.
             labelled: (B,) bool; unlabelled images have no loss and no gradient. None for all labelled.
 
         Returns:
@@ -115,9 +115,10 @@ class SSDLiteLoss(nn.Module):
         foreground = (classes >= 0) & labelled_mask(labelled, logits)[:, None]
         count = foreground.sum().clamp(min=1)
         class_losses = functional.cross_entropy(logits.transpose(1, 2), classes + 1, reduction="none")
-        background_losses = class_losses.detach().masked_fill(foreground, -math.inf)
+        no_background = foreground | ignored_anchors(cells, boxes, labels)
+        background_losses = class_losses.detach().masked_fill(no_background, -math.inf)
         rank = background_losses.argsort(dim=1, descending=True).argsort(dim=1)
-        used = foreground | (rank < self.negatives * foreground.sum(dim=1, keepdim=True))
+        used = foreground | ((rank < self.negatives * foreground.sum(dim=1, keepdim=True)) & ~no_background)
         deltas = _scaled(encode_deltas(matched_boxes, cells))
         box_losses = functional.smooth_l1_loss(regression, deltas, reduction="none").sum(dim=2)
         loss_cls = torch.where(used, class_losses, 0).sum() / count
@@ -145,12 +146,18 @@ class SSDLiteDecode(NMSDecode):
         iou_threshold: The IoU threshold of non-maximum suppression.
         candidates: The number of highest scores per image that take part.
         count: N, the number of detections per image.
+        class_agnostic: Whether a box suppresses boxes of every class, so that an object gets one label.
     """
 
     def __init__(
-        self, score_threshold: float = 0.001, iou_threshold: float = 0.55, candidates: int = 1000, count: int = 100
+        self,
+        score_threshold: float = 0.001,
+        iou_threshold: float = 0.55,
+        candidates: int = 1000,
+        count: int = 100,
+        class_agnostic: bool = False,
     ) -> None:
-        super().__init__(score_threshold, iou_threshold, candidates, count)
+        super().__init__(score_threshold, iou_threshold, candidates, count, class_agnostic)
 
     def forward(
         self, logits: Tensor, regression: Tensor, anchors: Tensor, image: Tensor

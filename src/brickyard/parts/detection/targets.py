@@ -1,18 +1,18 @@
-"""Detection targets: check and pad the boxes of a batch, and gather the boxes assigned to anchors."""
+"""Detection targets: pad the boxes of a batch, gather the boxes assigned to anchors, find anchors to ignore."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from brickyard.core.compiling import not_compiled
-from brickyard.errors import BrickInputError
+from brickyard.parts.detection.boxes import area_of, pairwise_intersection
 
 _MIN_PADDED = 16  # M is this times a power of two, so that a compiled loss has few different shapes
-_TOLERANCE = 1.0  # pixels that boxes may exceed the image, because of rounding when images are resized
+_IGNORED_SHARE = 0.5  # of an anchor's area in a box to ignore, from which the anchor is ignored, as in MMDetection
 
 
 @final
@@ -24,7 +24,7 @@ class PadBoxes(nn.Module):
     unchanged.
 
     Args:
-        num_classes: K.
+        num_classes: K. Not used: stored models have it.
 
     Example:
         >>> targets = [{"boxes": torch.tensor([[0.0, 0.0, 4.0, 8.0]]), "labels": torch.tensor([1])}]
@@ -43,29 +43,22 @@ class PadBoxes(nn.Module):
         """Pad the targets of a batch.
 
         Args:
-            targets: For each image {"boxes": (M, 4), "labels": (M,) integers in [0, K)}, M may be 0; or padded targets
-                {"boxes": (B, M, 4), "labels": (B, M)}.
-            image: (B, C, H, W); boxes must be inside the image.
+            targets: For each image {"boxes": (M, 4), "labels": (M,) integers in [0, K)}, M may be 0, optionally with
+                "ignore" (M,) bool: boxes that are neither objects to detect nor background, such as COCO's crowds and
+                VOC's difficult objects. Or the same entries padded to (B, M, 4) and (B, M).
+            image: (B, C, H, W).
 
         Returns:
-            boxes (B, M, 4) float32, padded with 0, and labels (B, M) int64, padded with -1; M is 16, 32, 64, ...
-
-        Raises:
-            BrickInputError: The boxes of an image are not (M, 4), not finite, without area or outside the image; its
-                labels are not (M,) integers or are out of range; or the number of targets is not the batch size.
+            boxes (B, M, 4) float32, padded with 0, and labels (B, M) int64, padded with -1; M is 16, 32, 64, ... The
+            label of a box to ignore is -2 - its class.
         """
         if isinstance(targets, Mapping):
-            return targets["boxes"], targets["labels"]
+            return targets["boxes"], _with_ignored(targets)
         padded: tuple[Tensor, Tensor] = self._pad(targets, image)
         return padded
 
     @not_compiled("lists of boxes differ in length: pad them with `PadBoxes` for fullgraph=True")
     def _pad(self, targets: Sequence[Mapping[str, Tensor]], image: Tensor) -> tuple[Tensor, Tensor]:
-        if len(targets) != len(image):
-            raise BrickInputError(type(self).__name__, f"targets of {len(image)} images", f"{len(targets)}")
-        for index, target in enumerate(targets):
-            self._check_shapes(index, target)
-        self._check_values(targets, image)
         max_count = max((len(target["boxes"]) for target in targets), default=0)
         size = _MIN_PADDED
         while size < max_count:
@@ -75,55 +68,39 @@ class PadBoxes(nn.Module):
         for index, target in enumerate(targets):
             count = len(target["boxes"])
             boxes[index, :count] = target["boxes"]
-            labels[index, :count] = target["labels"]
+            labels[index, :count] = _with_ignored(target)
         return boxes, labels
 
-    def _check_shapes(self, index: int, target: Mapping[str, Any]) -> None:
-        location = f"{type(self).__name__}, image {index}"
-        missing = {"boxes", "labels"} - set(target)
-        if missing:
-            raise BrickInputError(location, 'a dictionary with "boxes" and "labels"', f"no {sorted(missing)}")
-        boxes, labels = target["boxes"], target["labels"]
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise BrickInputError(location, "boxes (M, 4), (x1, y1, x2, y2) in pixels", f"shape {tuple(boxes.shape)}")
-        if labels.shape != boxes.shape[:1]:
-            raise BrickInputError(location, f"labels ({len(boxes)},) for its boxes", f"shape {tuple(labels.shape)}")
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise BrickInputError(location, "labels of an integer dtype", f"{labels.dtype}")
 
-    def _check_values(self, targets: Sequence[Mapping[str, Tensor]], image: Tensor) -> None:
-        """Check the boxes of all images together, with a single synchronisation of the GPU."""
-        height, width = image.shape[-2:]
-        boxes = torch.cat([target["boxes"].detach().float().reshape(-1, 4) for target in targets])
-        labels = torch.cat([target["labels"] for target in targets])
-        limit = boxes.new_tensor([width, height, width, height]) + _TOLERANCE
-        invalid = torch.stack(
-            [
-                ~boxes.isfinite().all(dim=1),
-                (boxes[:, 2:] <= boxes[:, :2]).any(dim=1),
-                ((boxes < -_TOLERANCE) | (boxes > limit)).any(dim=1),
-                (labels < 0) | (labels >= self.num_classes),
-            ]
-        )
-        if not invalid.any():
-            return
-        row = int(invalid.any(dim=0).nonzero()[0])
-        check = int(invalid[:, row].nonzero()[0])
-        index = 0
-        while row >= len(targets[index]["labels"]):
-            row -= len(targets[index]["labels"])
-            index += 1
-        expected = [
-            "finite numbers",
-            "x1 < x2 and y1 < y2",
-            f"boxes inside the image of {width}x{height} pixels",
-            f"labels in [0, {self.num_classes})",
-        ][check]
-        values = labels if check == 3 else boxes
-        offset = sum(len(target["labels"]) for target in targets[:index]) + row
-        raise BrickInputError(
-            f"{type(self).__name__}, image {index}, box {row}", expected, f"{values[offset].tolist()}"
-        )
+def _with_ignored(target: Mapping[str, Tensor]) -> Tensor:
+    """Return the labels with -2 - class for boxes to ignore."""
+    labels = target["labels"]
+    return torch.where(target["ignore"], -2 - labels, labels) if "ignore" in target else labels
+
+
+def is_ignored(labels: Tensor) -> Tensor:
+    """Return which of the labels, as `PadBoxes` returns them, belong to boxes to ignore."""
+    return labels < -1
+
+
+def ignored_classes(labels: Tensor) -> Tensor:
+    """Return the classes of labels for which `is_ignored` is True."""
+    return -2 - labels
+
+
+def ignored_anchors(anchors: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+    """Find the anchors of which half the area or more is in a box to ignore; they are no background.
+
+    Args:
+        anchors: (P, 4).
+        boxes: (B, M, 4); this and `labels` are outputs of `PadBoxes`.
+        labels: (B, M).
+
+    Returns:
+        (B, P) bool.
+    """
+    covered = pairwise_intersection(boxes, anchors) >= _IGNORED_SHARE * area_of(anchors)
+    return (covered & is_ignored(labels)[..., None]).any(dim=1)
 
 
 def gather_matches(boxes: Tensor, labels: Tensor, match: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
