@@ -106,9 +106,9 @@ def test_images_are_in_the_order_of_their_ids(folder):
     reference = COCO(folder / "annotations" / "instances_train2017.json")
     data = Coco(folder, "train2017")
     assert len(data) == len(reference.imgs) == 5
-    counts = [len(reference.getAnnIds(imgIds=number, iscrowd=False)) for number in sorted(reference.imgs)]
-    assert counts == [2, 2, 2, 0, 1]
-    assert [len(data[index]["targets/det"]["labels"]) for index in range(5)] == [2, 2, 1, 0, 1]  # one has no area
+    counts = [len(reference.getAnnIds(imgIds=number)) for number in sorted(reference.imgs)]
+    assert counts == [2, 3, 2, 0, 1]
+    assert [len(data[index]["targets/det"]["labels"]) for index in range(5)] == [2, 3, 1, 0, 1]  # one has no area
 
 
 def test_shapes_and_boxes_match_the_image(folder):
@@ -133,8 +133,9 @@ def test_smaller_objects_are_drawn_over_larger_ones_and_crowds_below_all_as_unkn
     expected = np.select([dog, person, crowd], [DOG + 1, PERSON + 1, 255])
     item = Coco(folder, "train2017")[1]
     assert np.array_equal(item["targets/seg"].numpy(), expected)
-    assert item["targets/det"]["labels"].tolist() == [PERSON, DOG]
-    assert item["targets/det"]["boxes"].tolist() == [[2, 2, 50, 38], [5, 5, 15, 10]]
+    assert item["targets/det"]["labels"].tolist() == [PERSON, DOG, PERSON]
+    assert item["targets/det"]["boxes"].tolist() == [[2, 2, 50, 38], [5, 5, 15, 10], [10, 0, 60, 40]]
+    assert item["targets/det"]["ignore"].tolist() == [False, False, True]
     assert item["targets/cls"].tolist() == [1, 1, 0]
 
 
@@ -157,7 +158,7 @@ def test_a_crowd_of_an_otherwise_absent_class_counts(folder):
     write(folder / "annotations" / "instances_train2017.json", [image(25)], ANNOTATIONS[4:5], CATEGORIES)
     item = Coco(folder, "train2017")[0]
     assert item["targets/cls"].tolist() == [0, 1, 0]
-    assert item["targets/det"]["boxes"].shape == (0, 4)
+    assert item["targets/det"]["ignore"].tolist() == [True]
 
 
 @pytest.mark.parametrize("image_folder", ["train2017", "images/train2017"])

@@ -93,10 +93,11 @@ def test_boxes_masks_and_classes_match_the_image_also_if_it_is_rotated(tmp_path,
     assert item["targets/cls"].nonzero().flatten().tolist() == [BICYCLE, DOG]
 
 
-def test_a_difficult_object_is_present_but_has_no_box(tmp_path, folder):
+def test_the_box_of_a_difficult_object_is_ignored(tmp_path, folder):
     item = Voc(tmp_path, "train")[1]
-    assert item["targets/det"]["labels"].tolist() == [DOG]
-    assert item["targets/det"]["boxes"].tolist() == [list(RED_BOX)]
+    assert item["targets/det"]["labels"].tolist() == [DOG, BICYCLE]
+    assert item["targets/det"]["boxes"].tolist() == [list(RED_BOX), list(BLUE_BOX)]
+    assert item["targets/det"]["ignore"].tolist() == [False, True]
     assert item["targets/cls"].nonzero().flatten().tolist() == [BICYCLE, DOG]
     assert item["targets/cls"].shape == (20,)
 

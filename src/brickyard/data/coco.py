@@ -31,7 +31,7 @@ class Coco(Dataset[dict[str, Any]]):
     Two layouts are supported: COCO's, `annotations/instances_<split>.json` with `<split>/` or `images/<split>/`, and
     Roboflow's, `<split>/_annotations.coco.json` in the folder of the images. Categories become classes 0, 1, ... in the
     order of the file, whatever their ids. A category that is a supercategory of others and has no objects is left out,
-    since Roboflow adds one. A crowd counts in `cls`, is ignored in `seg` and has no box. Images are ordered by id.
+    since Roboflow adds one. A crowd counts in `cls` and is ignored in `seg` and `det`. Images are ordered by id.
 
     Args:
         folder: The root folder.
@@ -65,7 +65,8 @@ class Coco(Dataset[dict[str, Any]]):
             targets/cls: (K,) int64, 1 for each class that is present, else 0.
             targets/seg: (H, W) int64, 0 for background, 1 to K for classes, 255 for crowds. Absent where an object has
                 no shape.
-            targets/det: boxes (M, 4) float32, xyxy in pixels, and labels (M,) int64, 0 to K - 1.
+            targets/det: boxes (M, 4) float32, xyxy in pixels, labels (M,) int64, 0 to K - 1, and ignore (M,) bool, True
+                for crowds.
 
         Raises:
             BrickInputError: The image is absent or damaged, or has another size than annotated; a shape or a box is
@@ -84,9 +85,8 @@ class Coco(Dataset[dict[str, Any]]):
                 for annotation, class_index in zip(annotations, classes, strict=True)
             ]
             sample["targets/seg"] = oriented.mask(rasterize(shapes, oriented.size, location))
-        single = [pair for pair in zip(annotations, classes, strict=True) if not _is_crowd(pair[0])]
-        boxes = oriented.boxes(_corners((annotation.get("bbox") for annotation, _ in single), location))
-        return {**sample, "targets/det": box_target(boxes, [class_index for _, class_index in single])}
+        boxes = oriented.boxes(_corners((annotation.get("bbox") for annotation in annotations), location))
+        return {**sample, "targets/det": box_target(boxes, classes, [_is_crowd(entry) for entry in annotations])}
 
 
 def _files(folder: Path, split: str) -> tuple[Path, Path]:

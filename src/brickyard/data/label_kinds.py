@@ -43,7 +43,8 @@ class LabelKind(Enum):
         CLASS_INDEX: () integer, one of K classes.
         MULTI_HOT: (K,) of 0 and 1, any number of K classes.
         MASK: (H, W) integer classes of the pixels, 255 where the class is unknown.
-        BOXES: {"boxes": (M, 4) xyxy pixels, "labels": (M,), ...}; every other entry has one row per box, too.
+        BOXES: {"boxes": (M, 4) xyxy pixels, "labels": (M,), ...}; every other entry has one row per box, too. Loss and
+            metric ignore the boxes that "ignore" (M,) bool marks; without that entry, none.
         INSTANCE_MASKS: `BOXES` with "masks" (M, H, W) of 0 and 1.
         POINTS: (..., K, 3) x and y in pixels, where the first pixel spans [0, 1], and the visibility as in COCO, 0 for
             unknown points.

@@ -39,13 +39,21 @@ def presence(classes: Iterable[int], num_classes: int) -> Tensor:
     return present
 
 
-def box_target(boxes: tv_tensors.BoundingBoxes, labels: Sequence[int]) -> dict[str, Tensor]:
-    """Make a label for detection: boxes (M, 4) float32 within the image, and labels (M,) int64.
+def box_target(
+    boxes: tv_tensors.BoundingBoxes, labels: Sequence[int], ignore: Sequence[bool] | None = None
+) -> dict[str, Tensor]:
+    """Make a label for detection: boxes (M, 4) float32 within the image, labels (M,) int64, ignore (M,) bool.
 
     Boxes are clamped to the image; those with a side below one pixel before or after it are dropped.
+
+    Args:
+        boxes: The box of each object.
+        labels: The class of each object.
+        ignore: Whether loss and metric ignore the object, as COCO's crowds and VOC's difficult objects; None for none.
     """
     clamped, kept = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(boxes))
-    return {"boxes": clamped, "labels": torch.tensor(labels, dtype=torch.int64)[kept]}
+    ignored = torch.tensor([False] * len(labels) if ignore is None else ignore, dtype=torch.bool)
+    return {"boxes": clamped, "labels": torch.tensor(labels, dtype=torch.int64)[kept], "ignore": ignored[kept]}
 
 
 def rasterize(objects: Iterable[tuple[Any, int]], size: tuple[int, int], location: str) -> Tensor:

@@ -65,7 +65,7 @@ class Voc(Dataset[dict[str, Any]]):
     """The images of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC) that have masks, with labels for `cls`
     (multi-label), `seg` and `det`.
 
-    Objects that are marked as difficult count in `cls` and have no box, since VOC excludes them from evaluation.
+    Objects that are marked as difficult count in `cls` and are ignored in `det`, as in VOC's evaluation.
 
     Args:
         root: The folder with `VOCdevkit`, as in torchvision.
@@ -104,7 +104,8 @@ class Voc(Dataset[dict[str, Any]]):
             image: (3, H, W) uint8.
             targets/cls: (20,) int64, 1 for each class that is present, else 0.
             targets/seg: (H, W) int64, 0 for background, 1 to 20 for classes, 255 for the borders between objects.
-            targets/det: boxes (M, 4) float32, xyxy in pixels, and labels (M,) int64, 0 to 19.
+            targets/det: boxes (M, 4) float32, xyxy in pixels, labels (M,) int64, 0 to 19, and ignore (M,) bool, True
+                for difficult objects.
 
         Raises:
             BrickInputError: A file is absent or damaged, or does not match the others.
@@ -117,14 +118,14 @@ class Voc(Dataset[dict[str, Any]]):
                 str(mask_file), "classes 0 to 20, or 255", f"{sorted(set(classes.flatten().tolist()))}"
             )
         oriented = read_oriented(image_file, (classes.shape[0], classes.shape[1]))
-        objects = [(entry, _class_of(entry, xml)) for entry in read_objects(xml)]
-        clear = [(entry.box, class_index) for entry, class_index in objects if not entry.difficult]
-        boxes = torch.tensor([box for box, _ in clear], dtype=torch.float32).reshape(-1, 4)
+        objects = read_objects(xml)
+        labels = [_class_of(entry, xml) for entry in objects]
+        boxes = torch.tensor([entry.box for entry in objects], dtype=torch.float32).reshape(-1, 4)
         return {
             "image": oriented.image,
-            "targets/cls": presence((class_index for _, class_index in objects), len(_NAMES)),
+            "targets/cls": presence(labels, len(_NAMES)),
             "targets/seg": oriented.mask(classes),
-            "targets/det": box_target(oriented.boxes(boxes), [class_index for _, class_index in clear]),
+            "targets/det": box_target(oriented.boxes(boxes), labels, [entry.difficult for entry in objects]),
         }
 
 
