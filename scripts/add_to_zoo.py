@@ -33,7 +33,12 @@ _REPORTED = (
     "map_small",
 )
 _LISTS = {"bricks": "brick", "freeze": "freeze"}
-_DEFAULTS = {"image_size": None, "flip": True, **{option.name: option.default for option in fields(TrainingConfig)}}
+_DEFAULTS = {
+    "image_size": None,
+    "flip": True,
+    "resize_mode": "squash",
+    **{option.name: option.default for option in fields(TrainingConfig)},
+}
 
 
 def command_of(settings: dict[str, Any]) -> str:

@@ -126,3 +126,13 @@ def test_the_images_are_of_the_largest_size_that_a_head_was_trained_on():
     model["cls/head"].head = replace(model["cls/head"].head, image_size=(96, 64))
     assert images_of(bricks).size == (96, 64)
     assert images_of({"head": model["cls/head"]}) is None
+
+
+def test_the_images_are_resized_as_those_that_a_head_was_trained_on():
+    model = create_model("test_resnet_cls_seg", num_classes={"cls": 3, "seg": 3})
+    backbone = model["backbone"].provides.input
+    assert (backbone.crop_mode, backbone.crop_pct) == ("center", 0.95)
+    model["seg/head"].head = replace(model["seg/head"].head, image_size=(320, 320), resize_mode="letterbox")
+    assert images_of(model.bricks()) == replace(backbone, size=(320, 320), crop_mode="letterbox", crop_pct=1.0)
+    model["cls/head"].head = replace(model["cls/head"].head, image_size=(400, 400), resize_mode="squash")
+    assert images_of(model.bricks()) == replace(backbone, size=(400, 400), crop_mode="squash", crop_pct=1.0)

@@ -16,6 +16,9 @@ from brickyard import (
     BrickNotFoundError,
     Predictor,
 )
+from brickyard.core.specs import ResizeMode
+from brickyard.data.transforms import Augment, Augmented
+from brickyard.recipe.inspection import heads_of
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.checkpoints import CHECKPOINT
 from brickyard.training.config import TrainerConfig, TrainingConfig
@@ -201,6 +204,17 @@ def test_a_data_set_of_one_image_trains(tmp_path: Path) -> None:
 def test_heads_store_the_image_size_of_the_training_data(uninterrupted: Path) -> None:
     predictor = Predictor(uninterrupted / "last")
     assert predictor.read([SOURCE / "brickyard" / "samples" / "coffee.jpg"]).shape == (1, 3, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("resize_mode", ["squash", "letterbox"])
+def test_heads_store_how_images_were_resized(resize_mode: ResizeMode, tmp_path: Path) -> None:
+    rectangles = Rectangles(2)
+    data = Augmented(rectangles, Augment(48, rectangles.kinds, train=False, resize_mode=resize_mode))
+    fit(small_model("test_resnet_cls"), data, data, tmp_path / "run", TrainingConfig(steps=1, batch_size=2, every=1))
+    model = BrickCollection.from_pretrained(tmp_path / "run" / "last")
+    assert heads_of(model.bricks())["cls"].image_size == (48, 48)
+    assert heads_of(model.bricks())["cls"].resize_mode == resize_mode
+    assert json.loads((tmp_path / "run" / "last" / "cls" / "head.json").read_text())["resize_mode"] == resize_mode
 
 
 def test_a_training_may_end_in_the_warmup(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli.models import load_trained, locate
+from brickyard.core.specs import RESIZE_MODES
 
 if TYPE_CHECKING:
     from brickyard.data.synthetic.backgrounds import Split
@@ -56,6 +57,13 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
 )
+@click.option(
+    "--resize-mode",
+    default="squash",
+    show_default=True,
+    type=click.Choice(RESIZE_MODES),
+    help="How images become squares: letterbox keeps the aspect ratio and pads with grey.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random choices.")
 @_WORKERS
 @click.option("--accelerator", default="auto", show_default=True, help="Accelerator: cpu, gpu, ...")
@@ -91,11 +99,9 @@ def train(
         strategy=options.pop("strategy"),
         workers=options.pop("workers"),
     )
-    image_size, flip, seed = options.pop("image_size"), options.pop("flip"), options["seed"]
-    datasets = {
-        split: brickyard.open_data(data, split, image_size=image_size, seed=seed, flip=flip)
-        for split in ("train", "val")
-    }
+    images = {name: options.pop(name) for name in ("image_size", "flip", "resize_mode")}
+    seed = options["seed"]
+    datasets = {split: brickyard.open_data(data, split, seed=seed, **images) for split in ("train", "val")}
     model = brickyard.create_model_for(
         datasets["train"], locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=seed
     )
@@ -108,8 +114,7 @@ def train(
     provenance = {
         "model": name,
         "data": data,
-        "image_size": image_size,
-        "flip": flip,
+        **images,
         "pretrained": pretrained,
         "bricks": list(bricks),
         "freeze": list(freeze),

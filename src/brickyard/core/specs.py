@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final, get_args
+
+ResizeMode = Literal["squash", "letterbox"]
+RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 
 
 @final
@@ -29,7 +32,8 @@ class InputSpec:
         std: One value per channel, for images in [0, 1].
         interpolation: How images are resized, "bicubic" or "bilinear".
         crop_pct: The fraction of the resized image that the central crop keeps, in (0, 1].
-        crop_mode: timm's name of the crop: "center", "squash" or "border".
+        crop_mode: timm's name of the crop, "center", "squash" or "border"; or "letterbox", which scales the whole image
+            to fit and pads it with grey.
     """
 
     channels: int
@@ -99,21 +103,26 @@ class HeadInfo:
         variant: The name of the head among those of its task, such as "unet".
         labels: The class names, in the order of the outputs.
         image_size: (H, W) in pixels of the images that the head was trained on, None for those of its backbone.
+        resize_mode: How these images were brought to that size: "squash" changes the aspect ratio, "letterbox" keeps it
+            and pads with grey; None where it is unknown.
     """
 
     task: str
     variant: str
     labels: tuple[str, ...]
     image_size: tuple[int, int] | None = None
+    resize_mode: ResizeMode | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read the fields that `to_json` wrote; any other field is ignored."""
         size: Sequence[int] | None = values.get("image_size")
         image_size = None if size is None else (size[0], size[1])
-        return cls(values["task"], values["variant"], tuple(values["labels"]), image_size)
+        return cls(values["task"], values["variant"], tuple(values["labels"]), image_size, values.get("resize_mode"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         values: dict[str, Any] = {"task": self.task, "variant": self.variant, "labels": list(self.labels)}
-        return values if self.image_size is None else {**values, "image_size": list(self.image_size)}
+        if self.image_size is not None:
+            values["image_size"] = list(self.image_size)
+        return values if self.resize_mode is None else {**values, "resize_mode": self.resize_mode}

@@ -1,4 +1,4 @@
-"""Crop, resize, flip and transpose images and labels that are wrapped as `tv_tensors`.
+"""Crop, resize, flip and transpose images and labels that are wrapped as `tv_tensors`, and map outputs back.
 
 `torchvision.transforms.v2.functional` does the work, with two exceptions. Points: torchvision 0.23 clamps them to the
 image, after which a point outside cannot be recognised, and every version flips x to W - 1 - x, which is right for
@@ -16,6 +16,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
+from brickyard.core.specs import RESIZE_MODES, ResizeMode
+from brickyard.errors import UnknownNameError
+
+FRAME_FILL = 128  # grey: the value of uint8 pixels outside of an image
 Value = TypeVar("Value", bound=Tensor)
 
 
@@ -27,6 +31,83 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
+
+
+@final
+class ResizeGeometry(NamedTuple):
+    """Where an image lies in the frame that it is resized to; see `resize_geometry`.
+
+    Attributes:
+        original: (height, width) of the image in pixels.
+        size: (height, width) of the frame.
+        content: The window of the frame that the resized image covers; the rest is padding.
+    """
+
+    original: tuple[int, int]
+    size: tuple[int, int]
+    content: Window
+
+    @property
+    def offset_and_scale(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """((left, top), (x scale, y scale)): x becomes left + x * scale."""
+        top, left, height, width = self.content
+        return (left, top), (width / self.original[1], height / self.original[0])
+
+
+def resize_geometry(original: tuple[int, int], size: tuple[int, int], mode: ResizeMode) -> ResizeGeometry:
+    """Compute where an image lies in a frame.
+
+    Args:
+        original: (height, width) of the image in pixels.
+        size: (height, width) of the frame.
+        mode: "squash" fills the frame, which changes the aspect ratio; "letterbox" keeps the aspect ratio and centers
+            the image, as in YOLOv5 (https://github.com/ultralytics/yolov5).
+
+    Raises:
+        UnknownNameError: The mode is another one.
+
+    Example:
+        >>> resize_geometry((100, 200), (64, 64), "letterbox").content
+        Window(top=16, left=0, height=32, width=64)
+    """
+    if mode not in RESIZE_MODES:
+        raise UnknownNameError("resize mode", mode, RESIZE_MODES)
+    if mode == "squash":
+        return ResizeGeometry(original, size, Window(0, 0, *size))
+    scale = min(side / before for side, before in zip(size, original, strict=True))
+    height, width = (max(1, round(side * scale)) for side in original)
+    return ResizeGeometry(original, size, Window((size[0] - height) // 2, (size[1] - width) // 2, height, width))
+
+
+def resize_into(value: Value, geometry: ResizeGeometry, fill: float, interpolation: InterpolationMode) -> Value:
+    """Resize and pad an image or a label: an image with antialiasing, a mask by its nearest pixels."""
+    top, left, height, width = geometry.content
+    resized = resize(value, [height, width], interpolation)
+    if (height, width) == geometry.size:
+        return resized
+    return crop(resized, Window(-top, -left, *geometry.size), fill)
+
+
+def boxes_to_original(boxes: Tensor, geometry: ResizeGeometry) -> Tensor:
+    """Map boxes (..., 4), xyxy in pixels of the frame, to the pixels of the original image, clamped to it."""
+    height, width = geometry.original
+    corners = points_to_original(boxes.reshape(*boxes.shape[:-1], 2, 2), geometry)
+    return corners.clamp(min=corners.new_zeros(2), max=corners.new_tensor([width, height])).reshape(boxes.shape)
+
+
+def points_to_original(points: Tensor, geometry: ResizeGeometry) -> Tensor:
+    """Map points (..., 2), x and y in pixels of the frame, to the original image; those of the padding lie outside."""
+    offset, scale = geometry.offset_and_scale
+    return (points - points.new_tensor(offset)) / points.new_tensor(scale)
+
+
+def masks_to_original(masks: Tensor, geometry: ResizeGeometry) -> Tensor:
+    """Map masks (..., H, W) of classes or of 0 and 1 to the original image, by the nearest pixels."""
+    top, left, height, width = geometry.content
+    content = masks[..., top : top + height, left : left + width]
+    channels = content.reshape(-1, height, width)
+    resized: Tensor = F.resize_image(channels, list(geometry.original), InterpolationMode.NEAREST_EXACT)
+    return resized.reshape(*masks.shape[:-2], *geometry.original)
 
 
 def crop(value: Value, window: Window, fill: float) -> Value:

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch.utils.data import Dataset
 
+from brickyard.core.specs import ResizeMode
 from brickyard.data.coco import Coco
 from brickyard.data.dataset import LabelledDataset
 from brickyard.data.pets import Pets
@@ -33,6 +34,7 @@ def open_data(
     image_size: int | None = None,
     seed: int = 0,
     flip: bool = True,
+    resize_mode: ResizeMode = "squash",
 ) -> LabelledDataset:
     """Open the data set that a text names, with the transforms of its split.
 
@@ -43,6 +45,8 @@ def open_data(
         image_size: The side of an image in pixels; None for 96 for digit scenes, 224 for others.
         seed: The seed of the digit scenes.
         flip: Whether half of the training images of a folder are flipped horizontally; not for text or digits.
+        resize_mode: How images of a folder are resized to a square: "squash" changes the aspect ratio, "letterbox"
+            keeps it and pads with grey.
 
     Raises:
         UnknownNameError: The data set or split is unknown.
@@ -60,7 +64,8 @@ def open_data(
     data = _FORMATS[name](folder, split)
     if length is not None:
         data = _First(data, length)
-    return Augmented(data, Augment(image_size or _IMAGE_SIZE, data.kinds, train=split == "train", flip=flip))
+    augment = Augment(image_size or _IMAGE_SIZE, data.kinds, train=split == "train", flip=flip, resize_mode=resize_mode)
+    return Augmented(data, augment)
 
 
 @final

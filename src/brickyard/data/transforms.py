@@ -14,14 +14,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
+from brickyard.core.specs import RESIZE_MODES, ResizeMode
 from brickyard.data.dataset import LabelledDataset
-from brickyard.data.geometry import Window, crop, horizontal_flip, resize
+from brickyard.data.geometry import FRAME_FILL, Window, crop, horizontal_flip, resize_geometry, resize_into
 from brickyard.data.label_kinds import KIND_RULES, TARGETS, LabelKind, kind_of
 from brickyard.errors import BrickInputError
 
 _ZOOM_OUT_PROBABILITY = 0.25  # otherwise the image is cropped
 _MAX_ZOOM_OUT = 1.5  # the largest ratio of the frame's sides to the image's
-_GREY = 128  # the fill of a frame
 _MAX_STRETCH = 4 / 3  # the largest ratio between the aspect ratios of a crop and its image
 _MIN_BOX_SIDE = 2.0  # pixels; less of an object cannot be recognised
 _WITH_BOXES = (LabelKind.BOXES, LabelKind.INSTANCE_MASKS)
@@ -38,8 +38,7 @@ class Augment:
     clamped, and those with a side of less than 2 pixels are dropped with their rows of the other entries; masks take
     the nearest class of each pixel, and 255 in a frame; points outside of the image become unknown; dense maps take the
     nearest value, and 0 = unknown in a frame. Labels of the whole image do not change, so a low `min_area` may crop out
-    what they name. Evaluation resizes without keeping the aspect ratio, as prediction does for dense tasks; crops keep
-    nearly the aspect ratio of the image, so that they are distorted alike.
+    what they name. Crops keep nearly the aspect ratio of the image, so that "squash" distorts them like whole images.
 
     Args:
         image_size: The side of the output in pixels.
@@ -50,6 +49,7 @@ class Augment:
             right eye; an empty sequence if there are none.
         min_area: The smallest part of an image's area that a crop keeps, in (0, 1].
         interpolation: How images are resized, "bilinear" or "bicubic", with antialiasing.
+        resize_mode: "squash" changes the aspect ratio; "letterbox" keeps it and pads with a grey frame.
 
     Raises:
         BrickInputError: An argument is out of range; images with points are flipped, but their pairs are not declared.
@@ -65,11 +65,14 @@ class Augment:
         flip_pairs: Mapping[str, Sequence[tuple[int, int]]] = MappingProxyType({}),
         min_area: float = 0.5,
         interpolation: str = "bilinear",
+        resize_mode: ResizeMode = "squash",
     ) -> None:
         _check("image_size", image_size >= 1, "1 or more", image_size)
         _check("min_area", 0 < min_area <= 1, "a fraction in (0, 1]", min_area)
         _check("interpolation", interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'", interpolation)
-        self.size = [image_size, image_size]
+        _check("resize_mode", resize_mode in RESIZE_MODES, " or ".join(map(repr, RESIZE_MODES)), resize_mode)
+        self.size = (image_size, image_size)
+        self.resize_mode: ResizeMode = resize_mode
         self.kinds, self.train, self.flip, self.min_area = kinds, train, flip, min_area
         self.flip_pairs = dict(flip_pairs)
         self.interpolation = InterpolationMode(interpolation)
@@ -97,13 +100,16 @@ class Augment:
         size = (int(sample["image"].shape[-2]), int(sample["image"].shape[-1]))
         window = self._random_window(*size) if self.train else None
         is_flipped = self.train and self.flip and torch.rand(()).item() < 0.5
+        geometry = resize_geometry(
+            size if window is None else (window.height, window.width), self.size, self.resize_mode
+        )
 
         def move(value: Any, fill: float) -> Any:
             value = value if window is None else crop(value, window, fill)
-            value = resize(value, self.size, self.interpolation)
+            value = resize_into(value, geometry, fill, self.interpolation)
             return horizontal_flip(value) if is_flipped else value
 
-        image = move(tv_tensors.Image(sample["image"]), _GREY)
+        image = move(tv_tensors.Image(sample["image"]), FRAME_FILL)
         moved = {"image": self._color_jitter(image) if self.train else image}
         for name, value in sample.items():
             if name.startswith(TARGETS):

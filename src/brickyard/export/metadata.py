@@ -19,7 +19,7 @@ from brickyard.storage.write import hash_in_memory
 _PREFIX = "brickyard."
 _MAX_SIDE = 16_384  # pixels: metadata read from a file must not make a reader allocate larger images
 _CROP_MODES, _INTERPOLATIONS = (
-    ("center", "squash", "border"),
+    ("center", "squash", "border", "letterbox"),
     ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"),
 )
 PYTHON_TAGS = {Tag.VISUALIZATION, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_EXTRA}

@@ -72,13 +72,19 @@ def name_of(bricks: Mapping[str, Brick], weights: str | None = None) -> str | No
 def images_of(bricks: Mapping[str, Brick]) -> InputSpec | None:
     """Return the images that a model takes, None if it has no backbone that declares them.
 
-    The size is that of the images that the heads were trained on; of several sizes, the largest.
+    Size and crop mode are those of the images that the heads were trained on; of several sizes, the largest. Training
+    uses whole images, so where a head has a `resize_mode`, it is the crop mode, and nothing is cropped.
     """
     backbone = provided_by(bricks)
     if backbone is None:
         return None
-    sizes = [head.image_size or backbone.input.size for head in heads_of(bricks).values()]
-    return replace(backbone.input, size=max(sizes, key=prod, default=backbone.input.size))
+    images = [_images_of_head(head, backbone.input) for head in heads_of(bricks).values()]
+    return max(images, key=lambda spec: prod(spec.size), default=backbone.input)
+
+
+def _images_of_head(head: HeadInfo, images: InputSpec) -> InputSpec:
+    images = images if head.image_size is None else replace(images, size=head.image_size)
+    return images if head.resize_mode is None else replace(images, crop_mode=head.resize_mode, crop_pct=1.0)
 
 
 def _loss_weights_of(bricks: Mapping[str, Brick], heads: Collection[str]) -> dict[str, float] | str | None:

@@ -14,7 +14,7 @@ from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics, BrickMetricSingle
 from brickyard.core.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import BackboneSpec, HeadInfo
+from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, UnsafeBrickError
 from brickyard.parts.registry import create_part, part_of
@@ -33,7 +33,7 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_HEAD_FIELDS = ("task", "variant", "labels", "image_size")
+_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode")
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
 _MAX_MODULES = 10_000  # arguments that ask for more would take the memory and time of the machine
@@ -74,6 +74,7 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "metrics": _object_of(_is_number),
     "measured": _is_text,
     "image_size": lambda value: _list_of(_is_number)(value) and len(value) == 2,
+    "resize_mode": lambda value: value in RESIZE_MODES,
     "requires": _object_of(lambda value: isinstance(value, dict)),
 }
 

@@ -86,7 +86,7 @@ def _head(
     weighted = [key for key, brick in planned.items() if brick.module is not None and brick.module.state_dict()]
     loaded = {key: brick for key in weighted if (brick := load(key)) is not None}
     before = bricks[f"{name}/head"].head if f"{name}/head" in bricks else None
-    if before is not None and replace(before, image_size=None) == replace(head, image_size=None):
+    if before is not None and (before.task, before.variant, before.labels) == (head.task, head.variant, head.labels):
         return {join(name, key): brick for key, brick in loaded.items()}
     with torch.random.fork_rng():
         built = head_bricks(backbone, recipe)

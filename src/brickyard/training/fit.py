@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.dataset import LabelledDataset
+from brickyard.data.transforms import Augmented
 from brickyard.errors import (
     BrickInputError,
     BrickIntegrityError,
@@ -72,7 +73,7 @@ def fit(
     Args:
         model: The model, trained in place; it holds the averaged weights afterwards if `config.ema` is set. Its
             parameters are converted to the channels-last memory format, which is faster for convolutions. The metadata
-            of its heads gets the image size of the data.
+            of its heads gets the image size and the resize mode of the data.
         train: The training data.
         val: The validation data.
         out: The folder of the run; see `CheckpointCallback` and `RunLog` for what is written.
@@ -102,7 +103,7 @@ def fit(
             raise BrickInputError(what, "one image or more", "none")
         check_classes(model, data, what)
     run_log = RunLog(out)
-    _store_image_size(model, train)
+    _store_images(model, train)
     if trainer_config.strategy != FSDP:  # FSDP2 keeps torch's default memory format
         model.to(memory_format=torch.channels_last)
     module = LightningBrickCollection(
@@ -166,13 +167,14 @@ def _create_trainer(**options: Any) -> pl.Trainer:
         raise BrickInputError("fit", "hardware and a precision that Lightning supports", f"{error}") from None
 
 
-def _store_image_size(model: BrickCollection, data: LabelledDataset) -> None:
-    """Store the image size of the data, [H, W], in the metadata of the heads that are trained on it."""
+def _store_images(model: BrickCollection, data: LabelledDataset) -> None:
+    """Store the size of the images, and how they are resized to it, in the heads that are trained on them."""
     heads = [model[f"{head}/head"] for head in data.labels if f"{head}/head" in model]
     if heads:
         height, width = data[0]["image"].shape[-2:]
+        resize_mode = data.augment.resize_mode if isinstance(data, Augmented) else None
         for head in heads:
-            head.head = replace(head.head, image_size=(int(height), int(width)))
+            head.head = replace(head.head, image_size=(int(height), int(width)), resize_mode=resize_mode)
 
 
 def _open_run(out: Path, settings: dict[str, Any], resume: bool) -> None:
