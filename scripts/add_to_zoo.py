@@ -37,6 +37,7 @@ _DEFAULTS = {
     "image_size": None,
     "flip": True,
     "resize_mode": "squash",
+    "skip_bad": False,
     **{option.name: option.default for option in fields(TrainingConfig)},
 }
 
@@ -47,8 +48,8 @@ def command_of(settings: dict[str, Any]) -> str:
     for name, value in settings.items():
         if name in _LISTS:
             words += [word for each in value for word in (f"--{_LISTS[name]}", each)]
-        elif name == "pretrained":
-            words += ["--pretrained"] * value
+        elif name in ("pretrained", "skip_bad"):
+            words += [f"--{name.replace('_', '-')}"] * value
         elif name == "flip":
             words += ["--no-flip"] * (not value)
         elif name != "model" and value != _DEFAULTS.get(name):

@@ -257,15 +257,31 @@ def test_errors_name_what_is_missing(folder):
     [
         ({"category_id": 2}, "annotation 1: expected a known category_id, found 2"),
         ({"image_id": 10}, "annotation 1: expected a known image_id, found 10"),
-        ({"bbox": [1, 2, 3]}, r"'000000000009\.jpg': expected boxes of four numbers"),
-        ({"bbox": None}, r"'000000000009\.jpg': expected boxes of four numbers"),
-        ({"bbox": [1, 2, -3, 4]}, r"'000000000009\.jpg': expected boxes \(x, y, width, height\)"),
-        ({"bbox": [1, 2, float("nan"), 4]}, r"'000000000009\.jpg': expected boxes \(x, y, width, height\)"),
-        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, r"'000000000009\.jpg': expected polygons .* odd"),
-        ({"segmentation": [[1, "a", 3, 4, 5, 6]]}, r"'000000000009\.jpg': expected polygons"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, 5]}}, r"'000000000009\.jpg': expected polygons"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "71"}}, r"'000000000009\.jpg': expected polygons"),
-        ({"segmentation": {"counts": "71"}}, r"'000000000009\.jpg': expected polygons"),
+        ({"bbox": [1, 2, 3]}, r"'000000000009\.jpg', annotation 1: expected a box of four numbers"),
+        ({"bbox": None, "segmentation": None}, r"'000000000009\.jpg', annotation 1: expected a box of four numbers"),
+        ({"bbox": [1, 2, -3, 4]}, r"'000000000009\.jpg', annotation 1: expected a box \(x, y, width, height\)"),
+        ({"bbox": [1, 2, float("nan"), 4]}, r"annotation 1: expected finite coordinates, found nan"),
+        ({"bbox": [1, float("inf"), 3, 4]}, r"annotation 1: expected finite coordinates, found inf"),
+        ({"bbox": [1, 2, 1e9, 4]}, r"annotation 1: expected coordinates within 600 pixels.* found 1e\+09"),
+        ({"bbox": [1e300, 2, 3, 4]}, r"annotation 1: expected coordinates within 600 pixels.* found 1e\+300"),
+        ({"bbox": [70, 2, 3, 4]}, r"annotation 1: expected a box on the image of 60x40 pixels"),
+        ({"segmentation": [[float("nan")] * 6]}, r"annotation 1: expected finite coordinates, found nan"),
+        ({"segmentation": [[1, 2, 3, float("-inf"), 5, 6]]}, r"annotation 1: expected finite coordinates, found -inf"),
+        ({"segmentation": [[1, 2, 1e9, 2, 5, 6]]}, r"annotation 1: expected coordinates within 600 pixels"),
+        ({"segmentation": [[1, 2, 3, 2, 5, -1e18]]}, r"annotation 1: expected coordinates within 600 pixels"),
+        ({"segmentation": [[10**400, 2, 3, 2, 5, 6]]}, r"annotation 1: expected polygons"),
+        ({"segmentation": [3, 4]}, r"annotation 1: expected polygons"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, r"'000000000009\.jpg', annotation 1: expected polygons .* odd"),
+        ({"segmentation": [[1, "a", 3, 4, 5, 6]]}, r"'000000000009\.jpg', annotation 1: expected polygons"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, 5]}},
+            r"'000000000009\.jpg', annotation 1: expected polygons",
+        ),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "71"}},
+            r"'000000000009\.jpg', annotation 1: expected polygons",
+        ),
+        ({"segmentation": {"counts": "71"}}, r"'000000000009\.jpg', annotation 1: expected polygons"),
         (
             {"segmentation": compressed(np.ones((4, 5)).astype(np.uint8))},
             r"expected a shape on 60x40 pixels, found 5x4",
@@ -288,3 +304,73 @@ def test_a_damaged_file_is_named(folder, content):
         BrickInputError, match=r"instances_train2017\.json: expected images, annotations and categories"
     ):
         Coco(folder, "train2017")
+
+
+@pytest.mark.parametrize("bbox", [{}, {"bbox": None}, {"bbox": []}])
+def test_an_object_without_a_box_gets_the_one_around_its_shape(folder, bbox):
+    shapes = [[polygon(*RED_BOX)], compressed(in_a_box(*BLUE_BOX)), RING]
+    annotations = [annotation(n, 9, 3, RED_BOX, shape) | {"bbox": None} | bbox for n, shape in enumerate(shapes)]
+    for entry in annotations:
+        if not bbox:
+            del entry["bbox"]
+    write(folder / "annotations" / "instances_train2017.json", [image(9)], annotations, CATEGORIES)
+    boxes = Coco(folder, "train2017")[0]["targets/det"]["boxes"]
+    assert boxes.tolist() == [list(RED_BOX), list(BLUE_BOX), [2, 2, 50, 38]]
+
+
+def test_whether_a_supercategory_is_a_class_is_decided_over_all_splits(tmp_path):
+    """`vehicle` has an object in `val` only, `street` in no split, and is not even a category in `val`."""
+    vehicle, car = ({"id": n, "name": name, "supercategory": "street"} for n, name in ((1, "vehicle"), (2, "car")))
+    street = {"id": 0, "name": "street", "supercategory": "none"}
+    car["supercategory"] = "vehicle"
+    write(tmp_path / "train" / "_annotations.coco.json", IMAGES, [annotation(1, 9, 2, RED_BOX)], [street, vehicle, car])
+    write(tmp_path / "valid" / "_annotations.coco.json", IMAGES, [annotation(1, 9, 1, RED_BOX)], [vehicle, car])
+    assert Coco(tmp_path, "train").labels == Coco(tmp_path, "val").labels
+    assert Coco(tmp_path, "train").labels["det"] == ("vehicle", "car")
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_the_validation_split_has_several_names(folder, name):
+    write(folder / "annotations" / f"instances_{name}.json", IMAGES, ANNOTATIONS, CATEGORIES)
+    save_images(folder / name)
+    assert len(Coco(folder, "val")) == 5
+
+
+def test_boxes_that_are_fractions_of_the_image_size_are_refused(folder):
+    annotations = [entry | {"bbox": [0.1, 0.2, 0.3, 0.4]} for entry in ANNOTATIONS]
+    write(folder / "annotations" / "instances_train2017.json", IMAGES, annotations, CATEGORIES)
+    data = Coco(folder, "train2017")
+    for read in (data.check, data.__getitem__):
+        with pytest.raises(BrickInputError, match=r"000000000009\.jpg': expected boxes in pixels, .* fractions"):
+            read(0)
+
+
+def test_a_check_finds_what_reading_would_and_decodes_no_image(folder):
+    data = Coco(folder, "train2017")
+    for index in range(5):
+        data.check(index)
+    file = folder / "train2017" / image(9)["file_name"]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    data.check(0)
+    with pytest.raises(BrickInputError, match="truncated"):
+        data[0]
+    file.write_bytes(b"no image")
+    with pytest.raises(BrickInputError, match=r"000000000009\.jpg: expected an image"):
+        data.check(0)
+    save_image(file, scene(WIDTH, HEIGHT + 1, {}))
+    with pytest.raises(BrickInputError, match="expected 60x40 pixels, as its labels say, found 60x41"):
+        data.check(0)
+
+
+def test_annotations_of_unknown_images_are_counted(folder):
+    annotations = [ANNOTATIONS[0] | {"image_id": 777}, ANNOTATIONS[1] | {"image_id": 778}]
+    write(folder / "annotations" / "instances_train2017.json", IMAGES, annotations, CATEGORIES)
+    with pytest.raises(BrickInputError, match="annotation 1: expected a known image_id, found 777, and 1 more"):
+        Coco(folder, "train2017")
+
+
+def test_a_byte_order_mark_is_read(folder):
+    file = folder / "annotations" / "instances_train2017.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(Coco(folder, "train2017")) == 5

@@ -180,3 +180,29 @@ def test_files_that_pillow_can_only_write_are_not_images(tmp_path):
     (tmp_path / "scan.pdf").touch()
     (tmp_path / "photo.png").touch()
     assert find_images([tmp_path]) == [tmp_path / "photo.png"]
+
+
+def test_hidden_files_and_folders_are_not_searched(tmp_path, caplog):
+    for name in ("a.png", "._a.png", ".ipynb_checkpoints/a-checkpoint.png", "b/.hidden/c.png", "b/c.png", ".x/y/z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise()).save(tmp_path / name)
+    assert find_images([tmp_path]) == [tmp_path / "a.png", tmp_path / "b" / "c.png"]
+    assert not caplog.records
+    assert find_images([tmp_path / ".x"]) == [tmp_path / ".x" / "y" / "z.png"]  # it was named
+
+
+def test_what_is_left_out_of_a_folder_is_counted(tmp_path, caplog):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (tmp_path / "other").mkdir()
+    Image.fromarray(noise()).save(tmp_path / "other" / "x.png")
+    (folder / "linked").symlink_to(tmp_path / "other")
+    for name in ("a.HEIC", "b.heic", "notes.txt", ".c.heic"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(BrickInputError, match=r"Left out: 2 \.heic images, which Pillow does not read and 1 linked f"):
+        find_images([folder])
+    Image.fromarray(noise()).save(folder / "d.png")
+    (folder / "e.png").symlink_to(tmp_path / "other" / "x.png")  # linked files are read
+    assert find_images([folder]) == [folder / "d.png", folder / "e.png"]
+    message = f"{folder}: left out 2 .heic images, which Pillow does not read and 1 linked folders."
+    assert [record.getMessage() for record in caplog.records] == [message]

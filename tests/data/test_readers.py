@@ -82,10 +82,10 @@ def test_a_length_takes_the_first_images(coco: str) -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(UnknownNameError, match=f"Unknown data '{text}'"):
         open_data(text, "train")
-    assert KINDS == ("digits", "coco:FOLDER", "yolo:FOLDER", "pets:FOLDER", "voc:FOLDER")
+    assert ("digits", *(f"{name}:FOLDER" for name in ("coco", "yolo", "voc", "imagefolder", "pets"))) == KINDS
 
 
-@pytest.mark.parametrize("kind", ["coco", "yolo", "pets", "voc"])
+@pytest.mark.parametrize("kind", ["coco", "yolo", "pets", "voc", "imagefolder"])
 def test_a_folder_without_the_data_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(BrickInputError, match=str(tmp_path)):
         open_data(f"{kind}:{tmp_path}", "train")
@@ -112,3 +112,36 @@ def test_training_images_are_flipped_only_if_asked(flip: bool, tmp_path: Path) -
     mirrored = [bool(column[0] > column[-1] + 30) for column in columns]
     assert any(mirrored) == flip
     assert any(column[-1] > column[0] + 30 for column in columns)
+
+
+def test_a_home_folder_is_expanded(coco: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(coco).parent))
+    assert len(open_data(f"coco:~/{Path(coco).name}", "val")) == 3
+
+
+def test_any_split_of_a_folder_is_opened(coco: str) -> None:
+    (Path(coco) / "val").rename(Path(coco) / "night")
+    annotations = Path(coco) / "annotations"
+    (annotations / "instances_val.json").rename(annotations / "instances_night.json")
+    data = open_data(f"coco:{coco}", "night", image_size=32)
+    assert torch.equal(data[1]["image"], data[1]["image"])
+    with pytest.raises(BrickInputError, match="the split 'dusk'"):
+        open_data(f"coco:{coco}", "dusk")
+
+
+def test_letterboxed_images_keep_their_aspect_ratio_with_their_boxes(coco: str) -> None:
+    data = open_data(f"coco:{coco}", "val", image_size=80, resize_mode="letterbox")
+    item = data[1]
+    assert torch.unique(item["image"][:, 20:60]).tolist() == [50]
+    assert torch.unique(item["image"][:, :20]).tolist() == torch.unique(item["image"][:, 60:]).tolist() == [128]
+    torch.testing.assert_close(torch.as_tensor(item["targets/det"]["boxes"]), torch.tensor([[0.0, 30.0, 40.0, 50.0]]))
+
+
+def test_bad_samples_are_reported_together_or_left_out(coco: str) -> None:
+    for number in (0, 2):
+        (Path(coco) / "val" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(BrickInputError, match=r"(?s)found 2 bad:.*0\.png: expected an image.*2\.png: .*--skip-bad"):
+        open_data(f"coco:{coco}", "val")
+    data = open_data(f"coco:{coco}", "val", image_size=32, skip_bad=True)
+    assert len(data) == 1
+    assert torch.unique(data[0]["image"]).tolist() == [50]

@@ -296,3 +296,23 @@ def test_a_mask_of_another_size_is_refused():
     item = sample() | {"targets/parts": torch.zeros(HEIGHT, WIDTH - 1, dtype=torch.int64)}
     with pytest.raises(BrickInputError, match=r"'targets/parts': .* \(60, 90\).* found \(60, 89\)"):
         Augment(SIZE, {**KINDS, "parts": LabelKind.MASK}, train=True)(item)
+
+
+def test_boxes_that_are_fractions_of_the_image_size_are_refused():
+    item = sample()
+    scale = torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
+    item["targets/det"]["boxes"] = item["targets/det"]["boxes"] / scale
+    with pytest.raises(BrickInputError, match=r"'targets/det': expected boxes in pixels, found boxes in \[0, 1\] only"):
+        Augment(SIZE, KINDS, train=False)(item)
+    for box in ([0, 0, 1, 1], [0, 0, 0, 0], [0.2, 0.2, 1.5, 0.4]):  # a pixel, padding, a thin object
+        item["targets/det"] = {"boxes": torch.tensor([box], dtype=torch.float32), "labels": torch.tensor([4])}
+        assert len(Augment(SIZE, KINDS, train=False)(item)["targets/det"]["boxes"]) == 1
+
+
+def test_ignored_boxes_stay_marked():
+    item = sample()
+    item["targets/det"]["ignore"] = torch.tensor([False, True])
+    for changed in seeded(Augment(SIZE, KINDS, train=True, min_area=0.1), item, 40):
+        target = changed["targets/det"]
+        assert target["ignore"].tolist() == [label == 7 for label in target["labels"].tolist()]
+        assert target["ignore"].dtype == torch.bool

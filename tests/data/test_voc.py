@@ -102,11 +102,12 @@ def test_the_box_of_a_difficult_object_is_ignored(tmp_path, folder):
     assert item["targets/cls"].shape == (20,)
 
 
-def test_labels_name_the_classes_in_alphabetical_order():
-    assert len(Voc.labels["det"]) == 20
-    assert Voc.labels["cls"] == Voc.labels["det"] == tuple(sorted(Voc.labels["det"]))
-    assert Voc.labels["seg"] == ("background", *Voc.labels["det"])
-    assert (Voc.labels["det"][BICYCLE], Voc.labels["det"][DOG]) == ("bicycle", "dog")
+def test_labels_name_the_classes_in_alphabetical_order(tmp_path, folder):
+    labels = Voc(tmp_path, "train").labels
+    assert len(labels["det"]) == 20
+    assert labels["cls"] == labels["det"] == tuple(sorted(labels["det"]))
+    assert labels["seg"] == ("background", *labels["det"])
+    assert (labels["det"][BICYCLE], labels["det"][DOG]) == ("bicycle", "dog")
 
 
 def test_a_model_trains_on_it(tmp_path, folder):
@@ -127,7 +128,7 @@ def test_errors_name_what_is_missing(tmp_path, folder):
         Voc(tmp_path, "train", year="2013")
     with pytest.raises(BrickInputError, match=r"VOCdevkit/VOC2007.*download=True"):
         Voc(tmp_path, "test", year="2007")
-    with pytest.raises(BrickInputError, match=r"val\.txt"):
+    with pytest.raises(UnknownNameError, match=r"split 'val'.*'train'"):
         Voc(tmp_path, "val")
     with pytest.raises(IndexError):
         Voc(tmp_path, "train")[3]
@@ -166,3 +167,109 @@ def test_a_mask_with_an_unknown_class_is_named(tmp_path, folder):
     save_mask(folder / "SegmentationClass" / "2007_000027.png", np.full((40, 60), 21))
     with pytest.raises(BrickInputError, match=r"2007_000027\.png: expected classes 0 to 20, or 255, found \[21\]"):
         Voc(tmp_path, "train")[0]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """VOC's layout without masks, with two classes and a list of its own."""
+    pixels = scene(60, 40, {RED: RED_BOX, BLUE: BLUE_BOX})
+    for name in ("a b", "c", "d"):
+        add(tmp_path, name, pixels, np.zeros((40, 60)), [voc_object("van", RED_BOX), voc_object("bus", BLUE_BOX)])
+        (tmp_path / "SegmentationClass" / f"{name}.png").unlink()
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("\ufeffa b\nc\n", encoding="utf-8")
+    (tmp_path / "ImageSets" / "Main" / "night.txt").write_text("d\n")
+    return tmp_path
+
+
+def test_classes_are_collected_from_the_annotations_of_all_splits(own):
+    (own / "Annotations" / "d.xml").write_text(
+        XML.format(name="d", width=60, height=40, objects=voc_object("ambulance", RED_BOX))
+    )
+    data, other = Voc(own, "train"), Voc(own, "night")
+    assert data.labels == other.labels == {"cls": (names := ("ambulance", "bus", "van")), "det": names}
+    assert [len(each) for each in (data, other)] == [2, 1]
+    assert data[0]["targets/det"]["labels"].tolist() == [2, 1]
+    assert data[0]["targets/det"]["boxes"].tolist() == [list(RED_BOX), list(BLUE_BOX)]
+    assert data[0]["targets/cls"].tolist() == [0, 1, 1]
+    assert "targets/seg" not in data[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("classes.txt", "van\ntram\nbus\n"),
+        ("labels.txt", "\ufeffvan\n\ntram\nbus"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nvan:1,2,3::\ntram:::\nbus:::\n"),
+    ],
+)
+def test_classes_are_those_of_a_file_in_its_order(own, file, text):
+    (own / file).write_text(text, encoding="utf-8")
+    data = Voc(own, "train")
+    assert data.labels["det"] == ("van", "tram", "bus")
+    assert data[0]["targets/det"]["labels"].tolist() == [0, 2]
+    (own / file).write_text("van\nvan\n")
+    with pytest.raises(BrickInputError, match=f"{file}: expected one class name per line, all different"):
+        Voc(own, "train")
+    (own / file).write_text("van\n")
+    with pytest.raises(BrickInputError, match=r"a b\.xml: expected objects of the 1 classes van, found 'bus'"):
+        Voc(own, "train").check(0)
+
+
+def test_masks_are_read_where_the_order_of_their_classes_is_known(own, caplog):
+    classes = np.zeros((40, 60))
+    classes[4:34, 3:23] = 1
+    save_mask(own / "SegmentationClass" / "c.png", classes)
+    assert "seg" not in Voc(own, "train").labels
+    assert "masks are not read" in caplog.text
+    (own / "classes.txt").write_text("van\nbus\n")
+    data = Voc(own, "train")
+    assert data.labels["seg"] == ("background", "van", "bus")
+    assert ["targets/seg" in item for item in data] == [False, True]
+    assert torch.equal(data[1]["targets/seg"] == 1, pixels_of(data[1]["image"], RED))
+    assert collate([*data], data.kinds)["labelled/seg"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_annotations_may_be_beside_the_images_as_in_roboflow(tmp_path, name):
+    save_image(tmp_path / name / "a.jpg", scene(60, 40, {RED: RED_BOX}))
+    xml = XML.format(name="a", width=60, height=40, objects=voc_object("van", RED_BOX))
+    (tmp_path / name / "a.xml").write_text(xml)
+    data = Voc(tmp_path, "val" if name == "valid" else name)
+    assert data.labels == {"cls": ("van",), "det": ("van",)}
+    assert data[0]["targets/det"]["boxes"].tolist() == [list(RED_BOX)]
+    with pytest.raises(BrickInputError, match="Layout: JPEGImages/"):
+        Voc(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1e9", "expected coordinates within 600 pixels"),
+        ("inf", "'dog' with the box"),
+        ("nan", "'dog' with the box"),
+    ],
+)
+def test_coordinates_that_are_not_near_the_image_are_refused(tmp_path, folder, value, message):
+    file = folder / "Annotations" / "2007_000027.xml"
+    file.write_text(file.read_text().replace("<xmax>23</xmax>", f"<xmax>{value}</xmax>"))
+    data = Voc(tmp_path, "train")
+    for read in (data.check, data.__getitem__):
+        with pytest.raises(BrickInputError, match=rf"2007_000027\.xml.*{message}"):
+            read(0)
+    data.check(1)
+
+
+def test_boxes_that_are_fractions_of_the_image_size_are_refused(own):
+    box = "<xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.5</xmax><ymax>0.7</ymax>"
+    fraction = f"<object><name>van</name><bndbox>{box}</bndbox></object>"
+    text = XML.format(name="c", width=60, height=40, objects=fraction)
+    (own / "Annotations" / "c.xml").write_text(text)
+    with pytest.raises(BrickInputError, match=r"c\.xml: expected boxes in pixels, .* fractions"):
+        Voc(own, "train").check(1)
+
+
+def test_an_empty_list_is_refused(own):
+    (own / "ImageSets" / "Main" / "night.txt").write_text("")
+    with pytest.raises(BrickInputError, match=r"night\.txt: expected a list of one image or more"):
+        Voc(own, "night")

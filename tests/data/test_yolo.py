@@ -175,8 +175,11 @@ def test_a_model_trains_on_it(folder):
 def test_a_damaged_line_is_named(folder, line, message):
     file = folder / "labels" / "train" / "a.txt"
     file.write_text(box_line(1, RED_BOX) + line + "\n")
-    with pytest.raises(BrickInputError, match=rf"a\.txt, line 2: .*{message}"):
-        Yolo(folder, "train")
+    data = Yolo(folder, "train")
+    for read in (data.check, data.__getitem__):
+        with pytest.raises(BrickInputError, match=rf"a\.txt, line 2: .*{message}"):
+            read(0)
+    data.check(1)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +217,97 @@ def test_an_absent_image_is_named_when_it_is_read(folder):
     (folder / "images" / "train" / "a.jpg").unlink()
     with pytest.raises(BrickInputError, match=r"a\.jpg: expected an image"):
         data[0]
+
+
+def test_labels_beside_an_image_are_read_also_if_others_are_in_a_folder_of_labels(folder):
+    (folder / "images" / "train" / "d.txt").write_text(box_line(1, RED_BOX))
+    assert Yolo(folder, "train")[3]["targets/det"]["labels"].tolist() == [1]
+
+
+def test_two_label_files_of_an_image_must_agree(folder):
+    beside = folder / "images" / "train" / "a.txt"
+    beside.write_text((folder / "labels" / "train" / "a.txt").read_text())
+    assert Yolo(folder, "train")[0]["targets/det"]["labels"].tolist() == [2, 0]
+    beside.write_text(box_line(1, RED_BOX))
+    data = Yolo(folder, "train")
+    for read in (data.check, data.__getitem__):
+        with pytest.raises(BrickInputError, match=r"labels/train/a\.txt: expected one label file .*images/train/a"):
+            read(0)
+    data.check(1)
+
+
+def test_images_without_a_label_file_and_label_files_without_an_image_are_counted(folder, caplog):
+    (folder / "labels" / "train" / "x.txt").write_text(box_line(1, RED_BOX))
+    (folder / "labels" / "train" / "classes.txt").write_text("cat\ndog\nbird\n")
+    assert len(Yolo(folder, "train")) == 4
+    missing, orphans = (record.getMessage() for record in caplog.records)
+    assert "1 of 4 images have no label file" in missing
+    assert missing.endswith("images/train/d.jpg")
+    assert orphans == f"1 label files have no image, and are left out: {folder / 'labels' / 'train' / 'x.txt'}"
+
+
+def test_labels_of_other_splits_in_the_same_folder_are_no_orphans(folder, caplog):
+    (folder / "train.txt").write_text("./images/train/b.jpg\n")
+    (folder / "data.yaml").write_text("train: train.txt\n" + NAMES)
+    assert len(Yolo(folder, "train")) == 1
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("shape", "points"), [("[2, 3]", " 0.1 0.2 2 0 0 0"), ("[2, 2]", " 0.1 0.2 0.5 0.5")])
+def test_the_settings_decide_that_lines_have_key_points(folder, shape, points, caplog):
+    (folder / "data.yaml").write_text(f"kpt_shape: {shape}\n{NAMES}")
+    lines = [line + points for line in (box_line(2, RED_BOX).strip(), box_line(0, BLUE_BOX).strip())]
+    (folder / "labels" / "train" / "a.txt").write_text("\n".join(lines))
+    (folder / "labels" / "train" / "b.txt").write_text("")
+    data = Yolo(folder, "train")
+    target = data[0]["targets/det"]
+    torch.testing.assert_close(
+        target["boxes"].as_subclass(torch.Tensor), torch.tensor([RED_BOX, BLUE_BOX], dtype=torch.float32)
+    )
+    assert target["labels"].tolist() == [2, 0]
+    assert data.labels.keys() == {"cls", "det"}
+    assert "key points (kpt_shape) are not read" in caplog.text
+    (folder / "labels" / "train" / "b.txt").write_text(box_line(2, RED_BOX))
+    with pytest.raises(BrickInputError, match=r"b\.txt, line 1: .*key points, as kpt_shape says, found 5 numbers"):
+        Yolo(folder, "train")[1]
+
+
+@pytest.mark.parametrize("shape", ["17", "[0, 3]", "[5, 4]", "[a, b]", "[5]"])
+def test_a_damaged_kpt_shape_is_refused(folder, shape):
+    (folder / "data.yaml").write_text(f"kpt_shape: {shape}\n{NAMES}")
+    with pytest.raises(BrickInputError, match=r"data\.yaml: expected kpt_shape"):
+        Yolo(folder, "train")
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "other.yml"])
+def test_the_file_of_the_settings_may_be_named(folder, name):
+    (folder / "data.yaml").rename(folder / name)
+    assert len(Yolo(folder / name, "train")) == 4
+
+
+@pytest.mark.parametrize("names", ["[yes, no, null]", "{0: yes, 1: no, 2: null}", "[on, off, 1.0]"])
+def test_names_are_the_words_of_the_settings(folder, names):
+    (folder / "data.yaml").write_text(f"names: {names}\ntest:\nval: null")
+    expected = ("yes", "no", "null") if "yes" in names else ("on", "off", "1.0")
+    assert Yolo(folder, "train").labels["det"] == expected
+
+
+def test_byte_order_marks_are_read(folder):
+    (folder / "train.txt").write_text("\ufeff./images/train/a.jpg\n", encoding="utf-8")
+    (folder / "data.yaml").write_text("\ufefftrain: train.txt\n" + NAMES, encoding="utf-8")
+    (folder / "labels" / "train" / "a.txt").write_text("\ufeff" + box_line(1, RED_BOX), encoding="utf-8")
+    assert Yolo(folder, "train")[0]["targets/det"]["labels"].tolist() == [1]
+
+
+def test_an_empty_list_of_images_is_refused(folder):
+    (folder / "train.txt").write_text("\n\n")
+    (folder / "data.yaml").write_text("train: train.txt\n" + NAMES)
+    with pytest.raises(BrickInputError, match=r"train\.txt: expected a list of one image or more, found an empty file"):
+        Yolo(folder, "train")
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "1e9", "nan"])
+def test_coordinates_that_are_not_on_the_image_are_refused(folder, number):
+    (folder / "labels" / "train" / "b.txt").write_text(f"0 0.1 0.1 0.5 {number} 0.3 0.9\n")
+    with pytest.raises(BrickInputError, match=r"b\.txt, line 1: expected fractions"):
+        Yolo(folder, "train")[1]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -17,12 +17,13 @@ import brickyard  # torch is loaded when a name is first used, so that --help is
 from brickyard.cli.models import load_trained, locate
 from brickyard.core.specs import RESIZE_MODES
 
-if TYPE_CHECKING:
-    from brickyard.data.synthetic.backgrounds import Split
-
 _DATA = click.option(
-    "--data", required=True, help="Data set: digits, coco:FOLDER, yolo:FOLDER, pets:FOLDER or voc:FOLDER."
+    "--data",
+    required=True,
+    help="Data set: digits, or coco:FOLDER, yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER or pets:FOLDER; "
+    "help(brickyard.open_data) has the layouts.",
 )
+_SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave out samples that are damaged.")
 _SIZE = click.option(
     "--image-size", type=click.IntRange(min=1), help="Image side in pixels.  [default: that of the data]"
 )
@@ -53,6 +54,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--ema", type=_FRACTION, metavar="DECAY", help="Decay of a moving average of the weights, e.g. 0.999.")
 @click.option("--precision", default="32-true", show_default=True, help="Precision: bf16-mixed, 16-mixed, ...")
 @click.option("--every", default=1000, show_default=True, type=_COUNT, help="Approximate steps between validations.")
+@_SKIP_BAD
 @_SIZE
 @click.option(
     "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
@@ -99,7 +101,7 @@ def train(
         strategy=options.pop("strategy"),
         workers=options.pop("workers"),
     )
-    images = {name: options.pop(name) for name in ("image_size", "flip", "resize_mode")}
+    images = {name: options.pop(name) for name in ("image_size", "flip", "resize_mode", "skip_bad")}
     seed = options["seed"]
     datasets = {split: brickyard.open_data(data, split, seed=seed, **images) for split in ("train", "val")}
     model = brickyard.create_model_for(
@@ -141,9 +143,10 @@ def train(
 @click.command(name="eval")
 @click.argument("name")
 @_DATA
-@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]), help="Split.")
+@click.option("--split", default="test", show_default=True, help="Split: train, val, test or another of the data.")
 @click.option("--length", type=_COUNT, help="Use the first images only, this many.")
 @click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per batch.")
+@_SKIP_BAD
 @_SIZE
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of synthetic data.")
 @_WORKERS
@@ -154,9 +157,10 @@ def train(
 def evaluate(
     name: str,
     data: str,
-    split: Split,
+    split: str,
     length: int | None,
     batch_size: int,
+    skip_bad: bool,
     image_size: int | None,
     seed: int,
     workers: int,
@@ -168,7 +172,7 @@ def evaluate(
     NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or a file written by
     `brickyard export` or `brickyard quantize` (.onnx). Results are reproducible on one machine.
     """
-    dataset = brickyard.open_data(data, split, length=length, image_size=image_size, seed=seed)
+    dataset = brickyard.open_data(data, split, length=length, image_size=image_size, seed=seed, skip_bad=skip_bad)
     model = name if name.endswith(".onnx") else load_trained(name)
     metrics = brickyard.evaluate(
         model, dataset, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""The protocol of data sets of labelled images."""
+"""The protocols of data sets of labelled images, and the names of splits."""
 
 from __future__ import annotations
 
@@ -28,3 +28,21 @@ class LabelledDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class CheckableDataset(LabelledDataset, Protocol):
+    """A data set on disk, whose samples can be checked without decoding images."""
+
+    def check(self, index: int, /) -> None:
+        """Check the labels and the header of the image of one sample.
+
+        Raises:
+            BrickInputError: A file is absent or damaged, or the labels do not fit the image.
+        """
+        ...
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """Return the names that a split has in data sets: "val" is "valid" or "validation", too."""
+    return (split, "valid", "validation") if split == "val" else (split,)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,28 +17,64 @@ from brickyard.errors import BrickInputError
 MIN_SIDE = 8  # pixels
 MAX_ASPECT = 100  # a larger ratio would make the longer side huge when the shorter one is resized to 256 pixels
 
+# Formats of photos that Pillow may not read: with a plugin, or in a newer version, it reads some of them.
+_UNREADABLE_SUFFIXES = frozenset(
+    (".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".svg")
+)
+_log = logging.getLogger(__name__)
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """List the image files at `sources`: a file is taken whatever its name, a folder is searched by known suffixes.
 
+    Hidden files and folders, whose names start with a dot, are not searched. Images in formats that Pillow does not
+    read, and linked folders, are left out with a logged warning that counts them.
+
     Raises:
         BrickInputError: A source does not exist, or is a folder without images.
     """
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            inside = [file for file in sorted(source.rglob("*")) if file.suffix.lower() in suffixes and file.is_file()]
+            inside, left_out = _search(source)
+            reasons = " and ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
             if not inside:
-                raise BrickInputError(str(source), "images in this folder", "none", "Known suffixes: .jpg, .png, ...")
+                hint = f"Left out: {reasons}." if reasons else "Known suffixes: .jpg, .png, ..."
+                raise BrickInputError(str(source), "images in this folder", "none", hint)
+            if reasons:
+                _log.warning("%s: left out %s.", source, reasons)
             files += inside
         elif source.is_file():
             files.append(source)
         else:
             raise BrickInputError(str(source), "an image or a folder of images", "no such file")
     return list(dict.fromkeys(files))
+
+
+def _search(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the images below a folder, sorted, and what was left out with its count."""
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    images: list[Path] = []
+    left_out: Counter[str] = Counter()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        left_out.update("linked folders" for name in folders if os.path.islink(os.path.join(parent, name)))
+        for file in (Path(parent, name) for name in names if not name.startswith(".")):
+            suffix = file.suffix.lower()
+            if suffix in suffixes and file.is_file():
+                images.append(file)
+            elif suffix in _UNREADABLE_SUFFIXES - suffixes:
+                left_out[f"{suffix} images, which Pillow does not read"] += 1
+    return sorted(images), left_out
+
+
+def check_size(size: tuple[int, int], name: str) -> None:
+    """Raise `BrickInputError` for an image of (width, height) that is too small or too narrow."""
+    short, long = sorted(size)
+    if short < MIN_SIDE or long > MAX_ASPECT * short:
+        expected = f"an image of at least {MIN_SIDE}x{MIN_SIDE} pixels and an aspect ratio of at most {MAX_ASPECT}:1"
+        raise BrickInputError(name, expected, f"{size[0]}x{size[1]}")
 
 
 def read_image(file: str | Path) -> Image.Image:
@@ -57,10 +95,7 @@ def read_image(file: str | Path) -> Image.Image:
     except Exception as error:  # a decoder may raise anything on a damaged file
         hint = "Is the file complete, and an image?"
         raise BrickInputError(str(file), "an image", f"{type(error).__name__}: {error}", hint) from None
-    short, long = sorted(image.size)
-    if short < MIN_SIDE or long > MAX_ASPECT * short:
-        expected = f"an image of at least {MIN_SIDE}x{MIN_SIDE} pixels and an aspect ratio of at most {MAX_ASPECT}:1"
-        raise BrickInputError(str(file), expected, f"{image.width}x{image.height}")
+    check_size(image.size, str(file))
     return image
 
 

@@ -111,6 +111,19 @@ def kind_of(name: str, kinds: Mapping[str, LabelKind], location: str) -> LabelKi
     return kinds[label]
 
 
+def check_pixels(boxes: Tensor, location: str) -> None:
+    """Check that the boxes (M, 4) of an image, xyxy, are in pixels, not fractions of its size.
+
+    Raises:
+        BrickInputError: All boxes lie in [0, 1], and not on one pixel: as pixels, none would be left.
+    """
+    if not boxes.numel() or boxes.min() < 0 or not 0 < boxes.max() <= 1:
+        return
+    if (boxes[:, 2:] - boxes[:, :2]).min() < 1:
+        hint = "Are they fractions of the image size? Multiply x by the width and y by the height."
+        raise BrickInputError(location, "boxes in pixels", f"boxes in [0, 1] only: {boxes[0].tolist()}", hint)
+
+
 def visible_points(points: Tensor) -> Tensor:
     """Which points (..., 3) are known, (...) bool."""
     return points[..., 2] > 0
@@ -149,7 +162,8 @@ def _unwrap_dense_map(_label: Any, parts: Parts) -> Any:
 def _wrap_boxes(label: Any, size: tuple[int, int], location: str) -> Parts:
     if not isinstance(label, Mapping) or "boxes" not in label:
         raise BrickInputError(location, 'a dictionary with "boxes" (M, 4)', _form_of(label))
-    return {"boxes": tv_tensors.BoundingBoxes(label["boxes"], format="XYXY", canvas_size=size)}
+    check_pixels(boxes := label["boxes"], location)
+    return {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)}
 
 
 def _wrap_instance_masks(label: Any, size: tuple[int, int], location: str) -> Parts:

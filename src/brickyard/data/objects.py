@@ -17,6 +17,9 @@ from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
+_NEAR = 10  # coordinates may be as far from the origin as this many times the longer side of the image
+_SHAPES = "polygons or run-length encodings as in COCO"
+
 OBJECT_KINDS = {"cls": LabelKind.MULTI_HOT, "seg": LabelKind.MASK, "det": LabelKind.BOXES}
 
 
@@ -56,22 +59,90 @@ def box_target(
     return {"boxes": clamped, "labels": torch.tensor(labels, dtype=torch.int64)[kept], "ignore": ignored[kept]}
 
 
-def rasterize(objects: Iterable[tuple[Any, int]], size: tuple[int, int], location: str) -> Tensor:
+def check_box(corners: Sequence[float], size: tuple[int, int], location: str) -> None:
+    """Check that a box (x1, y1, x2, y2), in pixels, is finite and on an image of (height, width); it may reach beyond.
+
+    Raises:
+        BrickInputError: It is not.
+    """
+    x1, y1, x2, y2 = corners
+    _check_coordinates(np.asarray(corners, dtype=np.float64), size, location)
+    height, width = size
+    if not (x1 <= x2 and y1 <= y2):
+        raise BrickInputError(location, "a box with x1 <= x2 and y1 <= y2", f"{list(corners)}")
+    if x2 < -1 or y2 < -1 or x1 > width + 1 or y1 > height + 1:  # a pixel of tolerance for rounding
+        raise BrickInputError(location, f"a box on the image of {width}x{height} pixels", f"{list(corners)}")
+
+
+def check_shape(shape: Any, size: tuple[int, int], location: str) -> None:
+    """Check the shape of an object without drawing it.
+
+    Args:
+        shape: Polygons or a run-length encoding, see `rasterize`.
+        size: (height, width) of the image.
+        location: The location that an error names.
+
+    Raises:
+        BrickInputError: Polygons with coordinates that are not numbers, not finite or far from the image, which would
+            take memory without bound; a run-length encoding of another size.
+    """
+    if not isinstance(shape, list):
+        try:
+            encoded = (shape["size"][0], shape["size"][1])
+        except (TypeError, KeyError, IndexError) as error:
+            raise BrickInputError(location, _SHAPES, f"{type(error).__name__}: {error}") from None
+        if encoded != size:
+            expected = f"a shape on {size[1]}x{size[0]} pixels"
+            raise BrickInputError(location, expected, f"{encoded[1]}x{encoded[0]}")
+        return
+    for polygon in shape:
+        try:
+            coordinates = np.array(polygon, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BrickInputError(location, _SHAPES, f"{error}") from None
+        if coordinates.ndim != 1 or coordinates.size % 2:
+            found = "an odd number of coordinates" if coordinates.ndim == 1 else f"{str(polygon)[:100]}"
+            raise BrickInputError(location, _SHAPES, found)
+        _check_coordinates(coordinates, size, location)
+
+
+def bounds(shape: Any, size: tuple[int, int], location: str) -> tuple[float, float, float, float]:
+    """Return the box (x1, y1, x2, y2) around a shape that `check_shape` accepts."""
+    if isinstance(shape, list):
+        points = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in shape]).reshape(-1, 2)
+        (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return x1, y1, x2, y2
+    rows, columns = np.nonzero(_pixels(shape, size, location))
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+
+
+def _check_coordinates(values: npt.NDArray[np.float64], size: tuple[int, int], location: str) -> None:
+    if not np.isfinite(values).all():
+        raise BrickInputError(location, "finite coordinates", f"{values[~np.isfinite(values)][0]}")
+    limit = _NEAR * max(size)
+    if values.size and np.abs(values).max() > limit:
+        expected = f"coordinates within {limit} pixels, {_NEAR} times the longer side of the image"
+        raise BrickInputError(location, expected, f"{values[np.abs(values).argmax()]:g}")
+
+
+def rasterize(objects: Iterable[tuple[Any, int, str]], size: tuple[int, int]) -> Tensor:
     """Draw objects into a mask, smaller ones over larger ones, ignored ones below all others.
 
     Args:
-        objects: The shape of each object, in one of COCO's formats, and its value in the mask. Shapes are polygons as a
-            list of [x1, y1, x2, y2, ...] in pixels, or run-length encodings, compressed or not.
+        objects: The shape of each object, in one of COCO's formats, its value in the mask, and the location that errors
+            name. Shapes are polygons as a list of [x1, y1, x2, y2, ...] in pixels, or run-length encodings, compressed
+            or not.
         size: (height, width).
-        location: The location that an error names.
 
     Returns:
         (H, W) int64, 0 where there is no object.
 
     Raises:
-        BrickInputError: A shape is damaged or of another size.
+        BrickInputError: A shape is damaged or of another size, see `check_shape`.
     """
-    shapes = [(_pixels(shape, size, location), value) for shape, value in objects]
+    shapes = [(_pixels(shape, size, location), value) for shape, value, location in objects]
     shapes.sort(key=lambda pair: (pair[1] != IGNORED, -int(pair[0].sum())))
     classes = np.zeros(size, dtype=np.int64)
     for pixels, value in shapes:
@@ -81,22 +152,15 @@ def rasterize(objects: Iterable[tuple[Any, int]], size: tuple[int, int], locatio
 
 def _pixels(shape: Any, size: tuple[int, int], location: str) -> npt.NDArray[np.bool_]:
     """Decode a shape to its pixels, (H, W) bool."""
+    check_shape(shape, size, location)
     height, width = size
+    if isinstance(shape, list):
+        shape = [polygon for polygon in shape if len(polygon) >= 6]  # two points have no area
+        if not shape:
+            return np.zeros(size, dtype=bool)
     try:
-        if isinstance(shape, list):
-            if any(len(polygon) % 2 for polygon in shape):
-                raise ValueError("an odd number of coordinates")
-            shape = [polygon for polygon in shape if len(polygon) >= 6]  # two points have no area
-            if not shape:
-                return np.zeros(size, dtype=bool)
-            encoded_size = size
-        else:
-            encoded_size = (shape["size"][0], shape["size"][1])
-        # Compared before decoding: a few bytes can claim any size.
-        pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height)) if encoded_size == size else None
+        pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height))
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise BrickInputError(location, "polygons or run-length encodings as in COCO", f"{error}") from None
-    if pixels is None:
-        raise BrickInputError(location, f"a shape on {width}x{height} pixels", f"{encoded_size[1]}x{encoded_size[0]}")
+        raise BrickInputError(location, _SHAPES, f"{error}") from None
     decoded: npt.NDArray[np.bool_] = pixels.astype(bool)
     return decoded

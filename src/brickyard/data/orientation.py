@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -14,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
 from brickyard.data.geometry import horizontal_flip, transpose, vertical_flip
-from brickyard.data.images import read_image
+from brickyard.data.images import check_size, read_image
 from brickyard.data.label_kinds import KIND_RULES, LabelKind
 from brickyard.errors import BrickInputError
 
@@ -78,6 +79,54 @@ class OrientedImage:
         return vertical_flip(value) if self.orientation.flip_vertically else value
 
 
+def check_header(file: Path, labelled_size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Check an image by its header, without decoding its pixels.
+
+    Args:
+        file: The image file.
+        labelled_size: See `read_oriented`.
+
+    Returns:
+        (height, width) of the pixels that the labels refer to.
+
+    Raises:
+        BrickInputError: There is no image, it is too small or too narrow, or it has another size than `labelled_size`.
+    """
+    stored, orientation = _read_header(file)
+    check_size(stored[::-1], str(file))
+    upright = stored[::-1] if orientation.transpose else stored
+    return _labelled(file, stored, upright, labelled_size)
+
+
+def _read_header(file: Path) -> tuple[tuple[int, int], _Orientation]:
+    """Return (height, width) of an image as it is stored, and its orientation."""
+    try:
+        if not file.is_file():
+            raise BrickInputError(str(file), "an image", "no regular file" if file.exists() else "no such file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as opened:
+                exif = opened.getexif().get(ExifTags.Base.Orientation, 1)
+                return (opened.height, opened.width), _BY_EXIF.get(exif, _UPRIGHT)
+    except BrickInputError:
+        raise
+    except Exception as error:  # a plugin of Pillow may raise anything on a damaged file
+        hint = "Is the file complete, and an image?"
+        raise BrickInputError(str(file), "an image", f"{type(error).__name__}: {error}", hint) from None
+
+
+def _labelled(
+    file: Path, stored: tuple[int, int], upright: tuple[int, int], labelled_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Return the size that labels refer to, of the two that an image has."""
+    if labelled_size in (None, stored):
+        return stored
+    if labelled_size == upright:
+        return upright
+    expected = f"{labelled_size[1]}x{labelled_size[0]} pixels, as its labels say"
+    raise BrickInputError(str(file), expected, f"{stored[1]}x{stored[0]}", "Do the labels belong to this image?")
+
+
 def read_oriented(file: Path, labelled_size: tuple[int, int] | None = None) -> OrientedImage:
     """Read an image whose labels refer to its pixels as they are stored, as in torchvision and the COCO API.
 
@@ -91,15 +140,9 @@ def read_oriented(file: Path, labelled_size: tuple[int, int] | None = None) -> O
     """
     image = tv_tensors.Image(F.pil_to_tensor(read_image(file)))
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    with Image.open(file) as opened:  # reads the header only
-        orientation = _BY_EXIF.get(opened.getexif().get(ExifTags.Base.Orientation, 1), _UPRIGHT)
-    stored = size[::-1] if orientation.transpose else size
-    if labelled_size in (None, stored):
-        return OrientedImage(image, stored, orientation)
-    if labelled_size == size:
-        return OrientedImage(image, size, _UPRIGHT)
-    expected = f"{labelled_size[1]}x{labelled_size[0]} pixels, as its labels say"
-    raise BrickInputError(str(file), expected, f"{stored[1]}x{stored[0]}", "Do the labels belong to this image?")
+    stored, orientation = _read_header(file)
+    labelled = _labelled(file, stored, size, labelled_size)
+    return OrientedImage(image, labelled, orientation if labelled == stored else _UPRIGHT)
 
 
 def read_class_map(file: Path) -> Tensor:

@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 from torchvision.datasets import OxfordIIITPet
 
 from brickyard.data.label_kinds import LabelKind
-from brickyard.data.objects import box_target
-from brickyard.data.orientation import read_class_map, read_oriented
-from brickyard.data.voc import read_objects
+from brickyard.data.objects import box_target, check_box
+from brickyard.data.orientation import check_header, read_class_map, read_oriented
+from brickyard.data.text import read_lines
+from brickyard.data.voc import XmlObject, read_objects
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED
 
@@ -76,6 +77,8 @@ class Pets(Dataset[dict[str, Any]]):
         BrickInputError: The data set is absent, or its list of images is damaged.
     """
 
+    layout: ClassVar[str] = "oxford-iiit-pet/ with images/ and annotations/, as in torchvision"
+
     labels: ClassVar[dict[str, tuple[str, ...]]] = {
         "cls": _BREEDS,
         "seg": ("background", "pet"),
@@ -95,11 +98,7 @@ class Pets(Dataset[dict[str, Any]]):
         if download:
             OxfordIIITPet(str(root), published, download=True)
         listed = self._folder / "annotations" / f"{published}.txt"
-        try:
-            lines = listed.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            hint = "Pass download=True to download it."
-            raise BrickInputError(str(listed), "a list of the Oxford-IIIT Pet data set", f"{error}", hint) from None
+        lines = read_lines(listed, "a list of the Oxford-IIIT Pet data set", "Pass download=True to download it.")
         self._entries = _of_split([_parse_entry(line, listed) for line in lines], split)
 
     def __len__(self) -> int:
@@ -112,8 +111,8 @@ class Pets(Dataset[dict[str, Any]]):
             image: (3, H, W) uint8.
             targets/cls: () int64, the breed, 0 to 36.
             targets/seg: (H, W) int64, 0 for background, 1 for the pet, 255 for the border between them.
-            targets/det: boxes (M, 4) float32, xyxy in pixels, and labels (M,) int64, 0 for a cat's head, 1 for a dog's.
-                Absent where the data set has no box.
+            targets/det: boxes (M, 4) float32, xyxy in pixels, labels (M,) int64, 0 for a cat's head, 1 for a dog's, and
+                ignore (M,) bool, False. Absent where the data set has no box.
 
         Raises:
             BrickInputError: A file is absent or damaged, or does not match the others.
@@ -132,12 +131,28 @@ class Pets(Dataset[dict[str, Any]]):
         }
         if not xml.exists():
             return sample
-        heads = read_objects(xml)
-        for head in heads:
-            if head.name not in _SPECIES:
-                raise BrickInputError(str(xml), "objects 'cat' or 'dog'", f"'{head.name}'")
+        heads = _heads(xml, oriented.size)
         boxes = oriented.boxes(torch.tensor([head.box for head in heads], dtype=torch.float32).reshape(-1, 4))
         return {**sample, "targets/det": box_target(boxes, [_SPECIES.index(head.name) for head in heads])}
+
+    def check(self, index: int) -> None:
+        """Check the labels and the header of the image of one sample; raises what reading it would raise."""
+        name, _ = self._entries[index]
+        annotations = self._folder / "annotations"
+        size = check_header(annotations / "trimaps" / f"{name}.png")
+        check_header(self._folder / "images" / f"{name}.jpg", size)
+        if (xml := annotations / "xmls" / f"{name}.xml").exists():
+            _heads(xml, size)
+
+
+def _heads(xml: Path, size: tuple[int, int]) -> list[XmlObject]:
+    """Read the objects of an image of (height, width), checked."""
+    heads = read_objects(xml)
+    for head in heads:
+        if head.name not in _SPECIES:
+            raise BrickInputError(str(xml), "objects 'cat' or 'dog'", f"'{head.name}'")
+        check_box(head.box, size, str(xml))
+    return heads
 
 
 def _parse_entry(line: str, file: Path) -> tuple[str, int]:

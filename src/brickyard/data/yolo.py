@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +18,12 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual 
 
 from brickyard.data.images import find_images, read_image
 from brickyard.data.objects import OBJECT_KINDS, box_target, object_labels, presence, rasterize
+from brickyard.data.orientation import check_header
+from brickyard.data.text import read_lines, read_text
 from brickyard.errors import BrickInputError
 
+_log = logging.getLogger(__name__)
+_NULLS = ("", "~", "null", "Null", "NULL")
 _TOLERANCE = 0.01  # coordinates may exceed [0, 1] by this much, which rounding and some tools cause
 
 
@@ -49,29 +55,39 @@ class _Object:
 class Yolo(Dataset[dict[str, Any]]):
     """A data set in YOLO's format, with labels for `cls` (multi-label), `det` and, where labels are polygons, `seg`.
 
-    `data.yaml` has the `names` of the classes and, by split, the location of the images: a folder, several folders, or
-    a text file that lists the images; the default is `images/<split>`. The labels of `images/a.jpg` are the lines of
-    `labels/a.txt`: "class cx cy width height" or "class x1 y1 x2 y2 ...", relative to the size of the upright image. An
-    image without that file has no objects.
+    See `layout` for the files. The lines of a label file are "class cx cy width height" or "class x1 y1 x2 y2 ...",
+    relative to the size of the upright image; where the settings have `kpt_shape`, they are "class cx cy width height"
+    and the points, which are not read. An image without a label file, or with an empty one, has no objects. Images
+    without a label file and label files without an image are counted in a logged warning.
 
     Args:
-        folder: The folder with `data.yaml`.
+        folder: The folder with `data.yaml`, or the file with the settings.
         split: "train", "val" or "test".
 
     Raises:
-        BrickInputError: The split does not exist, or `data.yaml` or a label file is damaged.
+        BrickInputError: The split does not exist, or `data.yaml` or a list of images is damaged.
     """
 
+    layout: ClassVar[str] = (
+        "data.yaml (or the path of another file with these settings) with the `names` of the classes and, by split, "
+        "the location of the images: a folder, several folders, or a text file that lists images; by default "
+        "images/<split>/. The labels of images/<split>/a.jpg are in labels/<split>/a.txt, or in a.txt beside the image"
+    )
+
     def __init__(self, folder: str | Path, split: str) -> None:
-        settings = _read_settings(Path(folder) / "data.yaml")
-        names = _names(settings.get("names"), Path(folder) / "data.yaml")
-        self._images = _find(Path(folder), settings, split)
-        files = [_label_file(image) for image in self._images]
-        if not any(file.is_file() for file in files):
-            raise BrickInputError(str(files[0].parent), "label files of the images", "none")
-        self._objects = [_read_labels(file, len(names)) for file in files]
-        self._has_masks = any(entry.is_polygon for objects in self._objects for entry in objects)
+        file = Path(folder) if Path(folder).is_file() else Path(folder) / "data.yaml"
+        settings = _read_settings(file)
+        names = _names(settings.get("names"), file)
         self._num_classes = len(names)
+        self._num_points = _num_points(settings.get("kpt_shape"), file)
+        self._images = _find(file.parent, settings, split)
+        files = [_label_file(image) for image in self._images]
+        if not any(found.is_file() for found in files):
+            raise BrickInputError(str(files[0].parent), "label files of the images", "none")
+        _report_unmatched(self._images, files)
+        self._objects = [self._read_labels(image) for image in self._images]
+        read = [objects for objects in self._objects if not isinstance(objects, BrickInputError)]
+        self._has_masks = any(entry.is_polygon for objects in read for entry in objects)
         self.labels = object_labels(names, masks=self._has_masks, location=str(folder))
         self.kinds = {name: OBJECT_KINDS[name] for name in self.labels}
 
@@ -85,44 +101,89 @@ class Yolo(Dataset[dict[str, Any]]):
             image: (3, H, W) uint8.
             targets/cls: (K,) int64, 1 for each class that is present, else 0.
             targets/seg: (H, W) int64, 0 for background, 1 to K for classes. Absent where an object has a box only.
-            targets/det: boxes (M, 4) float32, xyxy in pixels, and labels (M,) int64, 0 to K - 1.
+            targets/det: boxes (M, 4) float32, xyxy in pixels, labels (M,) int64, 0 to K - 1, and ignore (M,) bool,
+                False.
 
         Raises:
-            BrickInputError: The image is absent or damaged.
+            BrickInputError: The image is absent or damaged, or the label file is damaged or contradicts another one.
         """
-        file, objects = self._images[index], self._objects[index]
+        file, objects = self._images[index], self._checked(index)
         image = tv_tensors.Image(F.pil_to_tensor(read_image(file)))
         height, width = image.shape[-2:]
         classes = [entry.class_index for entry in objects]
         sample = {"image": image, "targets/cls": presence(classes, self._num_classes)}
         if self._has_masks and all(entry.is_polygon for entry in objects):
+            location = str(_label_file(file))
             shapes = [
-                ([(entry.outline * (width, height)).ravel().tolist()], entry.class_index + 1) for entry in objects
+                ([(entry.outline * (width, height)).ravel().tolist()], entry.class_index + 1, location)
+                for entry in objects
             ]
-            sample["targets/seg"] = tv_tensors.Mask(rasterize(shapes, (height, width), str(_label_file(file))))
+            sample["targets/seg"] = tv_tensors.Mask(rasterize(shapes, (height, width)))
         corners = np.array([entry.corners() for entry in objects], dtype=np.float32).reshape(-1, 4)
         corners *= (width, height, width, height)
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners), format="XYXY", canvas_size=(height, width))
         return {**sample, "targets/det": box_target(boxes, classes)}
 
+    def check(self, index: int) -> None:
+        """Check the labels and the header of the image of one sample; raises what reading it would raise."""
+        check_header(self._images[index])
+        self._checked(index)
+
+    def _checked(self, index: int) -> list[_Object]:
+        objects = self._objects[index]
+        if isinstance(objects, BrickInputError):
+            raise objects
+        return objects
+
+    def _read_labels(self, image: Path) -> list[_Object] | BrickInputError:
+        """Read the objects of an image, or return what is wrong with them, which is raised when they are used."""
+        try:
+            file = _label_file(image)
+            if not file.exists():
+                return []
+            _check_single(file, image.with_suffix(".txt"))
+            lines = read_text(file, "labels as text").splitlines()
+            return [
+                _object_of(line, f"{file}, line {number}", self._num_classes, self._num_points)
+                for number, line in enumerate(lines, 1)
+                if line.strip()
+            ]
+        except BrickInputError as error:
+            return error
+
 
 def _read_settings(file: Path) -> dict[str, Any]:
+    """Read settings in which every scalar is a text: YAML would turn the names `yes` and `no` into booleans."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml.load(read_text(file, "settings in YAML"), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
         raise BrickInputError(str(file), "settings in YAML", f"{error}") from None
     if not isinstance(content, dict):
         raise BrickInputError(str(file), "settings in YAML", type(content).__name__)
-    return content
+    return {name: None if value in _NULLS else value for name, value in content.items()}
 
 
 def _names(value: Any, file: Path) -> list[str]:
     """Return the class names from a list or from {0: name, 1: name, ...}."""
-    if isinstance(value, dict) and sorted(value, key=str) == sorted(range(len(value)), key=str):
-        value = [value[index] for index in range(len(value))]
-    if not isinstance(value, list) or not value:
+    if isinstance(value, dict) and value.keys() == set(map(str, range(len(value)))):
+        value = [value[str(index)] for index in range(len(value))]
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
         raise BrickInputError(str(file), "names: a list, or {0: name, 1: name, ...}", f"{value}")
-    return [str(name) for name in value]
+    return value
+
+
+def _num_points(value: Any, file: Path) -> int | None:
+    """Return how many numbers the key points of an object are, from `kpt_shape`: [K, 2] or [K, 3]."""
+    if value is None:
+        return None
+    try:
+        count, dimensions = map(int, value)
+    except (TypeError, ValueError):
+        count, dimensions = 0, 0
+    if count < 1 or dimensions not in (2, 3):
+        raise BrickInputError(str(file), "kpt_shape: [number of key points, 2 or 3]", f"{value}")
+    _log.warning("%s: key points (kpt_shape) are not read, only boxes and classes.", file)
+    return count * dimensions
 
 
 def _find(folder: Path, settings: dict[str, Any], split: str) -> list[Path]:
@@ -138,45 +199,75 @@ def _find(folder: Path, settings: dict[str, Any], split: str) -> list[Path]:
         ]
         existing = [candidate for candidate in candidates if candidate.exists()]
         if not existing:
-            hint = f"Set '{split}' in data.yaml to the folder of its images."
+            hint = f"Set '{split}' in the settings to the folder of its images."
             raise BrickInputError(str(folder), f"the images of '{split}'", f"no '{source}'", hint)
         if existing[0].is_dir():
             images += find_images([existing[0]])
         else:
-            lines = existing[0].read_text(encoding="utf-8").split("\n")
-            images += [existing[0].parent / line.strip() for line in lines if line.strip()]
+            listed = read_lines(existing[0], "a list of images")
+            if not listed:
+                raise BrickInputError(str(existing[0]), "a list of one image or more", "an empty file")
+            images += [existing[0].parent / line for line in listed]
     return images
 
 
 def _label_file(image: Path) -> Path:
-    """Return the label file of an image: `.../labels/train/a.txt` for `.../images/train/a.jpg`.
+    """Return the label file of an image: `.../labels/train/a.txt` for `.../images/train/a.jpg`, else the one beside it.
 
     Only the last `images` is replaced.
     """
-    parts = list(image.with_suffix(".txt").parts)
+    beside = image.with_suffix(".txt")
+    parts = list(beside.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts)
+    file = Path(*parts)
+    return beside if beside.is_file() and not file.exists() else file
 
 
-def _read_labels(file: Path, num_classes: int) -> list[_Object]:
-    if not file.exists():
-        return []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise BrickInputError(str(file), "labels as text", f"{error}") from None
-    return [
-        _object_of(line, f"{file}, line {number}", num_classes) for number, line in enumerate(lines, 1) if line.strip()
+def _check_single(file: Path, beside: Path) -> None:
+    """Raise `BrickInputError` where an image has two label files that differ."""
+    if file != beside and beside.is_file() and read_text(file, "labels").split() != read_text(beside, "labels").split():
+        hint = "Remove one of them."
+        raise BrickInputError(
+            str(file), "one label file for an image", f"another one with other labels, {beside}", hint
+        )
+
+
+def _report_unmatched(images: Sequence[Path], files: Sequence[Path]) -> None:
+    """Log how many images have no label file, and how many label files have no image."""
+    if missing := [image for image, file in zip(images, files, strict=True) if not file.exists()]:
+        text = "%d of %d images have no label file, and are taken for images without objects: %s"
+        _log.warning(text, len(missing), len(images), _first(missing))
+    # Other splits may share a folder of labels: their images are in the same folders as those of this split.
+    stems = {(folder, image.stem) for folder in {image.parent for image in images} for image in folder.iterdir()}
+    folders = {file.parent: image.parent for image, file in zip(images, files, strict=True) if file.is_file()}
+    orphans = [
+        label
+        for folder, image_folder in folders.items()
+        for label in sorted(folder.glob("*.txt"))
+        if folder != image_folder and (image_folder, label.stem) not in stems and label.stem != "classes"
     ]
+    if orphans:
+        _log.warning("%d label files have no image, and are left out: %s", len(orphans), _first(orphans))
 
 
-def _object_of(line: str, location: str, num_classes: int) -> _Object:
+def _first(files: Sequence[Path]) -> str:
+    """Return the first three files as text."""
+    return ", ".join(map(str, files[:3])) + (", ..." if len(files) > 3 else "")
+
+
+def _object_of(line: str, location: str, num_classes: int, num_points: int | None) -> _Object:
     expected = "'class cx cy width height' or 'class x1 y1 x2 y2 x3 y3 ...'"
+    if num_points is not None:
+        expected = f"'class cx cy width height' and {num_points} numbers of key points, as kpt_shape says"
     try:
         class_index, *numbers = (float(word) for word in line.split())
     except ValueError:
-        raise BrickInputError(location, expected, f"'{line}'") from None
+        raise BrickInputError(location, expected, f"'{line[:200]}'") from None
+    if num_points is not None:
+        if len(numbers) != 4 + num_points:
+            raise BrickInputError(location, expected, f"{len(numbers) + 1} numbers")
+        numbers = numbers[:4]
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
         raise BrickInputError(location, expected, f"{len(numbers) + 1} numbers")
     if class_index not in range(num_classes):

@@ -1,0 +1,79 @@
+"""Check a data set on disk as a whole, and select some of its samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from brickyard.data.dataset import CheckableDataset, LabelledDataset
+from brickyard.errors import BrickInputError
+
+_MAX_PROBLEMS = 20  # that an error lists
+_MAX_LENGTH = 400  # characters of a problem
+_LARGE = 2000  # samples from which a progress bar is shown
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class Subset(Dataset[Mapping[str, Any]]):
+    """Some samples of a data set, in the given order; labels and kinds are kept."""
+
+    def __init__(self, data: LabelledDataset, indices: Sequence[int]) -> None:
+        self.data, self.indices = data, indices
+        self.labels, self.kinds = data.labels, data.kinds
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.data[self.indices[index]]
+
+
+def checked_subset(data: CheckableDataset, length: int | None, name: str, *, skip_bad: bool) -> LabelledDataset:
+    """Check the labels and the image headers of a data set, and return the samples to use.
+
+    Args:
+        data: The data set.
+        length: The number of samples to check and use, the first ones; None for all.
+        name: The name of the data set, for errors.
+        skip_bad: Whether to leave out bad samples, with a logged warning that counts them.
+
+    Raises:
+        BrickInputError: There are fewer samples than `length`, or none; or some are bad, and `skip_bad` is False. The
+            error lists the first problems.
+    """
+    if length is not None and not 0 <= length <= len(data):
+        raise BrickInputError("length", f"0 to {len(data)}, the length of the data set", f"{length}")
+    count = len(data) if length is None else length
+    if not len(data):
+        raise BrickInputError(name, "one image or more", "none")
+    problems: dict[int, BrickInputError] = {}
+    for index in tqdm(range(count), f"Checking {name}", disable=None if count >= _LARGE else True, leave=False):
+        try:
+            data.check(index)
+        except BrickInputError as error:
+            problems[index] = error
+    if not problems:
+        return data if length is None else Subset(data, range(length))
+    found = f"{len(problems)} bad:{_listed([*problems.values()])}"
+    if not skip_bad:
+        hint = "Correct them, or leave them out with --skip-bad (skip_bad=True)."
+        if len(problems) == 1:
+            location, expected, found_value, given = next(iter(problems.values())).args
+            raise BrickInputError(location, expected, found_value, f"{given} {hint}".strip())
+        raise BrickInputError(name, f"{count} images with their labels", found, f"\n{hint}")
+    if len(problems) == count:
+        raise BrickInputError(name, "one good sample or more", found)
+    _log.warning("%s: left out %d of %d samples:%s", name, len(problems), count, _listed([*problems.values()]))
+    return Subset(data, [index for index in range(count) if index not in problems])
+
+
+def _listed(problems: Sequence[BrickInputError]) -> str:
+    texts = [f"\n  - {str(problem)[:_MAX_LENGTH]}" for problem in problems[:_MAX_PROBLEMS]]
+    rest = len(problems) - _MAX_PROBLEMS
+    return "".join(texts) + (f"\n  - ... and {rest} more" if rest > 0 else "")
