@@ -17,7 +17,7 @@ from typing import Any
 
 from brickyard import Brick, BrickCollection, TrainingConfig, evaluate, open_data
 from brickyard.core.names import prefix_of
-from brickyard.training.fit import SETTINGS
+from brickyard.training.run_folder import SETTINGS
 
 ZOO = Path(__file__).parents[1] / "zoo"
 LICENCE = "apache-2.0"

@@ -5,9 +5,10 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import brickyard
-from brickyard import BrickCollection, BrickMismatchError, BrickNotFoundError
+from brickyard import BrickCollection, BrickInputError, BrickMismatchError, BrickNotFoundError
 from brickyard.cli.train import evaluate, train
 from brickyard.data.readers import KINDS
 
@@ -159,3 +160,39 @@ def test_wrong_options_are_refused_by_name(tmp_path: Path, arguments: list[str],
 def test_help_names_every_kind_of_data(command: click.Command) -> None:
     shown = " ".join(run(command, "--help").split())
     assert all(kind in shown for kind in KINDS)
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
+    result = CliRunner().invoke(train, [NAME, *SHORT, "--out", str(tmp_path), "--resume", "--overwrite"])
+    assert result.exit_code == 2
+    assert "it cannot be used with --resume" in result.output
+
+
+def test_images_are_resized_in_evaluation_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    for name in ("train/cat/a", "train/dog/b", "val/cat/c", "val/dog/d", "test/cat/e", "test/dog/f"):
+        (data / name).parent.mkdir(parents=True)
+        Image.new("RGB", (60, 20), (200, 30 if "cat" in name else 150, 10)).save(data / f"{name}.png")
+    (data / "train" / "cat" / "bad.png").write_bytes(b"no image")
+    options = ["--data", f"imagefolder:{data}", "--image-size", "48", "--steps", "1", "--batch-size", "2"]
+    command = ["test_resnet_cls", *options, "--out", tmp_path / "run", "--resize-mode", "letterbox"]
+    with pytest.raises(BrickInputError, match=r"bad\.png: .*--skip-bad"):
+        run(train, *command)
+    assert not (tmp_path / "run").exists()
+    run(train, *command, "--skip-bad")
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["resize_mode"] == "letterbox"
+    opened = []
+    open_data = brickyard.open_data
+    monkeypatch.setattr(
+        brickyard, "open_data", lambda *args, **kwargs: opened.append(open_data(*args, **kwargs)) or opened[-1]
+    )
+    brickyard.export_onnx(
+        BrickCollection.from_pretrained(tmp_path / "run" / "last"), tmp_path / "model.onnx", image_size=48
+    )
+    for model in (tmp_path / "run" / "last", tmp_path / "model.onnx"):
+        run(evaluate, model, "--data", f"imagefolder:{data}", "--image-size", "48")
+        frame = opened.pop()[0]["image"]
+        assert (frame[:, :16] == 128).all()
+        assert (frame[:, 16:32] != 128).all()
+    run(train, tmp_path / "run" / "last", *options, "--skip-bad", "--out", tmp_path / "second")  # as the model
+    assert json.loads((tmp_path / "second" / "train.json").read_text())["resize_mode"] == "letterbox"

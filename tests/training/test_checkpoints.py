@@ -8,7 +8,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, TensorDataset
 
 from brickyard import BrickCollection, BrickIntegrityError, UnknownNameError, UnsafeBrickError
-from brickyard.training.checkpoints import CHECKPOINT, AtomicCheckpointIO, CheckpointCallback, check_checkpoint
+from brickyard.training.checkpoints import AtomicCheckpointIO, CheckpointCallback, check_checkpoint
+from brickyard.training.run_folder import CHECKPOINT
 from brickyard.training.run_log import RunLog
 from tests.runs import small_model
 from tests.training.toys import quiet_trainer

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ from brickyard.core.specs import ResizeMode
 from brickyard.data.transforms import Augment, Augmented
 from brickyard.recipe.inspection import heads_of
 from brickyard.storage.weights import weights_sha256
-from brickyard.training.checkpoints import CHECKPOINT
 from brickyard.training.config import TrainerConfig, TrainingConfig
 from brickyard.training.fit import _optimizer_and_schedule, fit
+from brickyard.training.run_folder import CHECKPOINT
 from tests.runs import SIDE, Rectangles, small_model, train_until_killed
 from tests.toys import ROOT, SOURCE
 
@@ -266,3 +266,50 @@ def test_the_error_for_damaged_settings_names_the_file(text: str, tmp_path: Path
     (tmp_path / "train.json").write_text(text)
     with pytest.raises(BrickIntegrityError, match=r"train\.json is damaged"):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True)
+
+
+@final
+class _Unreadable(Rectangles):
+    """Data whose first image can be read, and no other."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index:
+            raise BrickInputError(f"{index}.jpg", "an image", "no such file")
+        return dict(super().__getitem__(index))
+
+
+def test_a_start_that_fails_leaves_no_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for data, kept in ((_Unreadable(4), []), (Rectangles(4), ["last", "last.ckpt", "log.jsonl", "train.json"])):
+        if kept:
+            fit(small_model("test_resnet_cls"), data, data, out, SHORT)
+        else:
+            with pytest.raises(BrickInputError, match=r"\d\.jpg"):
+                fit(small_model("test_resnet_cls"), data, data, out, SHORT)
+        assert {path.name for path in tmp_path.rglob("*")} >= set(kept)
+        assert out.exists() == bool(kept)
+
+
+def test_a_start_that_fails_leaves_other_files_and_an_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BrickInputError):
+        fit(small_model("test_resnet_cls"), _Unreadable(4), Rectangles(4), tmp_path, SHORT)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "train.json").write_text("{}")  # of a run that was killed before its first checkpoint
+    with pytest.raises(FileExistsError, match="overwrite"):
+        fit(small_model("test_resnet_cls"), Rectangles(4), Rectangles(4), tmp_path, SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "train.json"]
+
+
+def test_a_run_is_overwritten_only_if_asked(tmp_path: Path) -> None:
+    model, data = small_model("test_resnet_cls"), Rectangles(4)
+    fit(model, data, data, tmp_path, SHORT)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "last" / "old.json").write_text("{}")
+    rows = (tmp_path / "log.jsonl").read_text()
+    with pytest.raises(FileExistsError, match="overwrite"):
+        fit(model, data, data, tmp_path, SHORT)
+    fit(small_model("test_resnet_cls"), data, data, tmp_path, SHORT, overwrite=True)
+    assert (tmp_path / "notes.txt").exists()
+    assert not (tmp_path / "last" / "old.json").exists()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(rows.splitlines())

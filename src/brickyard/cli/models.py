@@ -8,6 +8,7 @@ import brickyard
 
 if TYPE_CHECKING:
     from brickyard.collection import BrickCollection
+    from brickyard.core.specs import ResizeMode
 
 
 def locate(name: str) -> str:
@@ -15,6 +16,13 @@ def locate(name: str) -> str:
     from brickyard.storage.sources import uri  # noqa: PLC0415 - it loads torch, and --help must be fast
 
     return uri.locate(name)
+
+
+def resize_mode_of(model: BrickCollection | str) -> ResizeMode:
+    """Return how the images of a model or an exported file are resized; see `brickyard.training.evaluation`."""
+    from brickyard.training import evaluation  # noqa: PLC0415 - it loads torch, and --help must be fast
+
+    return evaluation.resize_mode_of(model)
 
 
 def load_trained(name: str) -> BrickCollection:

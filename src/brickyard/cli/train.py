@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import load_trained, locate
+from brickyard.cli.models import load_trained, locate, resize_mode_of
 from brickyard.core.specs import RESIZE_MODES
 
 _DATA = click.option(
@@ -39,6 +39,7 @@ _COUNT = click.IntRange(min=1)
 @_DATA
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted training in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the training in --out.")
 @click.option("--pretrained", is_flag=True, help="Start from trained weights where available.")
 @click.option(
     "--brick", "bricks", multiple=True, metavar="BRICK=SOURCE", help="Start from a brick of another model; repeatable."
@@ -61,10 +62,8 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option(
     "--resize-mode",
-    default="squash",
-    show_default=True,
     type=click.Choice(RESIZE_MODES),
-    help="How images become squares: letterbox keeps the aspect ratio and pads with grey.",
+    help="How images are resized; letterbox keeps the aspect ratio.  [default: as those of the model, else squash]",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random choices.")
 @_WORKERS
@@ -77,6 +76,7 @@ def train(
     data: str,
     out: Path,
     resume: bool,
+    overwrite: bool,
     pretrained: bool,
     bricks: Sequence[str],
     freeze: Sequence[str],
@@ -94,6 +94,8 @@ def train(
     --out. To resume an interrupted training, run the same command with --resume: results are the same as without the
     interruption.
     """  # noqa: D301 - click reads the \b
+    if resume and overwrite:
+        raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
     trainer_config = brickyard.TrainerConfig(
         accelerator=options.pop("accelerator"),
         devices=_parse_devices(options.pop("devices")),
@@ -102,6 +104,7 @@ def train(
         workers=options.pop("workers"),
     )
     images = {name: options.pop(name) for name in ("image_size", "flip", "resize_mode", "skip_bad")}
+    images["resize_mode"] = images["resize_mode"] or brickyard.model_info(locate(name)).spec.input.resize_mode
     seed = options["seed"]
     datasets = {split: brickyard.open_data(data, split, seed=seed, **images) for split in ("train", "val")}
     model = brickyard.create_model_for(
@@ -131,6 +134,7 @@ def train(
             brickyard.TrainingConfig(**options),
             trainer_config,
             resume=resume,
+            overwrite=overwrite,
             provenance=provenance,
             progress=sys.stderr.isatty(),
             on_validation=lambda step, metrics: console.print(_format_metrics(step, metrics), highlight=False),
@@ -172,8 +176,16 @@ def evaluate(
     NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or a file written by
     `brickyard export` or `brickyard quantize` (.onnx). Results are reproducible on one machine.
     """
-    dataset = brickyard.open_data(data, split, length=length, image_size=image_size, seed=seed, skip_bad=skip_bad)
     model = name if name.endswith(".onnx") else load_trained(name)
+    dataset = brickyard.open_data(
+        data,
+        split,
+        length=length,
+        image_size=image_size,
+        seed=seed,
+        resize_mode=resize_mode_of(model),
+        skip_bad=skip_bad,
+    )
     metrics = brickyard.evaluate(
         model, dataset, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
     )

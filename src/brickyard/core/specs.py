@@ -45,6 +45,11 @@ class InputSpec:
     crop_pct: float
     crop_mode: str
 
+    @property
+    def resize_mode(self) -> ResizeMode:
+        """How whole images are resized to `size`, for training and for dense tasks."""
+        return "letterbox" if self.crop_mode == "letterbox" else "squash"
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read what `dataclasses.asdict` wrote; JSON arrays become tuples."""

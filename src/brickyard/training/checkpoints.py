@@ -17,6 +17,7 @@ from brickyard.storage.atomic import write_atomically
 from brickyard.training.config import Mode
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import average_statistics
+from brickyard.training.run_folder import BEST, CHECKPOINT, LAST
 from brickyard.training.run_log import RunLog
 
 try:
@@ -26,7 +27,6 @@ try:
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
-CHECKPOINT = "last.ckpt"
 _CHECKPOINT_KEYS = {"pytorch-lightning_version", "state_dict", "loops"}
 
 
@@ -127,7 +127,7 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
             self._best = score
         model = self._model_to_save()
         if trainer.is_global_zero:
-            for name in ("last", "best") if is_best else ("last",):
+            for name in (LAST, BEST) if is_best else (LAST,):
                 model.save_pretrained(self.folder / name)
         self._save(trainer)
 

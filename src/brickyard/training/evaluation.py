@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
 from brickyard.core.metrics import BrickMetrics
+from brickyard.core.specs import ResizeMode
 from brickyard.core.tags import Stage, Tag
 from brickyard.data.batches import checked, evaluation_batches
 from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
+from brickyard.recipe.inspection import images_of
 from brickyard.training.matching import check_labels
 
 _TAGS = Stage.TEST.tags - {Tag.LOSS}
@@ -69,6 +71,12 @@ def evaluate(
             measured(named_inputs, tags=_TAGS, skip_missing=True)
     summary = measured.summarize(reset=True)
     return {name: float(value) for name, value in summary.items() if isinstance(value, Tensor) and value.numel() == 1}
+
+
+def resize_mode_of(model: BrickCollection | str | os.PathLike[str]) -> ResizeMode:
+    """Return how the images of a model, or of a file written by `export_onnx` or `quantize_onnx`, are resized."""
+    images = images_of(model.bricks()) if isinstance(model, BrickCollection) else OnnxRunner(model).images
+    return "squash" if images is None else images.resize_mode
 
 
 def _collection_of_file(file: str, device: str | None) -> BrickCollection:

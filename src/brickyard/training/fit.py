@@ -28,12 +28,13 @@ from brickyard.errors import (
     MissingExtraError,
 )
 from brickyard.storage.atomic import write_whole
-from brickyard.training.checkpoints import CHECKPOINT, AtomicCheckpointIO, CheckpointCallback, check_checkpoint
+from brickyard.training.checkpoints import AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
 from brickyard.training.lightning import LightningBrickCollection
 from brickyard.training.matching import check_classes
 from brickyard.training.optim import parameter_groups
+from brickyard.training.run_folder import CHECKPOINT, SETTINGS, remove_run, removed_if_not_started
 from brickyard.training.run_log import RunLog
 
 try:
@@ -44,7 +45,6 @@ try:
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
-SETTINGS = "train.json"
 _LOG_ROWS = 200  # approximate number of rows that a whole training logs
 _NUM_VISUALIZATIONS = 4  # images drawn at each validation
 _EXPECTED_WARNINGS = (
@@ -64,6 +64,7 @@ def fit(
     trainer_config: TrainerConfig = TrainerConfig(),  # noqa: B008 - it is frozen
     *,
     resume: bool = False,
+    overwrite: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: bool = False,
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
@@ -80,6 +81,7 @@ def fit(
         config: The hyperparameters.
         trainer_config: The hardware.
         resume: Resume from the last checkpoint in `out`, with the same results as an uninterrupted training.
+        overwrite: Replace the run in `out`; without one, nothing is replaced.
         provenance: JSON values stored with the settings (model, data, ...). They must be the same to resume a run.
         progress: Whether to show a progress bar.
         on_validation: Called after each validation, on rank 0, with the step and the metrics.
@@ -90,7 +92,7 @@ def fit(
     Raises:
         BrickInputError: No trainable parameters, an empty data set, or an accelerator or precision that Lightning
             refuses.
-        FileExistsError: `out` holds a run, and `resume` is False.
+        FileExistsError: `out` holds a run, and both `resume` and `overwrite` are False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
         BrickMismatchError: The run in `out` has other settings or provenance, or the data has other classes than the
             heads.
@@ -123,7 +125,7 @@ def fit(
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     if on_validation:
         callbacks.append(_ProgressCallback(on_validation))
-    with _expected_messages_ignored():
+    with _expected_messages_ignored(), removed_if_not_started(out):
         trainer = _create_trainer(
             accelerator=trainer_config.accelerator,
             devices=trainer_config.devices,
@@ -145,6 +147,8 @@ def fit(
             default_root_dir=out,
         )
         if trainer.is_global_zero:
+            if overwrite:
+                remove_run(out)
             _open_run(out, {**(provenance or {}), **asdict(config)}, resume)
         checkpoint = out / CHECKPOINT
         resumes = resume and checkpoint.exists()
@@ -183,7 +187,7 @@ def _open_run(out: Path, settings: dict[str, Any], resume: bool) -> None:
     if resume and not file.exists():
         raise BrickNotFoundError(f"No training in {out} to resume. Start it without resume first.")
     if file.exists() and not resume:
-        raise FileExistsError(f"{out} holds a training. Resume it, or choose another folder.")
+        raise FileExistsError(f"{out} holds a training. Resume it, overwrite it, or choose another folder.")
     if resume:
         stored = _read_settings(file)
         names = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from brickyard.errors import MissingExtraError
+from brickyard.training.run_folder import LOG, VISUALIZATIONS
 
 try:
     from pytorch_lightning.loggers import Logger
@@ -27,8 +28,8 @@ class RunLog(Logger):  # type: ignore[misc]
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.file = folder / "log.jsonl"
-        self.visualizations = folder / "visualizations"
+        self.file = folder / LOG
+        self.visualizations = folder / VISUALIZATIONS
 
     @property
     def name(self) -> str:
