@@ -316,3 +316,20 @@ def test_ignored_boxes_stay_marked():
         target = changed["targets/det"]
         assert target["ignore"].tolist() == [label == 7 for label in target["labels"].tolist()]
         assert target["ignore"].dtype == torch.bool
+
+
+def test_a_boolean_mask_is_moved_and_a_frame_around_it_is_unknown():
+    item = sample() | {"targets/parts": sample()["targets/seg"] == 4}
+    kinds = {**KINDS, "parts": LabelKind.MASK}
+    values = set()
+    for changed in seeded(Augment(SIZE, kinds, train=True), item, 20):
+        assert torch.equal(changed["targets/parts"] == 1, changed["targets/seg"] == 4)
+        assert torch.equal(changed["targets/parts"] == 255, changed["targets/seg"] == 255)
+        values |= set(changed["targets/parts"].unique().tolist())
+    assert values == {0, 1, 255}
+
+
+def test_a_mask_with_a_channel_is_refused():
+    item = sample() | {"targets/parts": sample()["targets/seg"][None]}
+    with pytest.raises(BrickInputError, match=r"'targets/parts': .* \(60, 90\).* found \(1, 60, 90\)"):
+        Augment(SIZE, {**KINDS, "parts": LabelKind.MASK}, train=True)(item)

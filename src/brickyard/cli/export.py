@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from math import ceil
@@ -16,7 +16,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import load_trained
+from brickyard.cli.models import load_trained, resize_mode_of
 
 _MAX_CALIBRATION_IMAGES = 256  # more images do not change the scales
 _KINDS = ["onnx", "pt2", "aoti"]
@@ -123,13 +123,16 @@ def quantize(
     if data is None and (image_size is not None or length is not None):
         raise click.UsageError("--image-size and --length need --data.")
     _refuse_existing(file, overwrite)
-    labelled = None if data is None else brickyard.open_data(data, "test", length=length, image_size=image_size)
+    resized: dict[str, Any] = (
+        {} if data is None else {"image_size": image_size, "resize_mode": resize_mode_of(str(source))}
+    )
+    labelled = None if data is None else brickyard.open_data(data, "test", length=length, **resized)
     measure = partial(brickyard.evaluate, batch_size=batch_size, progress=sys.stderr.isatty())
     before = {} if labelled is None else measure(source, labelled)
     if data is None or images:
         batches = _batches_of_files(source, images, batch_size)
     else:
-        batches = _batches_of_data(data, image_size, batch_size)
+        batches = _batches_of_data(data, resized, batch_size)
     brickyard.quantize_onnx(source, file, batches, overwrite=overwrite)
     click.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB, was {source.stat().st_size / 1e6:.1f} MB")
     if labelled is not None:
@@ -157,9 +160,9 @@ def _batches_of_files(source: Path, sources: Sequence[Path], batch_size: int) ->
         yield predictor.read(files[start : start + batch_size])
 
 
-def _batches_of_data(data: str, image_size: int | None, batch_size: int) -> Iterator[Any]:
+def _batches_of_data(data: str, resized: Mapping[str, Any], batch_size: int) -> Iterator[Any]:
     from brickyard.data.batches import evaluation_batches  # noqa: PLC0415
 
-    batches = evaluation_batches(brickyard.open_data(data, "val", image_size=image_size), batch_size)
+    batches = evaluation_batches(brickyard.open_data(data, "val", **resized), batch_size)
     for batch in islice(batches, ceil(_MAX_CALIBRATION_IMAGES / batch_size)):
         yield batch["image"].numpy()
