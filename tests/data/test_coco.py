@@ -271,6 +271,10 @@ def test_errors_name_what_is_missing(folder):
         ({"segmentation": [[1, 2, 3, 2, 5, -1e18]]}, r"annotation 1: expected coordinates within 600 pixels"),
         ({"segmentation": [[10**400, 2, 3, 2, 5, 6]]}, r"annotation 1: expected polygons"),
         ({"segmentation": [3, 4]}, r"annotation 1: expected polygons"),
+        (
+            {"segmentation": [[0, 0, 590, 590] * 1000]},
+            r"annotation 1: expected polygons with a perimeter",
+        ),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, r"'000000000009\.jpg', annotation 1: expected polygons .* odd"),
         ({"segmentation": [[1, "a", 3, 4, 5, 6]]}, r"'000000000009\.jpg', annotation 1: expected polygons"),
         (
@@ -374,3 +378,18 @@ def test_a_byte_order_mark_is_read(folder):
     file = folder / "annotations" / "instances_train2017.json"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert len(Coco(folder, "train2017")) == 5
+
+
+@pytest.mark.parametrize("size", [{}, {"width": None, "height": None}, {"width": 60.0, "height": 40.0}])
+def test_the_size_of_an_image_may_be_absent(folder, size):
+    entry = {"id": 9, "file_name": image(9)["file_name"]} | size
+    write(folder / "annotations" / "instances_train2017.json", [entry], ANNOTATIONS[:2], CATEGORIES)
+    data = Coco(folder, "train2017")
+    data.check(0)
+    assert data[0]["targets/det"]["boxes"].tolist() == [list(RED_BOX), list(BLUE_BOX)]
+
+
+def test_a_size_that_is_not_a_number_is_refused(folder):
+    write(folder / "annotations" / "instances_train2017.json", [image(9) | {"width": "60"}], [], CATEGORIES)
+    with pytest.raises(BrickInputError, match=r"000000000009\.jpg': expected height and width as numbers"):
+        Coco(folder, "train2017").check(0)

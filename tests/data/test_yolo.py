@@ -1,3 +1,4 @@
+import os
 from functools import partial
 
 import numpy as np
@@ -190,6 +191,13 @@ def test_a_damaged_line_is_named(folder, line, message):
         ("train: images/train", "names: a list, .* found None"),
         ("names: {1: a, 2: b}", "names: a list"),
         ("names: []", "names: a list"),
+        ("names: [[a], [b]]", "names: a list"),
+        (
+            "\n".join(
+                ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)), "names: *a59"]
+            ),
+            "names",
+        ),
     ],
 )
 def test_damaged_settings_are_named(folder, settings, message):
@@ -311,3 +319,16 @@ def test_coordinates_that_are_not_on_the_image_are_refused(folder, number):
     (folder / "labels" / "train" / "b.txt").write_text(f"0 0.1 0.1 0.5 {number} 0.3 0.9\n")
     with pytest.raises(BrickInputError, match=r"b\.txt, line 1: expected fractions"):
         Yolo(folder, "train")[1]
+
+
+def test_a_label_file_that_is_a_pipe_does_not_block(folder):
+    (folder / "labels" / "train" / "a.txt").unlink()
+    os.mkfifo(folder / "labels" / "train" / "a.txt")
+    with pytest.raises(BrickInputError, match=r"a\.txt: expected labels as text, found no regular file"):
+        Yolo(folder, "train")[0]
+
+
+def test_an_outline_without_end_is_refused(folder):
+    (folder / "labels" / "train" / "b.txt").write_text("0 " + "0 0 1 1 " * 1000)
+    with pytest.raises(BrickInputError, match=r"b\.txt: expected polygons with a perimeter"):
+        Yolo(folder, "train").check(1)

@@ -227,7 +227,12 @@ def _has_shape(annotation: Mapping[str, Any]) -> bool:
 
 def _size_of(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the annotated (height, width) of an image, None if it is not annotated."""
-    return (entry["height"], entry["width"]) if "height" in entry and "width" in entry else None
+    height, width = entry.get("height"), entry.get("width")
+    if height is None or width is None:
+        return None
+    if not (isinstance(height, int | float) and isinstance(width, int | float)):
+        raise BrickInputError(f"image '{entry['file_name']}'", "height and width as numbers", f"{[height, width]}")
+    return height, width  # type: ignore[return-value] # 480.0 is equal to 480
 
 
 def _corners(box: Any, location: str) -> tuple[float, float, float, float]:

@@ -18,6 +18,7 @@ from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
 _NEAR = 10  # coordinates may be as far from the origin as this many times the longer side of the image
+_MAX_PERIMETER = 500  # of a polygon, as a multiple of the longer side of the image
 _SHAPES = "polygons or run-length encodings as in COCO"
 
 OBJECT_KINDS = {"cls": LabelKind.MULTI_HOT, "seg": LabelKind.MASK, "det": LabelKind.BOXES}
@@ -83,8 +84,8 @@ def check_shape(shape: Any, size: tuple[int, int], location: str) -> None:
         location: The location that an error names.
 
     Raises:
-        BrickInputError: Polygons with coordinates that are not numbers, not finite or far from the image, which would
-            take memory without bound; a run-length encoding of another size.
+        BrickInputError: Polygons with coordinates that are not numbers, not finite or far from the image, or of an
+            absurd perimeter, which would take memory without bound; a run-length encoding of another size.
     """
     if not isinstance(shape, list):
         try:
@@ -104,6 +105,10 @@ def check_shape(shape: Any, size: tuple[int, int], location: str) -> None:
             found = "an odd number of coordinates" if coordinates.ndim == 1 else f"{str(polygon)[:100]}"
             raise BrickInputError(location, _SHAPES, found)
         _check_coordinates(coordinates, size, location)
+        perimeter, limit = np.abs(np.diff(coordinates.reshape(-1, 2), axis=0)).sum(), _MAX_PERIMETER * max(size)
+        if perimeter > limit:  # drawing takes memory for each pixel of it
+            expected = f"polygons with a perimeter of at most {limit} pixels"
+            raise BrickInputError(location, expected, f"{perimeter:.0f} pixels with {coordinates.size // 2} points")
 
 
 def bounds(shape: Any, size: tuple[int, int], location: str) -> tuple[float, float, float, float]:

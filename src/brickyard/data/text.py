@@ -16,9 +16,11 @@ def read_text(file: Path, expected: str, hint: str = "") -> str:
         hint: How to fix it, for the error.
 
     Raises:
-        BrickInputError: The file does not exist, or is not text in UTF-8.
+        BrickInputError: The file does not exist, is no regular file, or is not text in UTF-8.
     """
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("no regular file")  # reading a pipe could block forever
         return file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise BrickInputError(str(file), expected, f"{error}", hint) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import reprlib  # aliases in YAML can make a few bytes a value of any size
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
 from brickyard.data.images import find_images, read_image
-from brickyard.data.objects import OBJECT_KINDS, box_target, object_labels, presence, rasterize
+from brickyard.data.objects import OBJECT_KINDS, box_target, check_shape, object_labels, presence, rasterize
 from brickyard.data.orientation import check_header
 from brickyard.data.text import read_lines, read_text
 from brickyard.errors import BrickInputError
@@ -126,8 +127,11 @@ class Yolo(Dataset[dict[str, Any]]):
 
     def check(self, index: int) -> None:
         """Check the labels and the header of the image of one sample; raises what reading it would raise."""
-        check_header(self._images[index])
-        self._checked(index)
+        height, width = check_header(self._images[index])
+        for entry in self._checked(index):
+            if entry.is_polygon:
+                outline = [(entry.outline * (width, height)).ravel().tolist()]
+                check_shape(outline, (height, width), str(_label_file(self._images[index])))
 
     def _checked(self, index: int) -> list[_Object]:
         objects = self._objects[index]
@@ -168,7 +172,7 @@ def _names(value: Any, file: Path) -> list[str]:
     if isinstance(value, dict) and value.keys() == set(map(str, range(len(value)))):
         value = [value[str(index)] for index in range(len(value))]
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        raise BrickInputError(str(file), "names: a list, or {0: name, 1: name, ...}", f"{value}")
+        raise BrickInputError(str(file), "names: a list, or {0: name, 1: name, ...}", reprlib.repr(value))
     return value
 
 
@@ -181,7 +185,7 @@ def _num_points(value: Any, file: Path) -> int | None:
     except (TypeError, ValueError):
         count, dimensions = 0, 0
     if count < 1 or dimensions not in (2, 3):
-        raise BrickInputError(str(file), "kpt_shape: [number of key points, 2 or 3]", f"{value}")
+        raise BrickInputError(str(file), "kpt_shape: [number of key points, 2 or 3]", reprlib.repr(value))
     _log.warning("%s: key points (kpt_shape) are not read, only boxes and classes.", file)
     return count * dimensions
 
