@@ -21,6 +21,7 @@ class Numbers:
         self.checked.append(index)
         if index in self.bad:
             raise BrickInputError(f"{index}.txt, line 7", "a class from 0 to 2", "3" * 5000)
+        return index % 2
 
 
 def test_good_data_is_returned_as_it_is():
@@ -70,6 +71,14 @@ def test_bad_samples_are_left_out_with_a_count(caplog):
 def test_data_without_a_good_sample_is_refused(count, bad, skip_bad):
     with pytest.raises(BrickInputError, match=r"numbers: expected one (image|good sample) or more"):
         checked_subset(Numbers(count, bad), None, "numbers", skip_bad=skip_bad)
+
+
+def test_objects_that_are_too_small_for_a_box_are_counted(caplog):
+    checked_subset(Numbers(5), None, "numbers", skip_bad=False)
+    assert "numbers: 2 objects have no box, since a side of it is shorter than one pixel." in caplog.text
+    caplog.clear()
+    checked_subset(Numbers(1), None, "numbers", skip_bad=False)
+    assert not caplog.records
 
 
 def test_help_of_open_data_has_the_layout_of_every_format():

@@ -273,3 +273,14 @@ def test_an_empty_list_is_refused(own):
     (own / "ImageSets" / "Main" / "night.txt").write_text("")
     with pytest.raises(BrickInputError, match=r"night\.txt: expected a list of one image or more"):
         Voc(own, "night")
+
+
+def test_a_damaged_annotation_is_named_also_if_no_other_has_objects(own):
+    for name in ("a b", "c", "d"):
+        (own / "Annotations" / f"{name}.xml").write_text("<annotation>")
+    with pytest.raises(BrickInputError, match=r"\.xml: expected an annotation in VOC's XML format"):
+        Voc(own, "train")
+    for name in ("a b", "c", "d"):
+        (own / "Annotations" / f"{name}.xml").write_text("<annotation/>")
+    with pytest.raises(BrickInputError, match="expected annotations with objects, found none"):
+        Voc(own, "train")

@@ -332,3 +332,20 @@ def test_an_outline_without_end_is_refused(folder):
     (folder / "labels" / "train" / "b.txt").write_text("0 " + "0 0 1 1 " * 1000)
     with pytest.raises(BrickInputError, match=r"b\.txt: expected polygons with a perimeter"):
         Yolo(folder, "train").check(1)
+
+
+def test_objects_that_are_too_small_for_a_box_are_counted(folder):
+    data = Yolo(folder, "train")
+    assert [data.check(index) for index in range(4)] == [0, 0, 0, 0]
+    lines = "0 0.5 0.5 0 0\n0 0.5 0.5 0.01 0.9\n0 0.5 0.5 0.02 0.9\n0 0 0.5 0.02 0.9\n"  # 0, 0.6, 1.2, 0.6 wide inside
+    (folder / "labels" / "train" / "a.txt").write_text(lines)
+    data = Yolo(folder, "train")
+    assert data.check(0) == 3
+    assert len(data[0]["targets/det"]["boxes"]) == 1
+
+
+@pytest.mark.parametrize("settings", ["train: {a: b}", "train: [[x]]", "train: x\npath: [x]", "path: {a: b}"])
+def test_sources_that_are_no_texts_are_refused(folder, settings):
+    (folder / "data.yaml").write_text(f"{settings}\n{NAMES}")
+    with pytest.raises(BrickInputError, match="expected 'path' as a text, and 'train' as a text or a list of texts"):
+        Yolo(folder, "train")

@@ -53,11 +53,14 @@ def checked_subset(data: CheckableDataset, length: int | None, name: str, *, ski
     if not len(data):
         raise BrickInputError(name, "one image or more", "none")
     problems: dict[int, BrickInputError] = {}
+    num_small = 0
     for index in tqdm(range(count), f"Checking {name}", disable=None if count >= _LARGE else True, leave=False):
         try:
-            data.check(index)
+            num_small += data.check(index)
         except BrickInputError as error:
             problems[index] = error
+    if num_small:
+        _log.warning("%s: %d objects have no box, since a side of it is shorter than one pixel.", name, num_small)
     if not problems:
         return data if length is None else Subset(data, range(length))
     found = f"{len(problems)} bad:{_listed([*problems.values()])}"

@@ -20,6 +20,7 @@ from brickyard.data.objects import (
     box_target,
     check_box,
     check_shape,
+    count_small,
     object_labels,
     presence,
     rasterize,
@@ -121,10 +122,11 @@ class Coco(Dataset[dict[str, Any]]):
         boxes = oriented.boxes(torch.tensor([each.box for each in objects], dtype=torch.float32).reshape(-1, 4))
         return {**sample, "targets/det": box_target(boxes, classes, [each.is_crowd for each in objects])}
 
-    def check(self, index: int) -> None:
-        """Check the labels and the header of the image of one sample; raises what reading it would raise."""
+    def check(self, index: int) -> int:
+        """Check one sample without decoding its image, see `CheckableDataset`; raises what reading it would raise."""
         entry = self._images[index]
-        self._objects(entry, check_header(self.image_folder / entry["file_name"], _size_of(entry)))
+        size = check_header(self.image_folder / entry["file_name"], _size_of(entry))
+        return count_small((each.box for each in self._objects(entry, size)), size)
 
     def _objects(self, entry: Mapping[str, Any], size: tuple[int, int]) -> list[_Object]:
         """Return the checked objects of an image."""

@@ -34,8 +34,11 @@ class LabelledDataset(Protocol):
 class CheckableDataset(LabelledDataset, Protocol):
     """A data set on disk, whose samples can be checked without decoding images."""
 
-    def check(self, index: int, /) -> None:
+    def check(self, index: int, /) -> int:
         """Check the labels and the header of the image of one sample.
+
+        Returns:
+            The number of objects that are too small for a box.
 
         Raises:
             BrickInputError: A file is absent or damaged, or the labels do not fit the image.

@@ -66,9 +66,10 @@ class ImageFolder(Dataset[dict[str, Any]]):
         image = tv_tensors.Image(F.pil_to_tensor(read_image(file)))
         return {"image": image, "targets/cls": torch.tensor(class_index)}
 
-    def check(self, index: int) -> None:
-        """Check the header of one image; raises what reading it would raise."""
+    def check(self, index: int) -> int:
+        """Check one sample without decoding its image, see `CheckableDataset`; raises what reading it would raise."""
         check_header(self._samples[index][0])
+        return 0
 
 
 def _folders(folder: Path) -> list[Path]:

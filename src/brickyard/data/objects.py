@@ -43,6 +43,12 @@ def presence(classes: Iterable[int], num_classes: int) -> Tensor:
     return present
 
 
+def count_small(boxes: Iterable[Sequence[float]], size: tuple[int, int]) -> int:
+    """Count the boxes (x1, y1, x2, y2) that `box_target` drops on an image of (height, width)."""
+    corners = np.array([*boxes], dtype=np.float64).reshape(-1, 2, 2).clip(0, (size[1], size[0]))
+    return int((corners[:, 1] - corners[:, 0] < 1).any(axis=1).sum())
+
+
 def box_target(
     boxes: tv_tensors.BoundingBoxes, labels: Sequence[int], ignore: Sequence[bool] | None = None
 ) -> dict[str, Tensor]:

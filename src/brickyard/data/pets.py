@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import OxfordIIITPet
 
 from brickyard.data.label_kinds import LabelKind
-from brickyard.data.objects import box_target, check_box
+from brickyard.data.objects import box_target, check_box, count_small
 from brickyard.data.orientation import check_header, read_class_map, read_oriented
 from brickyard.data.text import read_lines
 from brickyard.data.voc import XmlObject, read_objects
@@ -135,14 +135,14 @@ class Pets(Dataset[dict[str, Any]]):
         boxes = oriented.boxes(torch.tensor([head.box for head in heads], dtype=torch.float32).reshape(-1, 4))
         return {**sample, "targets/det": box_target(boxes, [_SPECIES.index(head.name) for head in heads])}
 
-    def check(self, index: int) -> None:
-        """Check the labels and the header of the image of one sample; raises what reading it would raise."""
+    def check(self, index: int) -> int:
+        """Check one sample without decoding its image, see `CheckableDataset`; raises what reading it would raise."""
         name, _ = self._entries[index]
         annotations = self._folder / "annotations"
         size = check_header(annotations / "trimaps" / f"{name}.png")
         check_header(self._folder / "images" / f"{name}.jpg", size)
-        if (xml := annotations / "xmls" / f"{name}.xml").exists():
-            _heads(xml, size)
+        xml = annotations / "xmls" / f"{name}.xml"
+        return count_small((head.box for head in _heads(xml, size)), size) if xml.exists() else 0
 
 
 def _heads(xml: Path, size: tuple[int, int]) -> list[XmlObject]:

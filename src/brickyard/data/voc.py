@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -18,7 +17,7 @@ from torchvision.datasets import VOCSegmentation
 from brickyard.data.dataset import split_names
 from brickyard.data.images import find_images
 from brickyard.data.label_kinds import check_pixels
-from brickyard.data.objects import OBJECT_KINDS, box_target, check_box, object_labels, presence
+from brickyard.data.objects import OBJECT_KINDS, box_target, check_box, count_small, object_labels, presence
 from brickyard.data.orientation import check_header, read_class_map, read_oriented
 from brickyard.data.text import read_lines
 from brickyard.errors import BrickInputError, UnknownNameError
@@ -161,11 +160,12 @@ class Voc(Dataset[dict[str, Any]]):
             "targets/det": box_target(boxes, labels, [entry.difficult for entry in objects]),
         }
 
-    def check(self, index: int) -> None:
-        """Check the labels and the header of the image of one sample; raises what reading it would raise."""
+    def check(self, index: int) -> int:
+        """Check one sample without decoding its image, see `CheckableDataset`; raises what reading it would raise."""
         files = self._samples[index]
         size = check_header(files.mask) if self._has_masks and files.mask is not None else None
-        self._objects(files.xml, check_header(files.image, size))
+        size = check_header(files.image, size)
+        return count_small((entry.box for entry in self._objects(files.xml, size)[0]), size)
 
     def _objects(self, xml: Path, size: tuple[int, int]) -> tuple[list[XmlObject], list[int]]:
         """Return the objects of an image of (height, width), checked, and their classes."""
@@ -223,12 +223,15 @@ def _class_names(folder: Path, annotations: Iterable[Path]) -> tuple[tuple[str, 
             if not classes or len(set(classes)) < len(classes):
                 raise BrickInputError(str(file), "one class name per line, all different", f"{names}")
             return classes, True
-    found = set()
+    found: set[str] = set()
+    damage = BrickInputError(str(folder), "annotations with objects", "none")
     for xml in (file for each in annotations for file in each.glob("*.xml") if not file.name.startswith(".")):
-        with suppress(BrickInputError):  # of a damaged file, which is an error when it is read as a sample
+        try:
             found |= {entry.name for entry in read_objects(xml)}
+        except BrickInputError as error:  # reported when the file is checked as a sample
+            damage = error
     if not found:
-        raise BrickInputError(str(folder), "annotations with objects", "none")
+        raise damage
     return tuple(sorted(found)), found == set(_NAMES)
 
 

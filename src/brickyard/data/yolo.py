@@ -18,7 +18,15 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
 from brickyard.data.images import find_images, read_image
-from brickyard.data.objects import OBJECT_KINDS, box_target, check_shape, object_labels, presence, rasterize
+from brickyard.data.objects import (
+    OBJECT_KINDS,
+    box_target,
+    check_shape,
+    count_small,
+    object_labels,
+    presence,
+    rasterize,
+)
 from brickyard.data.orientation import check_header
 from brickyard.data.text import read_lines, read_text
 from brickyard.errors import BrickInputError
@@ -125,13 +133,16 @@ class Yolo(Dataset[dict[str, Any]]):
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners), format="XYXY", canvas_size=(height, width))
         return {**sample, "targets/det": box_target(boxes, classes)}
 
-    def check(self, index: int) -> None:
-        """Check the labels and the header of the image of one sample; raises what reading it would raise."""
+    def check(self, index: int) -> int:
+        """Check one sample without decoding its image, see `CheckableDataset`; raises what reading it would raise."""
         height, width = check_header(self._images[index])
-        for entry in self._checked(index):
+        objects = self._checked(index)
+        for entry in objects:
             if entry.is_polygon:
                 outline = [(entry.outline * (width, height)).ravel().tolist()]
                 check_shape(outline, (height, width), str(_label_file(self._images[index])))
+        corners = (entry.corners() * (width, height, width, height) for entry in objects)
+        return count_small((each.tolist() for each in corners), (height, width))
 
     def _checked(self, index: int) -> list[_Object]:
         objects = self._objects[index]
@@ -192,14 +203,18 @@ def _num_points(value: Any, file: Path) -> int | None:
 
 def _find(folder: Path, settings: dict[str, Any], split: str) -> list[Path]:
     """List the images of a split."""
-    sources = settings.get(split) or f"images/{split}"
+    given, root = settings.get(split) or f"images/{split}", settings.get("path") or ""
+    sources = given if isinstance(given, list) else [given]
+    if not all(isinstance(text, str) for text in [*sources, root]):
+        expected = f"'path' as a text, and '{split}' as a text or a list of texts"
+        raise BrickInputError(str(folder), expected, f"{reprlib.repr(root)} and {reprlib.repr(given)}")
     images: list[Path] = []
-    for source in sources if isinstance(sources, list) else [sources]:
+    for source in sources:
         # `path` is often that of another machine, and Roboflow writes '../train/images' for 'train/images'.
         candidates = [
-            Path(folder, settings.get("path") or "", source),
+            Path(folder, root, source),
             folder / source,
-            folder / str(source).removeprefix("../"),
+            folder / source.removeprefix("../"),
         ]
         existing = [candidate for candidate in candidates if candidate.exists()]
         if not existing:
