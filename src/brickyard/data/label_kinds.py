@@ -42,7 +42,7 @@ class LabelKind(Enum):
     Attributes:
         CLASS_INDEX: () integer, one of K classes.
         MULTI_HOT: (K,) of 0 and 1, any number of K classes.
-        MASK: (H, W) integer classes of the pixels, 255 where the class is unknown; bool becomes uint8 when it is moved.
+        MASK: (H, W) integer classes of the pixels, 255 where the class is unknown; bool becomes int64 when it is moved.
         BOXES: {"boxes": (M, 4) xyxy pixels, "labels": (M,), ...}; every other entry has one row per box, too. Loss and
             metric ignore the boxes that "ignore" (M,) bool marks; without that entry, none.
         INSTANCE_MASKS: `BOXES` with "masks" (M, H, W) of 0 and 1.
@@ -142,7 +142,7 @@ def _wrap_mask(label: Any, size: tuple[int, int], location: str) -> Parts:
         expected = f"a mask (H, W) = {size}, the size of the image"
         raise BrickInputError(location, expected, _form_of(label))
     if label.dtype == torch.bool:
-        label = label.to(torch.uint8)  # so that pixels outside of the image can be 255
+        label = label.long()  # so that pixels outside of the image can be 255
     return {"mask": tv_tensors.Mask(label)}
 
 
