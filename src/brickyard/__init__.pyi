@@ -25,6 +25,7 @@ from .errors import (
     BrickIntegrityError as BrickIntegrityError,
     BrickMismatchError as BrickMismatchError,
     BrickNotFoundError as BrickNotFoundError,
+    HubConnectionError as HubConnectionError,
     MissingExtraError as MissingExtraError,
     MissingInputError as MissingInputError,
     PushConflictError as PushConflictError,

@@ -9,6 +9,7 @@ BrickError
 ├── BrickMismatchError      (ValueError)   stored and expected do not fit; `.problems` lists each
 ├── BrickIntegrityError     (OSError)      a truncated file, or one with another hash than stated
 ├── UnsafeBrickError        (ValueError)   pickle, an unknown type, a bad name, a format too new
+├── HubConnectionError      (ConnectionError)  the Hub does not respond, or not as expected
 ├── PushConflictError                      the same brick changed in the repo
 └── MissingExtraError       (ImportError)  an optional dependency that is not installed
 
@@ -126,6 +127,10 @@ class BrickIntegrityError(BrickError, OSError):
 
 class UnsafeBrickError(BrickError, ValueError):
     """A file or name that is refused, because using it could run code, leave its folder or exhaust the machine."""
+
+
+class HubConnectionError(BrickError, ConnectionError):
+    """The Hub does not respond, is busy or too slow, or cuts the connection; the message names the file and repo."""
 
 
 class PushConflictError(BrickError):

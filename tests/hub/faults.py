@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -48,6 +48,8 @@ class Fault:
         cut_off: Closes the connection in the middle of the answer's body, or without an answer where it has no body.
             What the request asked for is done.
         corrupt: Inverts the answer's body, which keeps its size.
+        headers: Headers of the answer, in place of its own.
+        drip: Seconds between one byte of the answer's body and the next.
         before: Called before the request is looked at; a commit made here comes before the requested one.
     """
 
@@ -59,6 +61,8 @@ class Fault:
     delay: float = 0.0
     cut_off: bool = False
     corrupt: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    drip: float = 0.0
     before: Callable[[], object] = lambda: None
 
     def fits(self, method: str, path: str) -> bool:

@@ -135,8 +135,8 @@ class LoopbackHub:
                 fault.times -= 1
         return fault
 
-    def _reply(self, call: Call) -> tuple[Reply, bool]:
-        """The answer to a request, and whether to cut it off."""
+    def _reply(self, call: Call) -> tuple[Reply, Fault | None]:
+        """The answer to a request, and what goes wrong with it."""
         fault = self._next_fault(call)
         try:
             if fault:
@@ -152,9 +152,11 @@ class LoopbackHub:
         except Exception:
             self._failures.append(f"{call.method} {call.path}\n{traceback.format_exc()}")
             reply = json_reply({"error": self._failures[-1]}, 500)
+        if fault:
+            reply = Reply(reply.status, reply.body, {**reply.headers, **fault.headers})
         if fault and fault.corrupt:
             reply = Reply(reply.status, reply.body.translate(_COMPLEMENT), reply.headers)
-        return reply, bool(fault and fault.cut_off)
+        return reply, fault
 
     def _record(self, request: Request) -> None:
         with self._lock:
@@ -187,9 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         call = Call(self.command, url.path, dict(parse_qsl(url.query)), headers, body, user)
         if "authorization" in headers and user is None:
             wrong = {"X-Error-Message": "Invalid credentials in Authorization header"}
-            reply, cut_off = Reply(401, headers=wrong), False
+            reply, fault = Reply(401, headers=wrong), None
         else:
-            reply, cut_off = self.hub._reply(call)
+            reply, fault = self.hub._reply(call)
+        cut_off = bool(fault and fault.cut_off)
         sent = b"" if self.command == "HEAD" else reply.body
         if cut_off:
             self.close_connection = True
@@ -199,10 +202,15 @@ class _Handler(BaseHTTPRequestHandler):
         if cut_off and not reply.body:
             return
         self.send_response(reply.status)
-        for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
+        for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(sent)
+        drip = fault.drip if fault else 0.0
+        step = 1 if drip else max(len(sent), 1)
+        for start in range(0, len(sent), step):
+            self.wfile.write(sent[start : start + step])
+            self.wfile.flush()
+            time.sleep(drip)
         self.wfile.flush()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815

@@ -119,7 +119,13 @@ def load_files(files: Files, *, only: Iterable[str] | str | None = None, check: 
         backbone = Backbone(info.provides, (info.weights or {}).get("sha256"))
         for path, brick in stored.items():
             _check_fit(path, brick.info, backbone, check, path in listed)
-    _fetch([(brick.files, f"{brick.info.path}{SUFFIX}") for brick in stored.values() if brick.info.weights])
+    _fetch(
+        [
+            (each.files, f"{each.info.path}{SUFFIX}", each.info.weights["size"])
+            for each in stored.values()
+            if each.info.weights
+        ]
+    )
     restored = {path: restore(brick) for path, brick in stored.items()}
     unlisted = [path for path in stored if path not in listed]
     if unlisted:
@@ -188,7 +194,7 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
             raise BrickNotFoundError.of(name, files.location, paths)
     chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
     located = _locate({path: manifest.bricks.get(path) for path in chosen}, files)
-    _fetch([(files, MANIFEST), *((at_files, f"{at}.json") for at_files, at in located.values())])
+    _fetch([(files, MANIFEST, None), *((at_files, f"{at}.json", None) for at_files, at in located.values())])
     bricks = {}
     for path, (at_files, at) in located.items():
         entry = manifest.bricks.get(path)
@@ -237,8 +243,8 @@ def restore(stored: StoredBrick) -> Brick:
 
 def fetch_brick(stored: StoredBrick) -> Brick:
     """Download the files of a brick and build it; errors as for `load_brick`."""
-    weights = [f"{stored.info.path}{SUFFIX}"] if stored.info.weights else []
-    stored.files.fetch([f"{stored.info.path}.json", *weights])
+    weights = {f"{stored.info.path}{SUFFIX}": stored.info.weights["size"]} if stored.info.weights else {}
+    stored.files.fetch({f"{stored.info.path}.json": None, **weights})
     return restore(stored)
 
 
@@ -276,11 +282,11 @@ def _locate(entries: Mapping[str, Entry | None], files: Files) -> dict[str, tupl
     return located
 
 
-def _fetch(names: Iterable[tuple[Files, str]]) -> None:
-    """Download files, those of one model together."""
-    wanted: dict[int, tuple[Files, list[str]]] = {}
-    for files, name in names:
-        wanted.setdefault(id(files), (files, []))[1].append(name)
+def _fetch(names: Iterable[tuple[Files, str, int | None]]) -> None:
+    """Download files of these names and sizes, those of one model together."""
+    wanted: dict[int, tuple[Files, dict[str, int | None]]] = {}
+    for files, name, size in names:
+        wanted.setdefault(id(files), (files, {}))[1][name] = size
     for files, together in wanted.values():
         files.fetch(together)
 

@@ -32,7 +32,7 @@ def verify(
     """
     files, prefix = open_source(source, revision=revision, access=Access(token))
     manifest, files = read_manifest(files)
-    files.fetch([MANIFEST])
+    files.fetch({MANIFEST: None})
     unlisted = files.unlisted([entry.at for entry in manifest.bricks.values()])
     paths = [path for path in [*manifest.bricks, *unlisted] if not prefix or is_inside(path, prefix)]
     problems = [f"{path}: {MANIFEST} does not list it" for path in unlisted if path in paths]

@@ -66,15 +66,24 @@ class Files(ABC):
         """
 
     @abstractmethod
-    def file(self, name: str) -> Path:
+    def file(self, name: str, size: int | None = None) -> Path:
         """Return the path of a file on disk, after a download if needed.
+
+        Args:
+            name: The name of the file.
+            size: Its size in bytes, if known: a file of another size is not downloaded.
 
         Raises:
             BrickNotFoundError: There is no such file.
+            BrickIntegrityError: It has another size.
         """
 
-    def fetch(self, names: Sequence[str]) -> None:  # noqa: B027 - a folder has all files
-        """Download several files, also for later use without network."""
+    def fetch(self, sizes: Mapping[str, int | None]) -> None:  # noqa: B027 - a folder has all files
+        """Download several files, also for later use without network.
+
+        Args:
+            sizes: The size in bytes of each file by name, None if unknown; see `file`.
+        """
 
     def uri(self, path: str) -> str | None:
         """Return where the brick at `path` is published, None for a local folder."""
@@ -112,7 +121,7 @@ class Files(ABC):
 
     def checked(self, name: str, sha256: str, size: int, *, afresh: bool = False) -> Path:
         """Return the path of a file with this content; see `check_file`."""
-        file = self.file(name)
+        file = self.file(name, size)
         with self.discarding(name):
             check_file(file, sha256, size, afresh=afresh)
         return file
@@ -140,7 +149,7 @@ class FolderFiles(Files):
     def peek(self, name: str) -> bytes:
         return read_small(self.file(name))
 
-    def file(self, name: str) -> Path:
+    def file(self, name: str, size: int | None = None) -> Path:
         file = current(self.folder, name)
         if not file.is_file():
             if name.endswith(SUFFIX):
@@ -198,7 +207,7 @@ class LockFiles(Files):
             return self._lock
         raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock contains only references.")
 
-    def file(self, name: str) -> Path:
+    def file(self, name: str, size: int | None = None) -> Path:
         raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock contains only references.")
 
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import final
 
 from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError
-from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from brickyard.errors import BrickIntegrityError, BrickNotFoundError, UnsafeBrickError
-from brickyard.storage.atomic import write_whole
+from brickyard.errors import BrickIntegrityError, BrickNotFoundError, HubConnectionError, UnsafeBrickError
 from brickyard.storage.integrity import check_file
 from brickyard.storage.sources.files import MOST, Access, Files, read_small
+from brickyard.storage.sources.limits import COMMIT, TRIES, UNBOUNDED, download
 
-_FEW = 2  # files that are downloaded one by one: a snapshot download lists the repo first
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_log = logging.getLogger(__name__)
+_WORKERS = 8  # files that are downloaded at the same time
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @final
 class HubFiles(Files):
-    """The files of a repo at one commit, in the cache of huggingface_hub.
+    """The files of a repo at one commit, in the cache of huggingface_hub, which alone writes there.
 
     Args:
         repo: `user/repo`.
         revision: A branch, tag or commit; the first file that is read pins it to a commit.
         access: See `Files`.
+
+    Raises:
+        UnsafeBrickError: The revision is a path that leaves the cache.
     """
 
     def __init__(self, repo: str, revision: str | None, access: Access) -> None:
@@ -37,9 +42,13 @@ class HubFiles(Files):
         self.repo = repo
         self.api = HfApi(token=access.token, library_name="brickyard")
         self._revision = revision or constants.DEFAULT_REVISION
+        if not all(part.strip(".") for part in self._revision.split("/")) or "\\" in self._revision:
+            raise UnsafeBrickError(
+                f"hf://{repo} has no revision '{self._revision}': it is a path outside of the cache."
+            )
         self._only_cached = access.local_files_only or constants.is_offline_mode()
         self._read: dict[str, bytes] = {}
-        self._pinned: str | None = self._revision if _COMMIT.fullmatch(self._revision) else None
+        self._pinned: str | None = self._revision if COMMIT.fullmatch(self._revision) else None
 
     @property
     def location(self) -> str:
@@ -49,55 +58,73 @@ class HubFiles(Files):
     def commit(self) -> str:
         """The commit of all files."""
         if self._pinned is None:
-            commit = self.api.resolve_revision(self.repo, revision=self._revision, local_files_only=self._only_cached)
-            self._pinned = str(commit.resolved)
-        return self._pinned
+            resolve = partial(self.api.resolve_revision, self.repo, revision=self._revision)
+            if self._only_cached:
+                self._pin(resolve(local_files_only=True).resolved)
+            else:
+                self._pin(download(self.location, resolve).resolved)
+        return str(self._pinned)
 
     def peek(self, name: str) -> bytes:
-        cached = try_to_load_from_cache(self.repo, name, revision=self._pinned) if self._pinned else None
-        if isinstance(cached, str):
-            return read_small(Path(cached))
-        content = None if self._only_cached else self._get(name)
-        if content is None:
-            return read_small(self.file(name))
-        self._read[name] = content
-        return content
-
-    def file(self, name: str) -> Path:
-        try:
-            file = Path(
-                self.api.hf_hub_download(self.repo, name, revision=self.commit, local_files_only=self._only_cached)
-            )
-        except RemoteEntryNotFoundError:
-            raise BrickNotFoundError(f"No file '{name}' in {self.location}.") from None
-        self._check(name, file)
-        return file
-
-    def fetch(self, names: Sequence[str]) -> None:
+        if self._pinned and (cached := self._cached(name, self._pinned)):
+            return read_small(cached)
         if self._only_cached:
+            return read_small(self.file(name))
+        is_first, cached = self._pinned is None, self._cached(name, self._revision)
+        try:
+            get, tries = partial(self._get, name), 1 if cached else TRIES
+            self._read[name] = download(self._name(name), get, most=MOST, tries=tries)
+        except RemoteEntryNotFoundError:
+            raise self._absent(name) from None
+        except HubConnectionError:
+            if cached is None or not is_first:
+                raise
+            self._pin(self.api.resolve_revision(self.repo, revision=self._revision, local_files_only=True).resolved)
+            _log.warning("%s cannot be reached: the files of an earlier download are used.", self.location)
+            return read_small(cached)
+        return self._read[name]
+
+    def file(self, name: str, size: int | None = None) -> Path:
+        if self._only_cached:
+            file = self.api.hf_hub_download(self.repo, name, revision=self.commit, local_files_only=True)
+            return self._verified(name, Path(file))
+        return self._cached(name, self.commit) or self._download(name, size, self.commit)
+
+    def fetch(self, sizes: Mapping[str, int | None]) -> None:
+        if self._only_cached or not sizes:
             return
-        absent = [
-            name for name in names if not isinstance(try_to_load_from_cache(self.repo, name, revision=self.commit), str)
-        ]
-        if len(absent) > _FEW:
-            self.api.snapshot_download(self.repo, revision=self.commit, allow_patterns=absent)
-            for name in absent:
-                if isinstance(cached := try_to_load_from_cache(self.repo, name, revision=self.commit), str):
-                    self._check(name, Path(cached))
-        else:
-            for name in absent:
-                self.file(name)
+        first = next(iter(sizes))
+        recorded = self._cached(first, self._revision)
+        if recorded is None or self.commit not in recorded.parts:
+            # By the name of the branch, so that huggingface_hub records its commit for use without network.
+            self._download(first, sizes[first], self._revision)
+        absent = [name for name in sizes if self._cached(name, self.commit) is None]
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            list(pool.map(lambda name: self._download(name, sizes[name], self.commit), absent))
 
     def uri(self, path: str) -> str | None:
         return f"hf://{self.repo}@{self.commit}/{path}"
 
     def discard(self, name: str) -> None:
-        file = try_to_load_from_cache(self.repo, name, revision=self.commit)
-        if isinstance(file, str):
-            Path(file).resolve().unlink(missing_ok=True)
-            Path(file).unlink(missing_ok=True)
+        if (file := self._cached(name, self.commit)) is not None:
+            file.resolve().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
-    def _check(self, name: str, file: Path) -> None:
+    def _cached(self, name: str, revision: str) -> Path | None:
+        file = try_to_load_from_cache(self.repo, name, revision=revision)
+        return Path(file) if isinstance(file, str) else None
+
+    def _download(self, name: str, size: int | None, revision: str) -> Path:
+        """Download a file that is not in the cache."""
+        least, most = (size, size) if size is not None else (0, MOST if name.endswith(".json") else UNBOUNDED)
+        call = partial(self.api.hf_hub_download, self.repo, name, revision=revision)
+        try:
+            file = Path(download(self._name(name), call, least=least, most=most))
+        except RemoteEntryNotFoundError:
+            raise self._absent(name) from None
+        return self._verified(name, file) if self.commit in file.parts else file
+
+    def _verified(self, name: str, file: Path) -> Path:
         """Check a downloaded file; huggingface_hub itself only compares sizes."""
         blob = file.resolve()  # large files are stored under their sha256
         with self.discarding(name):
@@ -105,37 +132,26 @@ class HubFiles(Files):
                 check_file(blob, blob.name, blob.stat().st_size)
             elif name in self._read and self._read[name] != blob.read_bytes():
                 raise BrickIntegrityError(f"{file} differs from '{name}' in {self.location}. Download it again.")
+        return file
 
-    def _get(self, name: str) -> bytes | None:
-        """Return a JSON file with one request, with the commit; None if huggingface_hub should retry it."""
+    def _get(self, name: str) -> bytes:
+        """Return a JSON file with one request, which also tells the commit."""
         url = hf_hub_url(self.repo, name, revision=self._pinned or self._revision, endpoint=self.api.endpoint)
         headers = build_hf_headers(token=self.api.token, library_name="brickyard")
-        content = b""
-        try:
-            with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
-                if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-                    return None
-                self._pin(response)
-                hf_raise_for_status(response)
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > MOST:
-                        raise UnsafeBrickError(
-                            f"'{name}' in {self.location} is too large, expected at most {MOST} bytes for a JSON file."
-                        )
-        except RemoteEntryNotFoundError:
-            raise BrickNotFoundError(f"No file '{name}' in {self.location}.") from None
-        except httpx.RequestError:
-            return None
-        return content
+        with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+            for answer in (*response.history, response):
+                if self._pinned is None:
+                    self._pin(answer.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT))
+            hf_raise_for_status(response)
+            return b"".join(response.iter_bytes())
 
-    def _pin(self, response: httpx.Response) -> None:
-        """Record the commit of a response, also for later use without network."""
-        answers = [answer.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) for answer in response.history]
-        commits = [*answers, response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)]
-        commit = next((commit for commit in commits if commit), None)
-        if self._pinned is not None or commit is None or not _COMMIT.fullmatch(commit):
-            return
+    def _pin(self, commit: str | None) -> None:
+        if commit is not None and not COMMIT.fullmatch(commit):
+            raise UnsafeBrickError(f"{self.location}: expected a commit of 40 hex digits, found {commit[:100]!r}.")
         self._pinned = commit
-        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.repo, repo_type="model")
-        write_whole(folder / "refs" / self._revision, commit)
+
+    def _name(self, name: str) -> str:
+        return f"'{name}' in {self.location}"
+
+    def _absent(self, name: str) -> BrickNotFoundError:
+        return BrickNotFoundError(f"No file {self._name(name)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -72,11 +72,11 @@ class TimmFiles(Files):
             config |= {"licence": self._trained["license"]} if "license" in self._trained else {}
         return dump(config).encode()
 
-    def file(self, name: str) -> Path:
-        return self._files.file(name)
+    def file(self, name: str, size: int | None = None) -> Path:
+        return self._files.file(name, size)
 
-    def fetch(self, names: Sequence[str]) -> None:
-        self._files.fetch([CONFIG])
+    def fetch(self, sizes: Mapping[str, int | None]) -> None:
+        self._files.fetch({CONFIG: None})
 
     def uri(self, path: str) -> str | None:
         return self._files.uri(path)

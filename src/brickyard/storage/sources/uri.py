@@ -110,10 +110,8 @@ def _repo(text: str, revision: str | None, access: Access) -> tuple[Files, str]:
         raise BrickInputError(source, "a repo of the type model", f"the type {uri.type}")
     if uri.revision and revision and uri.revision != revision:
         raise BrickInputError(source, f"the revision '{uri.revision}', as in the source", f"{revision=}")
-    path, revision = _checked(uri.path_in_repo.rstrip("/"), source), uri.revision or revision
-    if revision and (".." in revision.split("/") or revision.startswith("/") or "\\" in revision):
-        raise UnsafeBrickError(f"'{source}' names the revision '{revision}', which is a path outside of the cache.")
-    return HubFiles(uri.id, revision, access), path
+    path = _checked(uri.path_in_repo.rstrip("/"), source)
+    return HubFiles(uri.id, uri.revision or revision, access), path
 
 
 # The function that opens a source, by the scheme that the source starts with.
