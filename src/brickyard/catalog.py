@@ -15,7 +15,7 @@ from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_tags
 from brickyard.recipe.build import build
-from brickyard.recipe.inspection import head_metadata, heads_of, images_of, provided_by, recipe_of
+from brickyard.recipe.inspection import BACKBONE, head_metadata, heads_of, images_of, provided_by, recipe_of
 from brickyard.recipe.names import parse_name
 from brickyard.storage.read import build_on_meta, read_bricks
 from brickyard.storage.sources.files import Files
@@ -31,7 +31,7 @@ class ModelInfo:
 
     Attributes:
         name: The full name.
-        backbone: timm's name of the backbone.
+        backbone: timm's name of the backbone, or the name of the class of another one.
         tasks: The task of each head.
         num_classes: The number of classes of each head.
         labels: The class names of each head, if known.
@@ -64,7 +64,7 @@ def model_info(name: str) -> ModelInfo:
 
     Raises:
         UnknownNameError: No such model; the message has the nearest names.
-        BrickInputError: The model has no timm backbone.
+        BrickInputError: The model has no backbone that declares what it provides.
         Other errors as for `inspect_brick`, for a stored model.
 
     Example:
@@ -80,14 +80,14 @@ def model_info(name: str) -> ModelInfo:
         bricks = build_on_meta({path: stored.info for path, stored in read_bricks(files)[1].items()})
     recipe, spec, images = recipe_of(bricks), provided_by(bricks), images_of(bricks)
     if recipe is None or spec is None or images is None:
-        raise BrickInputError(name, "a model with a timm backbone", "one without")
+        raise BrickInputError(name, "a model with a backbone that declares what it provides", "one without")
     heads = heads_of(bricks)
     return ModelInfo(
-        name=full_name or recipe.name,
-        backbone=recipe.backbone,
-        tasks={name: head.task for name, head in heads.items()},
-        num_classes={name: len(head.labels) for name, head in heads.items()},
-        labels={name: list(head.labels) for name, head in heads.items() if files is not None},
+        name=full_name or (recipe.name if recipe.backbone else name),
+        backbone=recipe.backbone or bricks[BACKBONE].module_name,
+        tasks={path: head.task for path, head in heads.items()},
+        num_classes={path: len(head.labels) for path, head in heads.items()},
+        labels={path: list(head.labels) for path, head in heads.items() if files is not None},
         parameters={
             path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))
         },
@@ -99,7 +99,7 @@ def model_info(name: str) -> ModelInfo:
             for metric, value in metadata.get("metrics", {}).items()
         },
         weights=None if files is None else files.location,
-        backbone_weights=timm_tags(recipe.backbone),
+        backbone_weights=timm_tags(recipe.backbone) if recipe.backbone else [],
     )
 
 

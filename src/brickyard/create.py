@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionResolutionError
+from torch import nn
 
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
-from brickyard.errors import BrickInputError, BrickNotFoundError, UnknownNameError
+from brickyard.core.specs import BackboneSpec
+from brickyard.errors import BrickInputError, BrickNotFoundError, HubConnectionError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
-from brickyard.recipe.build import build
+from brickyard.recipe.build import build, build_around
 from brickyard.recipe.inspection import BACKBONE
 from brickyard.recipe.names import parse_heads, parse_name
 from brickyard.recipe.recipe import Recipe
@@ -41,7 +43,8 @@ _log = logging.getLogger(__name__)
 def create_model(
     name: str | None = None,
     *,
-    backbone: str | None = None,
+    backbone: str | nn.Module | None = None,
+    spec: BackboneSpec | None = None,
     tasks: Mapping[str, str] | None = None,
     pretrained: bool = False,
     num_classes: NumClasses = None,
@@ -60,7 +63,10 @@ def create_model(
         name: `<backbone>_<task>[-<head>][_<task>...][.<weights tag>]`, such as "resnet18_cls". Or the source of a
             stored model, which is always loaded with its weights: "local-dir:<folder>", "hf-hub:user/repo@rev",
             "hf://user/repo@rev".
-        backbone: Instead of a name, timm's name of the backbone, together with `tasks`.
+        backbone: Instead of a name, timm's name of the backbone, together with `tasks`. Or a module, together with
+            `spec` and `tasks`: it takes the normalised image and returns a tuple of the feature maps, fine to coarse,
+            and the embedding, (B, E). To be saved, it must be a part that `create_part` built.
+        spec: What a module as backbone takes and provides.
         tasks: The task of each head by the head's name, such as {"age": "cls", "breed": "cls", "parts": "seg-unet"}, if
             several heads have one task.
         pretrained: Load trained weights: from the zoo in the package, else from a folder in `BRICKYARD_ZOO`, else from
@@ -80,7 +86,7 @@ def create_model(
 
     Raises:
         UnknownNameError: No such model, task, head or weights; the message has the nearest names.
-        BrickInputError: `num_classes` or `labels` do not fit the heads.
+        BrickInputError: `num_classes` or `labels` do not fit the heads; other arguments than these with a module.
         BrickNotFoundError, BrickMismatchError, BrickIntegrityError, UnsafeBrickError: A stored model or brick cannot be
             loaded, or does not fit.
         huggingface_hub's own errors for a model on the Hub.
@@ -92,7 +98,17 @@ def create_model(
         ['backbone', 'cls', 'preprocessor']
     """
     changes = Changes(num_classes, labels, in_chans, loss_weights, options)
-    model = BrickCollection.of_new(_bricks(name, backbone, tasks, pretrained, changes))
+    if isinstance(backbone, nn.Module):
+        if name is not None or pretrained:
+            raise BrickInputError(
+                "create_model", "neither a name nor pretrained= with a module as backbone", f"{name=}, {pretrained=}"
+            )
+        built = _around(backbone, spec, tasks, changes)
+    elif spec is not None:
+        raise BrickInputError("create_model", "spec= only with a module as backbone", f"{backbone=}")
+    else:
+        built = _bricks(name, backbone, tasks, pretrained, changes)
+    model = BrickCollection.of_new(built)
     for path in sorted(bricks or {}, key=lambda path: path != BACKBONE):
         model.swap(path, (bricks or {})[path])
     return model
@@ -124,12 +140,31 @@ def _bricks(
     return change_trained(load_files(files), changes, recipe.name)
 
 
+def _around(
+    backbone: nn.Module, spec: BackboneSpec | None, tasks: Mapping[str, str] | None, changes: Changes
+) -> dict[str, Brick]:
+    """Build a model around a module."""
+    if spec is None or not tasks:
+        raise BrickInputError("create_model", "spec= and tasks= with a module as backbone", f"{spec=}, {tasks=}")
+    if changes.in_chans is not None or changes.options:
+        found = f"in_chans={changes.in_chans}, {dict(changes.options)}"
+        raise BrickInputError("create_model", "no in_chans= and options with a module as backbone", found)
+    recipe = Recipe("", parse_heads(tasks, task_variants()), in_chans=spec.input.channels)
+    return build_around(backbone, spec, change_recipe(recipe, changes))
+
+
 def _on_hub(name: str) -> Files | None:
     """Return the model of this name in the Hub organisation; None if there is none, or no network."""
     organisation = os.environ.get("BRICKYARD_HUB", "brickyard")
     try:
         return read_manifest(HubFiles(f"{organisation}/{name}", None, DEFAULT_ACCESS))[1]
-    except (RepositoryNotFoundError, RevisionResolutionError, BrickNotFoundError, LocalEntryNotFoundError):
+    except (
+        RepositoryNotFoundError,
+        RevisionResolutionError,
+        BrickNotFoundError,
+        HubConnectionError,
+        LocalEntryNotFoundError,
+    ):
         return None
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from huggingface_hub.errors import RevisionNotFoundError
 
@@ -14,6 +15,7 @@ from brickyard import (
     UnsafeBrickError,
     create_model,
 )
+from brickyard.storage.lock import lock_source
 
 REPO = "owner/model"
 IMAGE = {"image": torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))}
@@ -105,3 +107,27 @@ def test_a_lock_that_is_too_large_or_cut_short_is_refused(tmp_path):
     (tmp_path / "cut.json").write_text('{"format": 1, "bri')
     with pytest.raises(BrickIntegrityError, match="is not JSON"):
         BrickCollection.from_pretrained(tmp_path / "cut.json")
+
+
+def test_a_stored_model_is_locked_from_its_manifest_alone(published, hub, tmp_path):
+    with hub.recording() as seen:
+        values = lock_source(f"hf://{REPO}", tmp_path / "model.lock.json")
+    assert [request.path.rpartition("/")[2] for request in seen] == ["bricks.json"]
+    assert values == published.lock() == json.loads((tmp_path / "model.lock.json").read_text())
+    assert lock_source(tmp_path / "model.lock.json") == values
+    BrickCollection.from_pretrained(f"hf://{REPO}").save_pretrained(tmp_path / "model", refer="backbone")
+    with pytest.raises(BrickInputError, match=r"cls/head.*Push the model first"):
+        lock_source(tmp_path / "model")
+    BrickCollection.from_pretrained(f"hf://{REPO}").save_pretrained(tmp_path / "all", refer=["backbone", "cls/head"])
+    mixed = lock_source(tmp_path / "all")
+    assert mixed["bricks"]["backbone"] == values["bricks"]["backbone"]
+    assert "brick" in mixed["bricks"]["preprocessor"]
+    assert torch.equal(logits(BrickCollection.from_pretrained(mixed)), logits(published))
+    with pytest.raises(BrickInputError, match="a whole model"):
+        lock_source(f"hf://{REPO}/cls")
+
+
+def test_a_model_of_timm_s_is_locked_with_the_hashes_of_its_weights(hub, tmp_path):
+    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path / "timm", safe_serialization=True)
+    hub.put("timm/resnet", {file.name: file.read_bytes() for file in (tmp_path / "timm").iterdir()})
+    assert lock_source("hf://timm/resnet") == BrickCollection.from_pretrained("hf://timm/resnet").lock()

@@ -268,3 +268,28 @@ def test_a_repo_without_a_model_says_what_is_missing(hub):
     small().push_to_hub("owner/small")
     with pytest.raises(BrickNotFoundError, match=r"'depth'.*cls/head"):
         inspect_brick("hf://owner/small/depth")
+
+
+def test_a_push_of_one_head_reads_no_json_of_the_other_bricks(hub):
+    three_tasks().push_to_hub(REPO)
+    model = BrickCollection.from_pretrained(REPO)
+    train(model, "cls/head")
+    with hub.recording() as seen:
+        model.push_to_hub(REPO, bricks="cls/head")
+    assert len(seen) <= 9
+    assert {request.status for request in seen} <= {200, 409}  # 409: the repo exists
+    assert [request.path.rpartition("/")[2] for request in seen.matching("*/resolve/*")] == ["bricks.json", "README.md"]
+    card = hub.files(REPO)["README.md"].decode()
+    assert all(f"`{path}`" in card for path in model.bricks())
+
+
+def test_a_head_alone_reads_each_json_of_the_others_once_and_asks_for_no_file_that_is_not_there(hub):
+    three_tasks().push_to_hub(REPO)
+    head = BrickCollection.from_pretrained(REPO, bricks="cls/head")
+    train(head, "cls/head")
+    with hub.recording() as seen:
+        head.push_to_hub(REPO)
+    assert {request.status for request in seen} <= {200, 409}
+    read = [request.path.rpartition("/resolve/")[2].partition("/")[2] for request in seen.matching("*/resolve/*")]
+    others = {path for path in three_tasks().bricks() if path != "cls/head"}
+    assert sorted(read) == sorted(["bricks.json", "README.md", *(f"{path}.json" for path in others)])

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from brickyard import BrickCollection, create_model
+from brickyard.storage.locks import temp_folder
 from tests.storage.test_save_load_killed import CHANGES, same, weights
 
 REPO = "owner/model"
@@ -84,3 +86,21 @@ def test_a_killed_pull_leaves_a_cache_that_works(model, hub, tmp_path, monkeypat
         number += 9
     assert number > 27
     assert not list(Path(constants.HF_HUB_CACHE).rglob("*.incomplete"))
+
+
+def test_the_temporary_folder_of_a_killed_push_is_removed_by_the_next_one(model, hub, tmp_path, monkeypatch):
+    temp = tmp_path / "tmp"
+    temp.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temp))
+    children = []
+    hub.fault("*/preupload/*", before=lambda: os.kill(children[0], signal.SIGKILL))
+    children.append(in_a_child(lambda: model.push_to_hub(REPO)))
+    os.waitpid(children[0], 0)
+    assert [path.name for path in temp.iterdir() if path.is_dir()]
+    hub.hint()
+    with temp_folder("brickyard-push-") as other:  # of a push that is still running
+        (other / "x").touch()
+        model.push_to_hub(REPO)
+        assert [path for path in temp.iterdir() if path.is_dir()] == [other]
+        assert (other / "x").exists()
+    assert list(temp.iterdir()) == []

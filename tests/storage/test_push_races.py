@@ -6,7 +6,15 @@ import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 
-from brickyard import BrickCollection, BrickMismatchError, PushConflictError, create_model, create_part
+from brickyard import (
+    BrickCollection,
+    BrickMismatchError,
+    HubConnectionError,
+    PushConflictError,
+    create_model,
+    create_part,
+)
+from brickyard.storage.sources import limits
 from tests.hub.models import IMAGE, REPO, assert_equal, size_of, small, three_tasks, train
 
 
@@ -149,3 +157,13 @@ def test_the_card_is_valid_and_one_written_by_hand_stays(hub):
 
 def size_text(model, path):
     return f"{size_of(model, path) / 1e6:.2f} MB"
+
+
+def test_a_hub_that_is_silent_during_a_push_is_one_error(hub, monkeypatch):
+    monkeypatch.setattr(limits, "_PUSH_TIMEOUT", 0.3)
+    for path in ("*/repos/create", "*/commit/main"):
+        hub.fault(path, delay=1, times=99)
+        with pytest.raises(HubConnectionError, match=rf"the push to {REPO}.*try again"):
+            small().push_to_hub(REPO)
+        hub.hint()
+    small().push_to_hub("owner/other")

@@ -157,7 +157,9 @@ def lock(source: str, out: Path | None) -> None:
     `brickyard pull model.lock.json FOLDER` and `BrickCollection.from_pretrained("model.lock.json")` create exactly this
     model on any machine.
     """
-    values = brickyard.BrickCollection.from_pretrained(source).lock(out)
+    from brickyard.storage.lock import lock_source  # noqa: PLC0415 - it loads torch, and --help must be fast
+
+    values = lock_source(source, out)
     click.echo(
         json.dumps(values, indent=2, ensure_ascii=False) if out is None else f"{len(values['bricks'])} bricks: {out}"
     )

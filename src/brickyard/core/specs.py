@@ -41,9 +41,9 @@ class InputSpec:
     fixed: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
 
     @property
     def resize_mode(self) -> ResizeMode:
@@ -80,7 +80,7 @@ class BackboneSpec:
     features: FeatureSpec
     embedding: int
     input: InputSpec
-    num_classes: int
+    num_classes: int = 0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

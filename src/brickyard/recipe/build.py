@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.graph import flatten, set_paths
-from brickyard.core.modules import BrickLoss, BrickNotTrainable
+from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.core.tags import Tag
-from brickyard.errors import BrickGraphError, BrickInputError, UnknownNameError
+from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.parts.backbones import timm_spec, timm_tags
 from brickyard.parts.registry import create_part
 from brickyard.recipe.recipe import HeadRecipe, Recipe
@@ -45,6 +49,32 @@ def build(recipe: Recipe) -> dict[str, Brick]:
         output_names=["features", "embedding"],
         fixed_size=spec.input.size if spec.input.fixed else None,
     )
+    return _assemble(backbone, spec, recipe)
+
+
+def build_around(backbone: nn.Module, spec: BackboneSpec, recipe: Recipe) -> dict[str, Brick]:
+    """Build the bricks of a model around a backbone that is not timm's, with fresh weights for the heads.
+
+    Args:
+        backbone: Takes the normalised image, (B, C, H, W), and returns the feature maps, fine to coarse, and the
+            embedding, (B, E).
+        spec: What the backbone provides.
+        recipe: The heads, and how their losses are added.
+
+    Raises:
+        BrickMismatchError: The backbone returns something else than `spec` declares.
+        Other errors as for `build`.
+    """
+    problems = _output_problems(backbone, spec)
+    if problems:
+        raise BrickMismatchError(
+            f"The backbone {type(backbone).__name__} does not provide what its spec says", problems
+        )
+    brick = BrickTrainable(backbone, input_names=["normalized"], output_names=["features", "embedding"])
+    return _assemble(brick, spec, recipe)
+
+
+def _assemble(backbone: Brick, spec: BackboneSpec, recipe: Recipe) -> dict[str, Brick]:
     backbone.provides = spec
     tree = {
         "preprocessor": BrickNotTrainable(
@@ -57,6 +87,32 @@ def build(recipe: Recipe) -> dict[str, Brick]:
         **loss_sum(recipe),
     }
     return set_paths(flatten(tree))
+
+
+def _output_problems(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
+    """List what a backbone returns otherwise than declared, for one black image of the declared size."""
+    height, width = spec.input.size
+    parameter = next(backbone.parameters(), torch.empty(0))
+    image = torch.zeros(1, spec.input.channels, height, width, dtype=parameter.dtype, device=parameter.device)
+    with torch.no_grad():
+        outputs = copy.deepcopy(backbone).eval()(image)  # a copy, whose modes and buffers may change
+    if not isinstance(outputs, (tuple, list)) or len(outputs) != 2 or not isinstance(outputs[0], (tuple, list)):
+        return [f"expected (feature maps, embedding), found {_shapes(outputs)}"]
+    features, embedding = outputs
+    sides = [(-(-height // stride), -(-width // stride)) for stride in spec.features.strides]
+    expected = [(1, count, *side) for count, side in zip(spec.features.channels, sides, strict=True)]
+    problems = []
+    if [tuple(map_.shape) for map_ in features] != expected:
+        problems.append(f"feature maps of a {height}x{width} image: expected {expected}, found {_shapes(features)}")
+    if tuple(embedding.shape) != (1, spec.embedding):
+        problems.append(f"embedding: expected {(1, spec.embedding)}, found {tuple(embedding.shape)}")
+    return problems
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_shapes(item) for item in value]
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:

@@ -37,23 +37,26 @@ def provided_by(bricks: Mapping[str, Brick]) -> BackboneSpec | None:
 
 
 def recipe_of(bricks: Mapping[str, Brick], weights: str | None = None) -> Recipe | None:
-    """Return the recipe that builds such a model, None if it has no timm backbone.
+    """Return the recipe that builds such a model, None if it has no backbone that declares what it provides.
+
+    The recipe of a model around another backbone than timm's has "" as its backbone.
 
     Args:
         bricks: The bricks of the model by path.
         weights: The weights tag of the recipe, None for that of the backbone.
     """
-    brick = bricks.get(BACKBONE)
-    backbone = part_of(brick.wrapped) if brick else None
-    if backbone is None or backbone.type != "timm":
+    provides = provided_by(bricks)
+    if provides is None:
         return None
-    options = dict(backbone.args)
-    name, _, tag = options.pop("name").partition(".")
+    backbone = part_of(bricks[BACKBONE].wrapped)
+    is_timm = backbone is not None and backbone.type == "timm"
+    options = dict(backbone.args) if backbone is not None and is_timm else {}
+    name, _, tag = options.pop("name", "").partition(".")
     heads = []
     for path, head in heads_of(bricks).items():
         variant = None if head.variant == get_task(head.task).variants[0] else head.variant
         heads.append(HeadRecipe(path, head.task, variant, len(head.labels), head.labels))
-    in_chans = options.pop("in_chans")
+    in_chans = options.pop("in_chans", provides.input.channels)
     loss_weights = _loss_weights_of(bricks, [head.name for head in heads])
     return Recipe(name, tuple(heads), weights or tag or None, in_chans, loss_weights, options)
 
@@ -66,7 +69,7 @@ def name_of(bricks: Mapping[str, Brick], weights: str | None = None) -> str | No
         weights: The weights tag of the name, None for that of the backbone.
     """
     recipe = recipe_of(bricks, weights)
-    return recipe.name if recipe and all(head.name == head.task for head in recipe.heads) else None
+    return recipe.name if recipe and recipe.backbone and all(head.name == head.task for head in recipe.heads) else None
 
 
 def images_of(bricks: Mapping[str, Brick]) -> InputSpec | None:

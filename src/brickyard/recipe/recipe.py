@@ -33,7 +33,7 @@ class Recipe:
     """The description of a model, before anything is built.
 
     Attributes:
-        backbone: timm's name, without a weights tag.
+        backbone: timm's name, without a weights tag; "" for a backbone that is not timm's.
         heads: In the order of their names.
         weights: The weights tag, None for the default.
         in_chans: Channels of the image.

@@ -66,16 +66,19 @@ def change_bricks(bricks: Mapping[str, Brick], changes: Changes, what: str) -> d
         what: The name of the model, for errors.
 
     Raises:
-        BrickInputError: As for `change_recipe`, or the model has no timm backbone.
+        BrickInputError: As for `change_recipe`, or the backbone, which is not timm's, cannot be built as wanted.
     """
     recipe = recipe_of(bricks)
     if recipe is None:
         if changes == Changes():
             return dict(bricks)
-        raise BrickInputError(what, "no further arguments, since the model has no timm backbone to build", "some")
+        raise BrickInputError(what, "no further arguments, since the model has no backbone with a spec", "some")
     wanted = change_recipe(recipe, changes)
     if wanted == recipe:
         return dict(bricks)
+    if not recipe.backbone and (wanted.in_chans, wanted.options) != (recipe.in_chans, recipe.options):
+        found = f"in_chans={wanted.in_chans}, {dict(wanted.options)}"
+        raise BrickInputError(what, "no arguments for the backbone, since it is not timm's", found)
     if (wanted.in_chans, wanted.options) == (recipe.in_chans, recipe.options):
         return _replace_heads(bricks, recipe, wanted)
     built = build(wanted)

@@ -1,10 +1,13 @@
-"""Exclusive locks between processes and threads, on top of `filelock`."""
+"""Exclusive locks between processes and threads, on top of `filelock`, and temporary folders under such locks."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -31,3 +34,30 @@ def exclusive_lock(file: Path, *, timeout: float | None = None) -> Iterator[None
         finally:
             with suppress(OSError):  # Windows does not remove an open file; elsewhere waiters retry with a new one
                 file.unlink()
+
+
+@contextmanager
+def temp_folder(prefix: str) -> Iterator[Path]:
+    """Yield an empty temporary folder, which is removed after the block.
+
+    Folders of the same prefix that processes left behind when they were killed are removed as well.
+
+    Args:
+        prefix: The start of the folder's name.
+    """
+    root = Path(tempfile.gettempdir())
+    for abandoned in root.glob(f"{prefix}*"):
+        if abandoned.is_dir() and not abandoned.is_symlink():
+            with suppress(OSError), exclusive_lock(_lock_of(abandoned), timeout=0):  # TimeoutError: it is in use
+                shutil.rmtree(abandoned, ignore_errors=True)
+    folder = root / f"{prefix}{uuid4().hex}"
+    with exclusive_lock(_lock_of(folder)):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,18 +12,19 @@ from typing import final
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import httpx
 
 from brickyard.core.brick import Brick
-from brickyard.errors import BrickMismatchError, BrickNotFoundError, PushConflictError
+from brickyard.errors import BrickMismatchError, BrickNotFoundError, HubConnectionError, PushConflictError
 from brickyard.recipe.inspection import name_of
 from brickyard.storage.card import CARD, render_card
 from brickyard.storage.fit import BrickInfo
+from brickyard.storage.locks import temp_folder
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, dump, parse
-from brickyard.storage.read import find_brick
+from brickyard.storage.read import read_entries
 from brickyard.storage.sources.files import Access
 from brickyard.storage.sources.hub import HubFiles
-from brickyard.storage.write import Refer, WrittenBrick, record_provenance, write_bricks
+from brickyard.storage.sources.limits import pushing
+from brickyard.storage.write import Refer, WrittenBrick, describe_all, hash_in_memory, record_provenance, write_bricks
 
 _TRIES = 20  # each one fails only if another push succeeded in between
 _PRECONDITION_FAILED = 412  # the repo has a newer commit than `parent_commit`
@@ -52,8 +52,7 @@ def push_model(
     is_retry = False
     for attempt in range(_TRIES):
         remote = _read_remote(repo_id, access, is_new)
-        with tempfile.TemporaryDirectory(prefix="brickyard-") as name:
-            folder = Path(name)
+        with temp_folder("brickyard-push-") as folder:
             written = write_bricks(bricks, folder, remote.manifest.bricks, refer, only)
             if not allow_stale:
                 _refuse_stale(written)
@@ -61,20 +60,22 @@ def push_model(
             _refuse_conflicts(written, remote.manifest, base, repo_id)
             changed = _changed(written, remote.manifest, base)
             additions = _additions(bricks, repo_id, written, changed, remote, folder)
+            parent = remote.files.commit
             try:
-                done = api.create_commit(
-                    repo_id,
-                    [CommitOperationAdd(path, folder / path) for path in additions],
-                    commit_message=commit_message or _message(changed),
-                    parent_commit=remote.files.commit,
-                    create_pr=create_pr,
-                )
+                with pushing(f"the push to {repo_id}"):
+                    done = api.create_commit(
+                        repo_id,
+                        [CommitOperationAdd(path, folder / path) for path in additions],
+                        commit_message=commit_message or _message(changed),
+                        parent_commit=parent,
+                        create_pr=create_pr,
+                    )
             except HfHubHTTPError as error:
                 if error.response.status_code != _PRECONDITION_FAILED:
                     raise
                 time.sleep(random.uniform(0, 0.1 * min(attempt + 1, 10)))
                 continue
-            except httpx.TransportError:
+            except HubConnectionError:
                 if create_pr or is_retry:
                     raise
                 is_retry = True  # the response was lost; the next attempt sees whether the commit exists
@@ -104,13 +105,14 @@ class _Remote:
 
 def _create(api: HfApi, repo_id: str, private: bool | None) -> bool:
     """Create the repo unless it exists; return whether it is new."""
-    try:
-        api.create_repo(repo_id, private=private)
-    except HfHubHTTPError as error:
-        if error.response.status_code != _CONFLICT:
-            api.create_repo(repo_id, private=private, exist_ok=True)  # write access does not imply the right to create
-        return False
-    return True
+    with pushing(f"the push to {repo_id}"):
+        try:
+            api.create_repo(repo_id, private=private)
+        except HfHubHTTPError as error:
+            if error.response.status_code != _CONFLICT:  # write access does not imply the right to create
+                api.create_repo(repo_id, private=private, exist_ok=True)
+            return False
+        return True
 
 
 def _read_remote(repo_id: str, access: Access, is_new: bool) -> _Remote:
@@ -203,8 +205,7 @@ def _additions(
     manifest = Manifest(name, entries, remote.manifest.extra)
     names = [MANIFEST]
     if remote.has_generated_card:
-        infos = {path: _info(path, entry, written, remote.files, folder) for path, entry in entries.items()}
-        card = render_card(repo_id, manifest, infos, source=f"hf://{repo_id}")
+        card = render_card(repo_id, manifest, _infos(bricks, entries, written, remote), source=f"hf://{repo_id}")
         (folder / CARD).write_text(card, encoding="utf-8")
         manifest = Manifest(name, entries, {**manifest.extra, _CARD_HASH: hashlib.sha256(card.encode()).hexdigest()})
         names.append(CARD)
@@ -216,11 +217,19 @@ def _additions(
     return names
 
 
-def _info(path: str, entry: Entry, written: Mapping[str, WrittenBrick], files: HubFiles, folder: Path) -> BrickInfo:
-    """Describe a brick of the repo, from the local files if they are the same."""
-    if path in written and written[path].entry.same_as(entry):
-        return BrickInfo(path, written[path].config, entry.config, str(folder), None)
-    return find_brick(files, path).info
+def _infos(
+    bricks: Mapping[str, Brick], entries: Mapping[str, Entry], written: Mapping[str, WrittenBrick], remote: _Remote
+) -> dict[str, BrickInfo]:
+    """Describe the bricks of the repo: as they were written, as they are in the model, else as the repo has them."""
+    configs = {path: each.config for path, each in written.items() if each.entry.same_as(entries[path])}
+    if any(path in bricks for path in entries if path not in configs):
+        for path, (config, _) in describe_all(bricks, hash_in_memory).items():
+            if path in entries and hashlib.sha256(dump(config).encode()).hexdigest() == entries[path].config:
+                configs.setdefault(path, config)
+    infos = {path: BrickInfo(path, config, entries[path].config, "the model", None) for path, config in configs.items()}
+    others = {path: entry for path, entry in entries.items() if path not in infos}
+    infos |= {path: stored.info for path, stored in read_entries(remote.files, others).items()}
+    return {path: infos[path] for path in entries}
 
 
 def _message(changed: list[str]) -> str:

@@ -173,7 +173,9 @@ def read_manifest(files: Files) -> tuple[Manifest, Files]:
         content = files.peek(MANIFEST)
     location = f"{files.location}/{MANIFEST}"
     with files.discarding(MANIFEST):
-        return Manifest.from_json(parse(content, location), location), files
+        manifest = Manifest.from_json(parse(content, location), location)
+    files.check_name(manifest.collection)
+    return manifest, files
 
 
 def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[Manifest, dict[str, StoredBrick]]:
@@ -193,16 +195,15 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
         if not any(is_inside(path, name) for path in paths):
             raise BrickNotFoundError.of(name, files.location, paths)
     chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
-    located = _locate({path: manifest.bricks.get(path) for path in chosen}, files)
+    entries = {path: manifest.bricks.get(path) for path in chosen}
+    located = _locate(entries, files)
     _fetch([(files, MANIFEST, None), *((at_files, f"{at}.json", None) for at_files, at in located.values())])
-    bricks = {}
-    for path, (at_files, at) in located.items():
-        entry = manifest.bricks.get(path)
-        content = at_files.peek(f"{at}.json") if entry is None or entry.brick is None else dump(entry.brick).encode()
-        bricks[path] = _stored(at, at_files, content)
-        if entry is not None and (entry.brick is not None or bricks[path].info.uri is not None):
-            _check_entry(bricks[path], entry)
-    return manifest, bricks
+    return manifest, {path: _read(*located[path], entries[path]) for path in chosen}
+
+
+def read_entries(files: Files, entries: Mapping[str, Entry]) -> dict[str, StoredBrick]:
+    """Read the JSON of bricks of a manifest, without a download for later use; errors as for `read_bricks`."""
+    return {path: _read(*source, entries[path]) for path, source in _locate(entries, files).items()}
 
 
 def build_on_meta(bricks: Mapping[str, BrickInfo]) -> dict[str, Brick]:
@@ -265,6 +266,15 @@ def _stored(path: str, files: Files, content: bytes) -> StoredBrick:
         check_fields(config, location)
     sha256 = hashlib.sha256(content).hexdigest()
     return StoredBrick(BrickInfo(path, config, sha256, files.location, files.uri(path)), files)
+
+
+def _read(files: Files, at: str, entry: Entry | None) -> StoredBrick:
+    """Read the JSON of a brick and compare it with its entry."""
+    content = files.peek(f"{at}.json") if entry is None or entry.brick is None else dump(entry.brick).encode()
+    stored = _stored(at, files, content)
+    if entry is not None and (entry.brick is not None or stored.info.uri is not None):
+        _check_entry(stored, entry)
+    return stored
 
 
 def _locate(entries: Mapping[str, Entry | None], files: Files) -> dict[str, tuple[Files, str]]:

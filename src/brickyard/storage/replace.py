@@ -14,14 +14,14 @@ from torch import nn
 from brickyard.core.brick import Brick, HasBricks
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside, join, prefix_of
-from brickyard.core.specs import HeadInfo
+from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.errors import BrickInputError, BrickNotFoundError
 from brickyard.parts.registry import create_part
 from brickyard.recipe.build import head_bricks
 from brickyard.recipe.inspection import provided_by
 from brickyard.recipe.recipe import HeadRecipe
 from brickyard.storage.config import well_formed
-from brickyard.storage.fit import BrickInfo, Check, fits, refuse
+from brickyard.storage.fit import Check, fits, refuse
 from brickyard.storage.read import StoredBrick, fetch_brick, find_brick
 from brickyard.storage.sources.files import Access
 from brickyard.storage.sources.uri import open_source
@@ -40,7 +40,7 @@ def replacements(  # noqa: PLR0911 - one case for each kind of source
         path = f"{name}/head" if f"{name}/head" in bricks else name
         if path != name and source.head is not None:
             return _head(bricks, name, source.head, {"head": source}.get)
-        return {path: source}
+        return {path: source, **_preprocessor(bricks, source.provides)}
     if isinstance(source, nn.Module):
         path = _path_of(bricks, name)
         return {path: _rewrap(source, bricks.get(path), path)}
@@ -57,7 +57,7 @@ def replacements(  # noqa: PLR0911 - one case for each kind of source
     if info.task is not None and not name.endswith("/head"):
         return _head(bricks, name, HeadInfo.from_json(info.config), partial(_sibling, stored))
     if info.provides is not None:
-        return {name: fetch_brick(stored), **_preprocessor(bricks, info)}
+        return {name: fetch_brick(stored), **_preprocessor(bricks, info.provides)}
     return {_path_of(bricks, name): fetch_brick(stored)}
 
 
@@ -99,12 +99,12 @@ def _sibling(stored: StoredBrick, key: str) -> Brick:
     return fetch_brick(stored if path == stored.info.path else find_brick(stored.files, path))
 
 
-def _preprocessor(bricks: Mapping[str, Brick], info: BrickInfo) -> dict[str, Any]:
+def _preprocessor(bricks: Mapping[str, Brick], provides: BackboneSpec | None) -> dict[str, Any]:
     """Return the preprocessor for the images that another backbone was trained on, if the model has brickyard's."""
     before = bricks.get("preprocessor")
-    if info.provides is None or not isinstance(before, BrickModule) or before.module_name != "Preprocessor":
+    if provides is None or not isinstance(before, BrickModule) or before.module_name != "Preprocessor":
         return {}
-    images = info.provides.input
+    images = provides.input
     part = create_part("normalize", mean=list(images.mean), std=list(images.std))
     return {"preprocessor": type(before)(part, input_names=before.input_names, output_names=before.output_names)}
 

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from brickyard.errors import BrickError, BrickNotFoundError, UnsafeBrickError
+from brickyard.errors import BrickError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
 from brickyard.storage.atomic import PRIVATE, current, removed
 from brickyard.storage.config import well_formed
 from brickyard.storage.integrity import check_file
@@ -89,6 +89,13 @@ class Files(ABC):
         """Return where the brick at `path` is published, None for a local folder."""
         return None
 
+    def check_name(self, collection: str | None) -> None:  # noqa: B027 - any other folder may have any name
+        """Check the model's name in the manifest, None if it has none.
+
+        Raises:
+            BrickMismatchError: A folder of the zoo has the name of another model.
+        """
+
     def unlisted(self, known: Sequence[str]) -> list[str]:
         """Return the paths of bricks that are not among `known`, such as bricks copied into the folder."""
         return []
@@ -160,6 +167,12 @@ class FolderFiles(Files):
 
     def uri(self, path: str) -> str | None:
         return f"zoo://{self._model}/{path}" if self._model else None
+
+    def check_name(self, collection: str | None) -> None:
+        if self._model and collection is not None and collection.partition(".")[0] != self._model.partition(".")[0]:
+            location = f"{self.location}/{MANIFEST}"
+            problem = f"it states the name '{collection}'"
+            raise BrickMismatchError(f"{location} is not of the model '{self._model}'", [problem])
 
     def unlisted(self, known: Sequence[str]) -> list[str]:
         if self._model:

@@ -68,6 +68,8 @@ class HubFiles(Files):
     def peek(self, name: str) -> bytes:
         if self._pinned and (cached := self._cached(name, self._pinned)):
             return read_small(cached)
+        if name in self._read:
+            return self._read[name]
         if self._only_cached:
             return read_small(self.file(name))
         is_first, cached = self._pinned is None, self._cached(name, self._revision)
@@ -106,6 +108,7 @@ class HubFiles(Files):
         return f"hf://{self.repo}@{self.commit}/{path}"
 
     def discard(self, name: str) -> None:
+        self._read.pop(name, None)
         if (file := self._cached(name, self.commit)) is not None:
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)

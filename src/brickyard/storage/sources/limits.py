@@ -31,6 +31,7 @@ _TIMEOUT = 10.0  # seconds without a byte
 _PUSH_TIMEOUT = 60.0  # the Hub may process a commit for a while before it responds
 _BUSY = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 TRIES = 5
+_CACHED = "; local_files_only=True loads what was downloaded before"
 _FIRST_WAIT = 0.25  # seconds before the second try, doubled with every further one
 
 
@@ -73,7 +74,7 @@ class _Limits:
         """
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise _failed(self.what, f"less than {_PROGRESS} bytes arrived in {self._patience:.0f} seconds")
+            raise _failed(self.what, f"less than {_PROGRESS} bytes arrived in {self._patience:.0f} seconds", _CACHED)
         return left
 
     def check_size(self, size: int) -> None:
@@ -134,7 +135,7 @@ def download(
             break
         time.sleep(pause)
         wait *= 2
-    raise _failed(what, _reason(cause)) from cause
+    raise _failed(what, _reason(cause), _CACHED) from cause
 
 
 @contextmanager
@@ -250,6 +251,6 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, (_BusyError, _UnansweredError)) else f"{text} ({type(error).__name__})"
 
 
-def _failed(what: str, reason: str) -> HubConnectionError:
-    hint = "Check the network, HF_ENDPOINT and https://status.huggingface.co, and try again"
-    return HubConnectionError(f"{what}: {reason}. {hint}; local_files_only=True loads what was downloaded before.")
+def _failed(what: str, reason: str, hint: str = "") -> HubConnectionError:
+    check = "Check the network, HF_ENDPOINT and https://status.huggingface.co, and try again"
+    return HubConnectionError(f"{what}: {reason}. {check}{hint}.")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from brickyard.core.brick import Brick
 from brickyard.errors import BrickNotFoundError, UnsafeBrickError
 from brickyard.recipe.build import build
-from brickyard.recipe.inspection import BACKBONE
+from brickyard.recipe.inspection import BACKBONE, name_of
 from brickyard.recipe.recipe import HeadRecipe, Recipe
 from brickyard.storage.config import describe, limit_modules, well_formed
 from brickyard.storage.fit import Backbone
@@ -60,7 +60,7 @@ class TimmFiles(Files):
         if name == MANIFEST:
             configs = {path: self.peek(f"{path}.json") for path in self._bricks}
             entries = {path: Entry(path, hashlib.sha256(text).hexdigest()) for path, text in configs.items()}
-            return dump(Manifest(None, entries).to_json()).encode()
+            return dump(Manifest(name_of(self._bricks), entries).to_json()).encode()
         brick = self._bricks.get(name.removesuffix(".json"))
         if brick is None:
             raise BrickNotFoundError.of(name.removesuffix(".json"), self.location, self._bricks)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from brickyard.errors import BrickMismatchError, UnknownNameError
+from brickyard.errors import UnknownNameError
 from brickyard.parts.backbones import timm_tags
 from brickyard.recipe.recipe import Recipe
-from brickyard.storage.manifest import MANIFEST, Manifest, parse
+from brickyard.storage.manifest import MANIFEST
 from brickyard.storage.sources.files import DEFAULT_ACCESS, Access, FolderFiles
 
 _PACKAGE = Path(__file__).parents[2]
@@ -41,21 +41,11 @@ def find_in_zoo(stem: str, weights: str | None) -> FolderFiles | None:
     Args:
         stem: The model's name without weights tag, as `Recipe.stem` spells it.
         weights: The weights tag, None for the default: the first in the zoo.
-
-    Raises:
-        BrickMismatchError: The manifest states another model than the name of its folder.
     """
     names = [name for name in zoo_folders() if name.partition(".")[0] == stem]
     if weights is not None:
         names = [name for name in names if name == f"{stem}.{weights}"]
-    if not names:
-        return None
-    files = open_zoo(names[0])
-    location = f"{files.location}/{MANIFEST}"
-    stated = Manifest.from_json(parse(files.peek(MANIFEST), location), location).collection
-    if stated is not None and stated.partition(".")[0] != stem:
-        raise BrickMismatchError(f"{location} is not of the model '{names[0]}'", [f"it states the name '{stated}'"])
-    return files
+    return open_zoo(names[0]) if names else None
 
 
 def check_tag(recipe: Recipe) -> None:
