@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli.models import load_trained, resize_mode_of
+from brickyard.cli.output import make_console
 
 _MAX_CALIBRATION_IMAGES = 256  # more images do not change the scales
 _KINDS = ["onnx", "pt2", "aoti"]
@@ -142,7 +142,7 @@ def quantize(
         )
         for metric, value in before.items():
             table.add_row(metric, f"{value:.4f}", f"{after[metric]:.4f}")
-        Console(soft_wrap=True).print(table, highlight=False)
+        make_console().print(table, highlight=False)
 
 
 def _refuse_existing(file: Path, overwrite: bool) -> None:

@@ -12,19 +12,19 @@ from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolu
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli import export, hub, predict, train
 from brickyard.cli.models import locate
-from brickyard.cli.output import echo_rows
+from brickyard.cli.output import echo_rows, error_text
 from brickyard.errors import BrickError
 
 
 class _Commands(click.Group):
-    """A group of commands that print the text and the notes of expected errors instead of a traceback."""
+    """A group of commands that print the text of expected errors instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (BrickError, OSError, HFValidationError, HfUriError, RevisionResolutionError) as error:
-            notes = getattr(error, "__notes__", [])  # a collection names the brick that raised
-            raise click.ClickException("\n".join([str(error).strip(), *notes])) from None
+            command = self.get_command(ctx, ctx.invoked_subcommand or "") or self
+            raise click.ClickException(error_text(error, command)) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

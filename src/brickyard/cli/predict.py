@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
+from brickyard.cli.output import make_console
 
 if TYPE_CHECKING:
     from brickyard.inference.predictor import Prediction
@@ -134,7 +135,7 @@ def predict(
 def _predict_files(images: tuple[str, ...], model: str, out: Path, batch_size: int, device: str | None) -> None:
     """Print the results of a few images, and write them with visualizations into a folder."""
     predictor = brickyard.Predictor(model, device=device, batch_size=batch_size)
-    console = Console(soft_wrap=True)
+    console = make_console()
     files = predictor.find(images)
     out.mkdir(parents=True, exist_ok=True)
     taken = {file.name.lower() for file in files if file.parent.resolve() == out.resolve()}
@@ -145,7 +146,7 @@ def _predict_files(images: tuple[str, ...], model: str, out: Path, batch_size: i
         if prediction.error is not None:
             failed += 1
             line = f"[red]not read:[/red] {_escape_text(prediction.error)}"
-            Console(stderr=True, soft_wrap=True).print(line, highlight=False)
+            make_console(stderr=True).print(line, highlight=False)
             continue
         _print(console, prediction)
         if prediction.visualization is not None:

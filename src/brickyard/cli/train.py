@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli.models import load_trained, locate, resize_mode_of
+from brickyard.cli.output import make_console
 from brickyard.core.specs import RESIZE_MODES
 
 _DATA = click.option(
@@ -124,7 +124,7 @@ def train(
         "bricks": list(bricks),
         "freeze": list(freeze),
     }
-    console = Console(soft_wrap=True)
+    console = make_console()
     try:
         brickyard.fit(
             model,
@@ -192,7 +192,7 @@ def evaluate(
     table = Table("metric", data, title=f"{name}, {len(dataset)} images of {split}", title_justify="left")
     for metric, value in metrics.items():
         table.add_row(metric, f"{value:.4f}")
-    Console(soft_wrap=True).print(table, highlight=False)
+    make_console().print(table, highlight=False)
     if file is not None:
         settings = {"model": name, "data": data, "split": split, "length": len(dataset), "image_size": image_size}
         numbers = {metric: None if isnan(value) else value for metric, value in metrics.items()}  # JSON has no nan

@@ -30,7 +30,7 @@ _PROGRESS = 2**15
 _TIMEOUT = 10.0  # seconds without a byte
 _PUSH_TIMEOUT = 60.0  # the Hub may process a commit for a while before it responds
 _BUSY = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
-TRIES = 5
+TRIES = 4
 _CACHED = "; local_files_only=True loads what was downloaded before"
 _FIRST_WAIT = 0.25  # seconds before the second try, doubled with every further one
 
