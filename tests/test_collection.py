@@ -8,8 +8,10 @@ from torch import nn
 from brickyard import (
     BrickCollection,
     BrickGraphError,
+    BrickInputError,
     BrickLoss,
     BrickModule,
+    BrickTrainable,
     MissingInputError,
     Stage,
     UnknownNameError,
@@ -219,6 +221,41 @@ def test_losses_are_extracted_without_sub_losses():
     outputs = collection({"x": torch.ones(1)})
     assert collection.extract_losses(named_outputs=outputs) == {"seg/sum": 1, "cls/sum": 1}
     assert outputs["seg/dice"] == 3
+
+
+@pytest.mark.parametrize("value", ["text", 3, torch.tensor([1]), [torch.ones(1)], None])
+def test_a_value_under_the_name_of_a_loss_that_no_loss_brick_wrote_is_refused(collection, value):
+    outputs = collection(tiny_inputs(), tags="MODEL")
+    name = next(name for brick in collection.bricks().values() for name in brick.loss_names)
+    with pytest.raises(BrickInputError, match=f"loss '{name}': expected a floating-point tensor"):
+        collection.extract_losses({**outputs, name: value})
+
+
+class Counter(nn.Module):
+    """Counts the values that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += x.numel()
+        return x
+
+    def summarize(self, reset):
+        values = {"seen": self.seen}
+        self.seen = 0 if reset else self.seen
+        return values
+
+
+def test_a_module_s_own_summary_is_part_of_the_collection_s():
+    bricks = {"head": {"counter": BrickTrainable(Counter(), ["x"], ["./y"])}, "plain": plus(1, ["x"], ["z"])}
+    collection = BrickCollection(bricks)
+    for _ in range(2):
+        collection({"x": torch.ones(3)})
+    assert collection.summarize(reset=False) == {"head/seen": 6}
+    assert collection["head"].summarize(reset=True) == {"head/seen": 6}
+    assert collection.summarize(reset=True) == {"head/seen": 0}
 
 
 def test_losses_that_did_not_run_are_not_extracted(collection):

@@ -10,6 +10,7 @@ from brickyard.errors import (
     BrickIntegrityError,
     BrickMismatchError,
     BrickNotFoundError,
+    HubConnectionError,
     MissingExtraError,
     MissingInputError,
     PushConflictError,
@@ -27,6 +28,7 @@ ALL_ERRORS = [
     (BrickMismatchError("seg/head", ["4 channels, found 3", "other strides"]), ValueError),
     (BrickIntegrityError("cut short"), OSError),
     (UnsafeBrickError("a pickle"), ValueError),
+    (HubConnectionError("no response"), ConnectionError),
     (PushConflictError("somebody else changed seg/head"), Exception),
     (MissingExtraError("Training", "train"), ImportError),
 ]

@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from brickyard.core.brick import Brick, Tags, as_tags
+from brickyard.core.call_errors import explain, missing_inputs
 from brickyard.core.compiling import constant_result, not_compiled
-from brickyard.core.graph import BrickGraph, BrickTree, flatten, set_paths
+from brickyard.core.graph import BrickGraph, BrickTree, flatten, replace_inside, set_paths
+from brickyard.core.losses import find_losses
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
-from brickyard.core.plan import Plan, Step, make_plan, owners
+from brickyard.core.plan import Plan, Step, make_plan
 from brickyard.core.private_names import submodules
-from brickyard.errors import BrickError, MissingInputError, nearest
+from brickyard.errors import BrickError, nearest
 from brickyard.recipe.labels import check_labels, labels_of_model
 from brickyard.storage.fit import Check
 from brickyard.storage.lock import lock_model
@@ -113,7 +115,7 @@ class BrickCollection(nn.ModuleDict):
         plan = self.plan(tags if groups is None else groups, outputs, named_inputs if skip_missing else None)
         for name in plan.required:
             if name not in named_inputs:
-                raise self._missing(plan, named_inputs)
+                raise missing_inputs(plan, self.bricks(), named_inputs)
         bricks = self._graph.bricks
         if torch.compiler.is_compiling():  # Dynamo cannot break the graph, as at a metric, within a try block
             for step in plan.steps:
@@ -124,7 +126,7 @@ class BrickCollection(nn.ModuleDict):
                 try:
                     _run(bricks, step, values)
                 except Exception as error:
-                    error.add_note(_note(bricks[step.path], values))
+                    explain(error, bricks[step.path], values)
                     raise
         if plan.outputs is not None:
             return {name: values[name] for name in plan.outputs if name in values}
@@ -195,14 +197,16 @@ class BrickCollection(nn.ModuleDict):
         """Return the losses among the outputs by name, to be summed for training.
 
         Sub-losses are left out, and so are losses that another loss brick reads, such as a weighted sum.
+
+        Raises:
+            BrickInputError: A value under the name of a loss is not a floating-point tensor, so no loss brick wrote it.
         """
-        losses = [brick for brick in self.bricks().values() if any(name in named_outputs for name in brick.loss_names)]
-        summed = {read.name for brick in losses for read in brick.reads}
-        names = [name for brick in losses for name in brick.loss_names if name not in summed]
-        return {name: named_outputs[name] for name in names if name in named_outputs}
+        return find_losses(self.bricks().values(), named_outputs)
 
     def summarize(self, reset: bool) -> dict[str, Any]:
         """Compute every metric over the calls since the last reset, by path; metrics that did not run are left out.
+
+        A wrapped module with a method `summarize(reset)` is asked, too; it returns values by name.
 
         Args:
             reset: Reset the metrics afterwards.
@@ -288,10 +292,12 @@ class BrickCollection(nn.ModuleDict):
             huggingface_hub's own errors for repos, revisions and tokens.
         """
         access = Access(token, local_files_only)
-        model: Any = cls._sharing(load_source(source, revision=revision, bricks=bricks, check=check, access=access))
-        return model  # type: ignore[no-any-return]
+        loaded = load_source(source, revision=revision, bricks=bricks, check=check, access=access)
+        return cls._sharing(loaded)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = ()) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = (), exist_ok: bool = True
+    ) -> None:
         """Write the model into a folder, from which `from_pretrained` loads it in any process.
 
         The files of an earlier model in the folder are replaced; other files are kept. If the call fails or is killed,
@@ -302,13 +308,15 @@ class BrickCollection(nn.ModuleDict):
             weights: A tag for the weights, the last part of the model's name.
             refer: Bricks to store as pinned references to where they are published: paths of bricks that were loaded
                 from the Hub or the zoo, or {path: "hf://user/repo/backbone"}.
+            exist_ok: Allow a folder that contains files, as for `save_bricks`.
 
         Raises:
+            FileExistsError: The folder contains files and `exist_ok` is False.
             UnsafeBrickError: A brick wraps an object that is not a registered part.
             BrickMismatchError: A reference is to other weights.
             BrickInputError: `refer` names a brick that is not published.
         """
-        save_model(self.bricks(), folder, weights=weights, refer=refer)
+        save_model(self.bricks(), folder, weights=weights, refer=refer, exist_ok=exist_ok)
 
     def push_to_hub(
         self,
@@ -436,15 +444,8 @@ class BrickCollection(nn.ModuleDict):
         """Set several bricks at once: all of them, or none if they are invalid. A replaced brick keeps its position."""
         tree = {key: bricks[key] for key in bricks}
         added = {path: brick.at_path(path) for path, brick in flatten(tree, self._prefix).items()}
-        tops = {join(self._prefix, key): None for key in tree}
-        merged: dict[str, Brick] = {}
-        for path, brick in self._graph.bricks.items():
-            top = next((top for top in tops if is_inside(path, top)), None)
-            if top is None:
-                merged[path] = brick
-            else:
-                merged |= {path: brick for path, brick in added.items() if is_inside(path, top)}
-        self._graph.replace({**merged, **added})
+        tops = [join(self._prefix, key) for key in tree]
+        self._graph.replace(replace_inside(self._graph.bricks, tops, added))
         self._sync()
 
     def pop(self, key: str) -> Any:
@@ -506,37 +507,9 @@ class BrickCollection(nn.ModuleDict):
         bricks = item.bricks().values() if isinstance(item, BrickCollection) else [item]
         return [brick for brick in bricks if isinstance(brick, BrickModule)]
 
-    def _missing(self, plan: Plan, named_inputs: Mapping[str, Any]) -> MissingInputError:
-        missing = []
-        hints = []
-        producers = owners({path: brick.writes for path, brick in self.bricks().items()}, "write")
-        for name in plan.required:
-            if name not in named_inputs:
-                readers = (
-                    step.path for step in plan.steps if any(r.name == name for r in self._graph.bricks[step.path].reads)
-                )
-                missing.append((name, next(readers)))
-                if name in producers:
-                    hints.append(f"'{name}' is written by brick '{producers[name]}', which these tags leave out.")
-        return MissingInputError(missing, list(named_inputs), " ".join(hints))
-
 
 def _run(bricks: Mapping[str, Brick], step: Step, values: dict[str, Any]) -> None:
     """Run one brick, add its outputs to `values`, and drop the values that no later brick reads."""
     values.update(bricks[step.path](values))
     for name in step.drops:
         values.pop(name, None)
-
-
-def _note(brick: Brick, values: Mapping[str, Any]) -> str:
-    """Name the brick that raised an exception and the shapes of its inputs."""
-    inputs = ", ".join(f"{read.name} {_shape(values.get(read.name))}" for read in brick.reads)
-    return f"In brick '{brick.path}' ({brick.module_name}), inputs: {inputs or 'none'}."
-
-
-def _shape(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{tuple(value.shape)} {value.dtype}"
-    if isinstance(value, (list, tuple)) and len(value) <= 8:
-        return f"[{', '.join(map(_shape, value))}]"
-    return type(value).__name__

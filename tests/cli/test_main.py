@@ -208,8 +208,8 @@ def test_a_user_module_is_imported_first(tmp_path):
         "register_task(Size())\n",
         encoding="utf-8",
     )
-    output = run_python(
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from brickyard.cli.main import main; "
+    output = run_python(  # the working directory is not on the path of a console script
+        f"import os, sys; os.chdir({str(tmp_path)!r}); sys.path.remove(''); from brickyard.cli.main import main; "
         "main(['--import', 'mine', 'info', 'test_resnet_size'])"
     )
     assert "size: task size, 1 classes" in output

@@ -17,8 +17,10 @@ from brickyard import (
     BrickModule,
     BrickTrainable,
     UnsafeBrickError,
+    create_model,
 )
 from brickyard.storage import weights
+from brickyard.storage.sources.uri import locate
 from tests.toys import TinyBackbone, tiny_bricks
 
 FILES = ["backbone.safetensors", "head/classifier.safetensors"]
@@ -287,3 +289,29 @@ def test_a_hash_is_computed_once_and_again_after_any_change(monkeypatch):
         seen.add(weights.weights_sha256(module))
         assert weights.weights_sha256(module) == hashlib.sha256(save(module.state_dict(), {"format": "pt"})).hexdigest()
     assert len(seen) == 1 + len(changes)
+
+
+@pytest.mark.parametrize("save", ["save_bricks", "save_pretrained"])
+def test_both_saves_take_exist_ok_and_a_home(save, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = create_model("test_resnet_cls", num_classes=2)
+    getattr(model, save)("~/deep/model", exist_ok=False)
+    files = contents(tmp_path / "deep" / "model")
+    assert "cls/head.safetensors" in {str(name) for name in files}
+    with pytest.raises(FileExistsError, match=r"is not empty.*exist_ok=True"):
+        getattr(model, save)("~/deep/model", exist_ok=False)
+    (tmp_path / "deep" / "model" / "notes.txt").write_text("mine")
+    getattr(model, save)("~/deep/model", exist_ok=True)
+    assert (tmp_path / "deep" / "model" / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    getattr(model, save)("~/empty", exist_ok=False)
+    model.load_bricks("~/empty")
+
+
+@pytest.mark.parametrize("source", ["~/model", "local-dir:~/model", "~/model/cls", Path("~/model")])
+def test_a_source_in_the_home_of_the_user_is_found(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    create_model("test_resnet_cls", num_classes=2).save_pretrained(tmp_path / "model")
+    assert "cls/head" in BrickCollection.from_pretrained(source).bricks()
+    if str(source) != "~/model/cls":
+        assert locate(source) == f"local-dir:{tmp_path / 'model'}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -34,7 +36,7 @@ class _Commands(click.Group):
     "modules",
     multiple=True,
     metavar="MODULE",
-    help="Import a module that registers custom tasks or parts; repeatable.",
+    help="Module to import that registers custom tasks or parts; repeatable.",
 )
 def main(modules: Sequence[str]) -> None:
     """A zoo of multi-task vision models made of bricks.
@@ -45,11 +47,13 @@ def main(modules: Sequence[str]) -> None:
     brickyard inspect hf://user/repo/seg       show what a stored head is and requires, without its weights
     brickyard swap models/mine seg hf://user/repo/seg      replace a head
     """  # noqa: D301 - click reads the \b
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own folder there
     for module in modules:
         try:
             import_module(module)
         except ImportError as error:
-            hint = "It must be installed, or in a folder on PYTHONPATH."
+            hint = "It must be installed, in the working directory, or in a folder on PYTHONPATH."
             raise click.BadParameter(f"{error}. {hint}", param_hint="--import") from error
 
 

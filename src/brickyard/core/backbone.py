@@ -28,7 +28,8 @@ class BrickBackbone(BrickModule):
         group: See `Brick`.
 
     Raises:
-        BrickInputError: At the call: images of another size than `fixed_size`, which the backbone cannot process.
+        BrickInputError: At the call: images of another size than `fixed_size`, or smaller than the stride of the
+            deepest feature map, if the backbone cannot process them.
     """
 
     style: ClassVar[dict[str, str]] = {"stroke-width": "0px", "fill": "#6D597A"}
@@ -57,11 +58,17 @@ class BrickBackbone(BrickModule):
         try:
             return timm_features(self.model, image)
         except (AssertionError, RuntimeError) as error:
-            if (
-                isinstance(error, torch.OutOfMemoryError)
-                or self.fixed_size is None
-                or tuple(image.shape[-2:]) == tuple(self.fixed_size)
-            ):
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            if image.shape[0] == 0:  # some of timm's models cannot reshape an empty batch
+                features, embedding = timm_features(self.model, image.new_zeros(1, *image.shape[1:]))
+                return tuple(map_[:0] for map_ in features), embedding[:0]
+            deepest = self.provides.features.strides[-1] if self.provides is not None else 1
+            if min(image.shape[-2:]) < deepest:
+                expected = f"images of at least {deepest}x{deepest} pixels, the stride of the deepest feature map"
+                found = f"{image.shape[-2]}x{image.shape[-1]}"
+                raise BrickInputError(f"brick '{self.path}'", expected, found, "Resize them.") from error
+            if self.fixed_size is None or tuple(image.shape[-2:]) == tuple(self.fixed_size):
                 raise
             expected = f"images of {self.fixed_size[0]}x{self.fixed_size[1]} pixels (H x W), which the backbone fixes"
             hint = "Resize them, or create the model with img_size=, or dynamic_img_size=True where timm has it."

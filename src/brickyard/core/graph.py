@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
 from torch import nn
 
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics
-from brickyard.core.names import check_brick_names, join
+from brickyard.core.names import check_brick_names, is_inside, join
 from brickyard.core.plan import Plan, make_plan, owners
 from brickyard.errors import BrickGraphError
 
@@ -63,6 +63,20 @@ def flatten(tree: BrickTree, prefix: str = "") -> dict[str, Brick]:
         TypeError: A value of another type.
     """
     return dict(_flatten(tree, prefix))
+
+
+def replace_inside(
+    bricks: Mapping[str, Brick], prefixes: Iterable[str], added: Mapping[str, Brick]
+) -> dict[str, Brick]:
+    """Return bricks with those at or below some prefixes replaced by others, which take their positions."""
+    merged: dict[str, Brick] = {}
+    for path, brick in bricks.items():
+        top = next((prefix for prefix in prefixes if is_inside(path, prefix)), None)
+        if top is None:
+            merged[path] = brick
+        else:
+            merged |= {path: brick for path, brick in added.items() if is_inside(path, top)}
+    return {**merged, **added}
 
 
 def set_paths(bricks: dict[str, Brick]) -> dict[str, Brick]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from brickyard.core.brick import Brick, InputNames, Tags
+from brickyard.core.names import join, prefix_of
 from brickyard.core.private_names import submodules
 from brickyard.core.tags import Tag
 from brickyard.errors import BrickGraphError
+
+
+@runtime_checkable
+class HasSummary(Protocol):
+    """A module that accumulates values over calls, such as a post-processor that counts."""
+
+    def summarize(self, reset: bool) -> dict[str, Any]: ...
 
 
 class BrickModule(Brick):
@@ -94,6 +102,13 @@ class BrickModule(Brick):
             return self._named(self._call(model, named_inputs))
         with torch.no_grad():
             return self._named(self._call(model, named_inputs))
+
+    def summarize(self, reset: bool) -> dict[str, Any]:
+        """Return what the module's own `summarize(reset)` returns, if it has one, by name under the brick's prefix."""
+        model: Any = self.model
+        if not isinstance(model, HasSummary):
+            return {}
+        return {join(prefix_of(self.path), name): value for name, value in model.summarize(reset).items()}
 
     def freeze(self) -> None:
         """Freeze the parameters and the statistics of normalisation layers, also in training mode."""

@@ -24,7 +24,8 @@ class Preprocessor(nn.Module):
         mean: The mean of each channel, in [0, 1].
         std: The standard deviation of each channel.
 
-    Shape: (B, C, H, W) float in [0, 1], or uint8 in [0, 255] -> (B, C, H, W) in the floating dtype of the module.
+    Shape: (B, C, H, W) float in [0, 1], or uint8 in [0, 255] -> (B, C, H, W) in the floating dtype of the module. With
+    one channel it takes RGB images as well, which become the luma of ITU-R 601-2, as Pillow converts them.
 
     Raises:
         BrickInputError: The shape, number of channels, dtype or range is wrong. The range is checked only on the CPU
@@ -47,7 +48,8 @@ class Preprocessor(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         channels = self.mean.shape[0]
-        if image.ndim != 4 or image.shape[1] != channels:
+        is_colour = channels == 1 and image.ndim == 4 and image.shape[1] == 3
+        if image.ndim != 4 or (image.shape[1] != channels and not is_colour):
             raise BrickInputError("image", f"a tensor (B, {channels}, H, W)", f"the shape {tuple(image.shape)}")
         if image.dtype == torch.uint8:
             image = image.to(self.mean.dtype) / 255
@@ -60,4 +62,7 @@ class Preprocessor(nn.Module):
             if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
                 hint = "Divide by 255, or pass uint8. Do not normalise: the model does."
                 raise BrickInputError("image", "float in [0, 1]", f"values from {low:.4g} to {high:.4g}", hint)
-        return (image.to(self.mean.dtype) - self.mean) / self.std
+        image = image.to(self.mean.dtype)
+        if is_colour:
+            image = 0.299 * image[:, 0:1] + 0.587 * image[:, 1:2] + 0.114 * image[:, 2:3]
+        return (image - self.mean) / self.std

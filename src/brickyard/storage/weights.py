@@ -63,12 +63,22 @@ def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
         FileExistsError: The folder contains files and `exist_ok` is False.
         UnsafeBrickError: A module's state has an object that is not a tensor.
     """
-    folder = Path(folder)
-    if not exist_ok and folder.exists() and any(file.name != PRIVATE for file in folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty. Pass exist_ok=True to replace the bricks in it.")
+    folder = target_folder(folder, exist_ok)
     with replaced_together(folder) as staging:
         for path, module in modules.items():
             write_weights(module, staging.folder / f"{path}{SUFFIX}")
+
+
+def target_folder(folder: str | os.PathLike[str], exist_ok: bool) -> Path:
+    """Return the path of a folder to save to, with `~` as the home of the user.
+
+    Raises:
+        FileExistsError: The folder contains files and `exist_ok` is False.
+    """
+    path = Path(folder).expanduser()
+    if not exist_ok and path.exists() and any(file.name != PRIVATE for file in path.iterdir()):
+        raise FileExistsError(f"{path} is not empty. Pass exist_ok=True to replace the bricks in it.")
+    return path
 
 
 def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]) -> None:
@@ -84,7 +94,7 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
         BrickIntegrityError: A file is truncated or not a safetensors file.
         BrickMismatchError: Keys or shapes differ from those of the modules; nothing was loaded.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.exists():
         raise FileNotFoundError(f"Model directory not found: {folder}")
     if not folder.is_dir():

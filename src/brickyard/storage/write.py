@@ -23,7 +23,7 @@ from brickyard.storage.integrity import sha256_of
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_stored_names, dump
 from brickyard.storage.read import inspect_brick, read_manifest
 from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
-from brickyard.storage.weights import SUFFIX, weights_sha256, write_weights
+from brickyard.storage.weights import SUFFIX, target_folder, weights_sha256, write_weights
 
 Refer = str | Iterable[str] | Mapping[str, str]
 
@@ -54,10 +54,15 @@ class WrittenBrick:
 
 
 def save_model(
-    bricks: Mapping[str, Brick], folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = ()
+    bricks: Mapping[str, Brick],
+    folder: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    refer: Refer = (),
+    exist_ok: bool = True,
 ) -> None:
     """Write a model into a folder; see `BrickCollection.save_pretrained`."""
-    folder = Path(folder)
+    folder = target_folder(folder, exist_ok)
     with replaced_together(folder) as staging:
         old = _manifest_in(folder)  # within the lock, so that no other process changes it
         written = write_bricks(bricks, staging.folder, old.bricks, refer)

@@ -20,6 +20,7 @@ from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
 from brickyard.parts.detection.points import anchors_around, cell_centers
 from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask, one_hot
+from brickyard.parts.detection.torchvision_heads import head_outputs
 
 FINEST = 8  # the stride of the finest map
 _SCALE = 4  # the side of the smallest anchor, in cells
@@ -54,7 +55,7 @@ class RetinaNet(nn.Module):
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.neck(features)
-        outputs = self.head(maps)
+        outputs = head_outputs(self.head, maps)
         centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
         anchors = anchors_around(centers, [_shapes(stride) for stride in self.strides])
         logits = outputs["cls_logits"]

@@ -21,6 +21,7 @@ from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwi
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.points import anchors_around, cell_centers, levels_from
 from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask
+from brickyard.parts.detection.torchvision_heads import head_outputs
 
 FINEST = 16  # the stride of the finest map
 _EXTRA = 2  # the number of maps added to the backbone's
@@ -63,7 +64,7 @@ class SSDLite(nn.Module):
         maps = [features[level] for level in self.levels]
         for layer in self.extra:
             maps.append(layer(maps[-1]))
-        outputs = self.head(maps)
+        outputs = head_outputs(self.head, maps)
         centers = cell_centers(maps, self.strides, image.shape[-2:], len(self.levels))
         anchors = anchors_around(centers, [_shapes(stride) for stride in self.strides])
         logits = outputs["cls_logits"]

@@ -1,6 +1,6 @@
 """The forms in which a user names the source of a model or of a brick in it.
 
-path/to/model, path/to/model/seg, local-dir:path     a folder, or a brick or head in it
+path/to/model, path/to/model/seg, local-dir:path     a folder, or a brick or head in it; `~` is the home of the user
 tf_efficientnet_lite0_cls.in1k                       a model of the zoo
 zoo://tf_efficientnet_lite0_cls.in1k/cls             a brick or head in it
 hf://user/repo@rev/seg, hf-hub:user/repo@rev         a repo of the Hub, or a brick or head in it; @rev is optional
@@ -37,8 +37,8 @@ def locate(source: str | os.PathLike[str]) -> str:
 
     A folder takes precedence over the name of a model only if it contains a model; a `Path` is never a name.
     """
-    text = os.fspath(source)
-    path = text.removeprefix("local-dir:")
+    text = os.path.expanduser(source)
+    path = os.path.expanduser(text.removeprefix("local-dir:"))
     if text.endswith((_LOCK, ".onnx")) and not is_source(text.removesuffix(_LOCK)):
         return os.path.abspath(text)
     is_folder = path != text or not isinstance(source, str) or current(Path(text), MANIFEST).is_file()
@@ -63,7 +63,7 @@ def open_source(
         UnsafeBrickError: The path in the model is not a valid name of a brick.
         huggingface_hub's HfUriError: A malformed URI.
     """
-    text = os.fspath(source)
+    text = os.path.expanduser(source)
     for scheme, open_scheme in _SCHEMES.items():
         if text.startswith(scheme):
             return open_scheme(text.removeprefix(scheme), revision, access)
@@ -90,7 +90,7 @@ def _without_scheme(text: str, is_path: bool, revision: str | None, access: Acce
 
 
 def _folder_source(path: str, _revision: str | None, access: Access) -> tuple[Files, str]:
-    return _folder(Path(path), access)
+    return _folder(Path(path).expanduser(), access)
 
 
 def _zoo(text: str, _revision: str | None, access: Access) -> tuple[Files, str]:
