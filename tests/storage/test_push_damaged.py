@@ -25,7 +25,7 @@ def test_a_damaged_repo_is_refused_with_an_error_of_ours(damage, stored, hub, tm
     with within(20), pytest.raises(BrickError) as caught:
         BrickCollection.from_pretrained(REPO)
     assert len(str(caught.value)) > 20
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"hf"}  # the cache; nothing was unpickled
     hub.put(REPO, stored)
     BrickCollection.from_pretrained(REPO)
 

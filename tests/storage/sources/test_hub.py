@@ -1,6 +1,7 @@
 """The limits around huggingface_hub's client: time, sizes and names, against a server that lies."""
 
 import math
+import threading
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import get_session
 
 from brickyard import (
     BrickCollection,
@@ -100,6 +102,26 @@ def test_without_a_connection_the_files_of_an_earlier_download_are_used(hub, pus
     hub.fault("*", times=math.inf, cut_off=True)
     assert_equal(BrickCollection.from_pretrained(REPO), pushed)
     assert "earlier download" in caplog.text
+
+
+def test_several_threads_share_the_client_and_have_limits_of_their_own(hub, pushed):
+    hub.fault(f"*/{HEAD_WEIGHTS}", method="HEAD", times=1, headers={"X-Linked-Size": LARGE})
+    results = []
+
+    def load():
+        try:
+            results.append(BrickCollection.from_pretrained(REPO))
+        except BrickIntegrityError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [type(result) for result in results].count(BrickIntegrityError) == 1
+    hooks = get_session().event_hooks
+    assert hooks["request"].count(limits._on_request) == hooks["response"].count(limits._on_response) == 1
 
 
 def test_the_client_s_own_errors_pass(hub):

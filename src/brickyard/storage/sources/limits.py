@@ -8,6 +8,7 @@ huggingface_hub shares, and act only within `limited`, in the thread that entere
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ class _Limits:
             self._deadline = time.monotonic() + self._patience
 
 
+_setting_hooks = threading.Lock()
 _active: ContextVar[_Limits | None] = ContextVar("brickyard_hub_limits", default=None)
 
 
@@ -154,10 +156,11 @@ def pushing(what: str) -> Iterator[None]:
 
 @contextmanager
 def _hooked(limits: _Limits) -> Iterator[None]:
-    hooks = get_session().event_hooks
-    for event, hook in (("request", _on_request), ("response", _on_response)):
-        if hook not in hooks[event]:
-            hooks[event].append(hook)
+    with _setting_hooks:
+        hooks = get_session().event_hooks
+        for event, hook in (("request", _on_request), ("response", _on_response)):
+            if hook not in hooks[event]:
+                hooks[event].append(hook)
     limits.is_unanswered = False
     token = _active.set(limits)
     try:
