@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from brickyard.core.brick import Brick, Tags, as_tags
-from brickyard.core.call_errors import explain, missing_inputs
+from brickyard.core.calls import explain, missing_inputs, run_step
 from brickyard.core.compiling import constant_result, not_compiled
 from brickyard.core.graph import BrickGraph, BrickTree, flatten, replace_inside, set_paths
 from brickyard.core.losses import find_losses
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
-from brickyard.core.plan import Plan, Step, make_plan
+from brickyard.core.plan import Plan, make_plan
 from brickyard.core.private_names import submodules
 from brickyard.errors import BrickError, nearest
 from brickyard.recipe.labels import check_labels, labels_of_model
@@ -119,12 +119,12 @@ class BrickCollection(nn.ModuleDict):
         bricks = self._graph.bricks
         if torch.compiler.is_compiling():  # Dynamo cannot break the graph, as at a metric, within a try block
             for step in plan.steps:
-                _run(bricks, step, values)
+                run_step(bricks, step, values)
         else:
             self._check_labels(named_inputs, plan.reads)
             for step in plan.steps:
                 try:
-                    _run(bricks, step, values)
+                    run_step(bricks, step, values)
                 except Exception as error:
                     explain(error, bricks[step.path], values)
                     raise
@@ -204,9 +204,7 @@ class BrickCollection(nn.ModuleDict):
         return find_losses(self.bricks().values(), named_outputs)
 
     def summarize(self, reset: bool) -> dict[str, Any]:
-        """Compute every metric over the calls since the last reset, by path; metrics that did not run are left out.
-
-        A wrapped module with a method `summarize(reset)` is asked, too; it returns values by name.
+        """Compute every metric since the last reset, by path, and what a module's own `summarize(reset)` returns.
 
         Args:
             reset: Reset the metrics afterwards.
@@ -258,8 +256,6 @@ class BrickCollection(nn.ModuleDict):
         """
         load_bricks(self._stored(), path_model_folder)
 
-    # Stored models: thin methods over `brickyard.storage`
-
     @classmethod
     def from_pretrained(
         cls,
@@ -292,8 +288,7 @@ class BrickCollection(nn.ModuleDict):
             huggingface_hub's own errors for repos, revisions and tokens.
         """
         access = Access(token, local_files_only)
-        loaded = load_source(source, revision=revision, bricks=bricks, check=check, access=access)
-        return cls._sharing(loaded)
+        return cls._sharing(load_source(source, revision=revision, bricks=bricks, check=check, access=access))
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = (), exist_ok: bool = True
@@ -416,8 +411,6 @@ class BrickCollection(nn.ModuleDict):
         """
         return lock_model(self.bricks(), file)
 
-    # Dictionary
-
     def __getitem__(self, key: str) -> Any:
         child: Any = self
         for name in key.split("/"):
@@ -503,13 +496,5 @@ class BrickCollection(nn.ModuleDict):
         return {path: module for path, module in modules.items() if module is not None and module.state_dict()}
 
     def _modules_at(self, path: str) -> list[BrickModule]:
-        item = self[path]
-        bricks = item.bricks().values() if isinstance(item, BrickCollection) else [item]
-        return [brick for brick in bricks if isinstance(brick, BrickModule)]
-
-
-def _run(bricks: Mapping[str, Brick], step: Step, values: dict[str, Any]) -> None:
-    """Run one brick, add its outputs to `values`, and drop the values that no later brick reads."""
-    values.update(bricks[step.path](values))
-    for name in step.drops:
-        values.pop(name, None)
+        bricks = {"": item} if isinstance(item := self[path], Brick) else item.bricks()
+        return [brick for brick in bricks.values() if isinstance(brick, BrickModule)]

@@ -1,4 +1,4 @@
-"""Errors of a call of a collection: absent inputs, and exceptions of bricks."""
+"""One step of a call of a collection, and its errors: absent inputs, and exceptions of bricks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import Any
 import torch
 
 from brickyard.core.brick import Brick
-from brickyard.core.plan import Plan, owners
+from brickyard.core.plan import Plan, Step, owners
 from brickyard.errors import BrickInputError, MissingInputError
 
 _ONE_VALUE = "Expected more than 1 value per channel when training"  # torch's message of BatchNorm; it has no own class
+
+
+def run_step(bricks: Mapping[str, Brick], step: Step, values: dict[str, Any]) -> None:
+    """Run one brick, add its outputs to `values`, and drop the values that no later brick reads."""
+    values.update(bricks[step.path](values))
+    for name in step.drops:
+        values.pop(name, None)
 
 
 def missing_inputs(plan: Plan, bricks: Mapping[str, Brick], named_inputs: Mapping[str, Any]) -> MissingInputError:
