@@ -4,7 +4,7 @@ from torch import nn
 
 from brickyard import UnknownNameError, create_model, model_info
 from brickyard.recipe.build import build
-from brickyard.storage.read import build_on_meta
+from brickyard.storage.meta import build_on_meta
 from tests.toys import SOURCE
 
 NAME = "tf_efficientnet_lite0_cls.in1k"

@@ -17,7 +17,8 @@ from brickyard.parts.backbones import TimmNames, timm_tags
 from brickyard.recipe.build import build
 from brickyard.recipe.inspection import BACKBONE, head_metadata, heads_of, images_of, provided_by, recipe_of
 from brickyard.recipe.names import parse_name
-from brickyard.storage.read import build_on_meta, read_bricks
+from brickyard.storage.meta import build_on_meta
+from brickyard.storage.read import read_bricks
 from brickyard.storage.sources.files import Files
 from brickyard.storage.sources.uri import is_source, locate, open_source
 from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders

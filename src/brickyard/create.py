@@ -52,6 +52,7 @@ def create_model(
     in_chans: int | None = None,
     bricks: Mapping[str, str] | None = None,
     loss_weights: LossWeights = None,
+    rename: bool = False,
     **options: Any,
 ) -> BrickCollection:
     """Build a model.
@@ -73,12 +74,15 @@ def create_model(
             the Hub organisation in `BRICKYARD_HUB` ("brickyard" by default), else timm's own for the backbone, with
             fresh heads (and timm's classifier, unless another number of classes is asked for). The source is logged.
         num_classes: A number for a model of one head, otherwise {head: number}; by default that of the weights.
-        labels: The class names, as for `num_classes`.
+        labels: The class names, as for `num_classes`. Trained weights of a class follow its name, in any order; a name
+            that the weights do not have starts with fresh weights, with a warning. Weights whose classes have no names
+            but numbers take these names.
         in_chans: The number of channels of the image, by default that of the weights. Pretrained weights are adapted as
             timm does.
         bricks: Sources of single bricks or heads, such as {"seg": "hf://user/repo/seg"}, see `BrickCollection.swap`.
         loss_weights: Add the heads' losses to one, `loss`: {head: weight}, 1 for heads that are not named, or "learned"
             for uncertainty weighting (Kendall et al. 2018, https://arxiv.org/abs/1705.07115).
+        rename: `labels` are other names of the same classes in the same order, so that all trained weights stay.
         **options: Further arguments of `timm.create_model`, such as `drop_path_rate=0.1`.
 
     Returns:
@@ -97,7 +101,7 @@ def create_model(
         >>> sorted(model)
         ['backbone', 'cls', 'preprocessor']
     """
-    changes = Changes(num_classes, labels, in_chans, loss_weights, options)
+    changes = Changes(num_classes, labels, in_chans, loss_weights, rename, options)
     if isinstance(backbone, nn.Module):
         if name is not None or pretrained:
             raise BrickInputError(

@@ -22,9 +22,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+_MOST_CHARACTERS = 4000  # of a message: names and values in it may come from a damaged file
+_MOST_PROBLEMS = 20  # in a message
+
 
 class BrickError(Exception):
     """The base class of all errors that brickyard raises."""
+
+    def __str__(self) -> str:
+        text, half = self._text(), _MOST_CHARACTERS // 2
+        return text if len(text) <= _MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+
+    def _text(self) -> str:
+        return super().__str__()
 
 
 class UnknownNameError(BrickError, ValueError):
@@ -40,7 +50,7 @@ class UnknownNameError(BrickError, ValueError):
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         super().__init__(kind, name, tuple(known), hint)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         kind, name, known, hint = self.args
         return " ".join(filter(None, [f"Unknown {kind} '{name}'.", nearest(name, known), hint]))
 
@@ -61,7 +71,7 @@ class MissingInputError(BrickError, KeyError):
     def __init__(self, missing: Sequence[tuple[str, str]], given: Iterable[str], hint: str = "") -> None:
         super().__init__(tuple(missing), tuple(given), hint)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         missing, given, hint = self.args
         wants = "; ".join(f"brick '{path}' reads '{name}'" for name, path in missing)
         close = [f"For '{name}': {near}" for name, _ in missing if (near := nearest(name, given))]
@@ -81,7 +91,7 @@ class BrickInputError(BrickError, ValueError):
     def __init__(self, location: str, expected: str, found: str, hint: str = "") -> None:
         super().__init__(location, expected, found, hint)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         location, expected, found, hint = self.args
         return f"{location}: expected {expected}, found {found}. {hint}".strip()
 
@@ -117,8 +127,10 @@ class BrickMismatchError(BrickError, ValueError):
         """One sentence per mismatch."""
         return list(self.args[1])
 
-    def __str__(self) -> str:
-        return "\n  - ".join([f"{self.args[0]}:", *self.problems])
+    def _text(self) -> str:
+        more = len(self.problems) - _MOST_PROBLEMS
+        shown = [*self.problems[:_MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        return "\n  - ".join([f"{self.args[0]}:", *shown])
 
 
 class BrickIntegrityError(BrickError, OSError):
@@ -148,7 +160,7 @@ class MissingExtraError(BrickError, ImportError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(feature, extra)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         feature, extra = self.args
         return f"{feature} needs the extra '{extra}'. Install it with: pip install 'brickyard[{extra}]'"
 

@@ -18,7 +18,7 @@ def saved(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "failing", ["brickyard.storage.write.write_weights", "brickyard.storage.write.dump", "pathlib.Path.rename"]
+    "failing", ["brickyard.storage.write.write_weights", "brickyard.storage.write.manifest_text", "pathlib.Path.rename"]
 )
 def test_a_save_that_fails_leaves_the_folder_as_it_was(failing, saved, monkeypatch):
     before = contents(saved)

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from brickyard import BrickCollection, BrickMismatchError, BrickModule, UnsafeBrickError
-from brickyard.storage.weights import assign_weights, read_weights, uninitialised, write_weights
+from brickyard.storage.tensor_file import read_weights
+from brickyard.storage.weights import assign_weights, uninitialised, write_weights
 from tests.toys import TinyBackbone, tiny_bricks
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from brickyard.data.batches import TrainingOrder
-from brickyard.storage.weights import read_weights
+from brickyard.storage.tensor_file import read_weights
 from tests.runs import UNLABELLED, UNLABELLED_IN_VAL, train_in_parts
 from tests.toys import ROOT
 

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self, final, get_args
 ResizeMode = Literal["squash", "letterbox"]
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 
+from brickyard.errors import BrickInputError
+
 
 @final
 @dataclass(frozen=True)
@@ -96,6 +98,27 @@ class BackboneSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
         return asdict(self)
+
+
+def check_labels(labels: Any, location: str, *, distinct: bool = True) -> tuple[str, ...]:
+    """Return class names as a tuple.
+
+    Args:
+        labels: The class names.
+        location: The head or file that they are of, for errors.
+        distinct: Refuse equal names. Files may have them: ImageNet has two classes "crane".
+
+    Raises:
+        BrickInputError: They are not a list of texts, or two are equal.
+    """
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
+        raise BrickInputError(f"labels of {location}", "a list of names", repr(labels)[:100])
+    if wrong := [label for label in labels if not isinstance(label, str)]:
+        raise BrickInputError(f"labels of {location}", "names that are text", repr(wrong[0])[:100])
+    if distinct and len(set(labels)) < len(labels):
+        twice = next(label for index, label in enumerate(labels) if label in labels[:index])
+        raise BrickInputError(f"labels of {location}", "names that differ", f"{twice[:100]!r} twice")
+    return tuple(labels)
 
 
 @final

@@ -7,12 +7,18 @@ in another process, without running code from anywhere but the registry.
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar, final
 
-from brickyard.errors import UnknownNameError
+import torch
+from torch import Tensor, nn
+
+from brickyard.errors import BrickInputError, UnknownNameError
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -82,6 +88,7 @@ _WRAPPERS = {
 }
 _registered: dict[str, Callable[..., Any]] = {}  # by `register_part`
 _RECORD = "_brickyard_part"
+_ABSENT = object()
 
 
 @final
@@ -91,11 +98,46 @@ class Part:
 
     Attributes:
         type: The registered name.
-        args: The keyword arguments of the factory; JSON values.
+        args: The keyword arguments of the factory; JSON values. An argument that the part has as an attribute has its
+            present value.
     """
 
     type: str
     args: dict[str, Any]
+
+
+@final
+@dataclass(frozen=True)
+class _Record:
+    """What `create_part` records on a part.
+
+    Attributes:
+        type: The registered name.
+        args: The arguments that it was built with.
+        known: The value that each argument had as an attribute of the part once it was built, and its argument.
+        inner: The part that an adapter wraps.
+    """
+
+    type: str
+    args: dict[str, Any]
+    known: dict[str, tuple[Any, Any]]
+    inner: Any = None
+
+    def present(self, part: Any) -> Part:
+        args = dict(self.args)
+        for name, (built, argument) in self.known.items():
+            now = _plain(part, name)
+            if _is_same(built, now):
+                continue
+            new = now.flatten().tolist() if isinstance(now, Tensor) else now
+            was = built.flatten().tolist() if isinstance(built, Tensor) else built
+            if now is _ABSENT or not _is_close(was, argument):
+                expected = f"'{name}' as it was built, since the part keeps it in another form than its argument"
+                hint = f"Build it with create_part('{self.type}', {name}=...)."
+                raise BrickInputError(f"part '{self.type}'", expected, "another value", hint)
+            args[name] = new
+        inner = None if self.inner is None else part_of(self.inner)
+        return Part(self.type, args if inner is None else {"wraps": {"type": inner.type, "args": inner.args}, **args})
 
 
 def register_part(name: str) -> Callable[[Factory], Factory]:
@@ -141,22 +183,76 @@ def create_part(name: str, /, **args: Any) -> Any:
     if name not in _registered and name not in _BUILT_IN:
         hint = "Parts of your own are registered with `register_part`."
         raise UnknownNameError("part", name, {**_BUILT_IN, **_registered}, hint)
-    part = (_registered.get(name) or _load(_BUILT_IN[name]))(**args)
-    setattr(part, _RECORD, Part(name, args))
+    factory = _registered.get(name) or _load(_BUILT_IN[name])
+    part = factory(**args)
+    arguments = {**_defaults(factory), **args}
+    known = {key: (value, arguments[key]) for key in arguments if (value := _plain(part, key)) is not _ABSENT}
+    setattr(part, _RECORD, _Record(name, args, known))
     return part
 
 
 def wrapped_part(name: str, inner: Any, /, **args: Any) -> Any:
     """Wrap an object in an adapter, and record how, if the object is a part itself."""
     part = _load(_WRAPPERS[name])(inner, **args)
-    if (record := part_of(inner)) is not None:
-        setattr(part, _RECORD, Part(name, {"wraps": {"type": record.type, "args": record.args}, **args}))
+    if part_of(inner) is not None:
+        setattr(part, _RECORD, _Record(name, args, {}, inner))
     return part
 
 
 def part_of(built: object) -> Part | None:
-    """Return how an object was built, None if not by `create_part`."""
-    return getattr(built, _RECORD, None)
+    """Return how an object like this one is built, None if it was not built by `create_part`.
+
+    Raises:
+        BrickInputError: An attribute was set to a value that no argument gives.
+    """
+    record: _Record | None = getattr(built, _RECORD, None)
+    return None if record is None else record.present(built)
+
+
+@functools.cache
+def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the optional arguments of a factory."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # some builtins have no signature
+        return {}
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+def _plain(part: Any, name: str) -> Any:
+    """Return a copy of an attribute that is a JSON value, or a tensor that is no weight; `_ABSENT` for any other."""
+    value = getattr(part, name, _ABSENT)
+    if isinstance(value, Tensor):
+        is_weight = isinstance(value, nn.Parameter) or (isinstance(part, nn.Module) and name in part.state_dict())
+        return _ABSENT if is_weight else value.detach().clone()
+    return _as_json(value)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        values = [_as_json(each) for each in value]
+        return _ABSENT if any(each is _ABSENT for each in values) else values
+    if isinstance(value, dict):
+        values = [_as_json(each) for each in value.values()]
+        return _ABSENT if any(each is _ABSENT for each in values) else dict(zip(value, values, strict=True))
+    return value if value is None or isinstance(value, (bool, int, float, str)) else _ABSENT
+
+
+def _is_same(built: Any, now: Any) -> bool:
+    """Return whether a value is as it was built, up to a conversion of the module's dtype or device."""
+    if isinstance(built, Tensor) and isinstance(now, Tensor):
+        return built.is_meta or now.is_meta or torch.equal(built.to(now), now)
+    return not isinstance(built, Tensor) and not isinstance(now, Tensor) and bool(built == now)
+
+
+def _is_close(value: Any, argument: Any) -> bool:
+    """Return whether an attribute is an argument as it was given, up to the precision of float32."""
+    argument = _as_json(argument)
+    if isinstance(value, list) and isinstance(argument, list):
+        return len(value) == len(argument) and all(map(_is_close, value, argument))
+    if isinstance(value, float) and isinstance(argument, (int, float)):
+        return math.isclose(value, argument, rel_tol=1e-6)
+    return bool(value == argument)
 
 
 def _load(entry: str) -> Callable[..., Any]:

@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
+import torch
+
 from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.graph import flatten, set_paths
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside
+from brickyard.core.specs import check_labels
 from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import adapt_to_channels
 from brickyard.recipe.build import build, head_bricks, loss_sum
 from brickyard.recipe.inspection import provided_by, recipe_of
 from brickyard.recipe.recipe import HeadRecipe, Recipe
+from brickyard.storage.class_rows import rows_by_name
 
 NumClasses = int | Mapping[str, int] | None
 Labels = Sequence[str] | Mapping[str, Sequence[str]] | None
@@ -32,6 +36,7 @@ class Changes:
     labels: Labels = None
     in_chans: int | None = None
     loss_weights: LossWeights = None
+    rename: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -101,10 +106,51 @@ def change_trained(stored: Mapping[str, Brick], changes: Changes, what: str) -> 
     bricks = change_bricks(stored, changes, what)
     for path, brick in bricks.items():
         before = stored.get(path)
-        is_new = brick is not before and brick.module is not None and brick.module.state_dict()
-        if is_new and not _copy_weights(brick, before, in_chans):
+        if brick is before or brick.module is None or not brick.module.state_dict():
+            continue
+        if before is not None and _has_other_classes(brick, before, changes.rename):
+            is_known = _copy_rows(brick, before, bricks)
+        else:
+            is_known = _copy_weights(brick, before, in_chans)
+        if not is_known:
             warn_fresh(path)
     return bricks
+
+
+def _has_other_classes(brick: Brick, stored: Brick, is_renamed: bool) -> bool:
+    """Return whether the rows of a stored head are those of other classes, or of the same in another order."""
+    if brick.head is None or stored.head is None or brick.head.labels == stored.head.labels:
+        return False
+    before = stored.head.labels
+    is_unnamed = before == tuple(map(str, range(len(before)))) and not set(brick.head.labels) & set(before)
+    return len(brick.head.labels) != len(before) or not (is_renamed or is_unnamed)
+
+
+def _copy_rows(brick: Brick, stored: Brick, bricks: Mapping[str, Brick]) -> bool:
+    """Copy the rows of the classes that a new head shares with a stored one; return whether there are any."""
+    backbone = provided_by(bricks)
+    if brick.head is None or stored.head is None or backbone is None or brick.module is None or stored.module is None:
+        return False
+    labels, before = brick.head.labels, stored.head.labels
+    if not set(labels) & set(before):
+        return False
+    name, _, key = brick.path.rpartition("/")
+    with torch.device("meta"):
+        larger = head_bricks(backbone, HeadRecipe(name, stored.head.task, stored.head.variant, len(before) + 1))[key]
+    rows = rows_by_name(
+        brick.module.state_dict(), stored.module.state_dict(), larger.module.state_dict(), labels, before
+    )
+    if rows is None:
+        return False
+    brick.module.load_state_dict(rows)
+    metadata = dict(stored.metadata)
+    if fresh := [label for label in labels if label not in before]:
+        metadata = {key: value for key, value in metadata.items() if key not in ("metrics", "measured")}
+        what = f"{fresh[:5]}{' ...' if len(fresh) > 5 else ''}"
+        warnings.warn(f"'{brick.path}' starts with fresh weights for the classes {what}.", stacklevel=6)
+    brick.metadata = {**metadata, **brick.metadata}
+    _freeze_like(brick, stored)
+    return True
 
 
 def warn_fresh(what: str) -> None:
@@ -133,9 +179,9 @@ def _change_head(head: HeadRecipe, number: int | None, names: Sequence[str] | No
     if number is not None and number < 1:
         raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{number}")
     if names is not None:
-        if not names or isinstance(names, str):
-            raise BrickInputError(f"labels of '{head.name}'", "a list of names", repr(names))
-        return replace(head, labels=tuple(names), num_classes=len(names) if number is None else number)
+        return replace(
+            head, labels=check_labels(names, f"'{head.name}'"), num_classes=len(names) if number is None else number
+        )
     if number is not None and number != head.num_classes:
         return replace(head, num_classes=number, labels=None)  # the names belong to the other classes
     return head
@@ -168,6 +214,10 @@ def _copy_weights(brick: Brick, stored: Brick | None, in_chans: int | None) -> b
         return False
     brick.module.load_state_dict(weights)
     brick.metadata = {**stored.metadata, **brick.metadata}
+    _freeze_like(brick, stored)
+    return True
+
+
+def _freeze_like(brick: Brick, stored: Brick) -> None:
     if isinstance(brick, BrickModule) and isinstance(stored, BrickModule) and not stored.trainable:
         brick.freeze()
-    return True

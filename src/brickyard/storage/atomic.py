@@ -2,28 +2,40 @@
 
 New files are written into `.brickyard/new-<random>`. Renaming that folder to `.brickyard/commit` commits the change:
 `current` finds the files there until each is moved to its target. The next writer finishes the moves of a process that
-was killed, and removes uncommitted files.
+was killed, and removes uncommitted files. Files are flushed to disk before the commit, and folders after each renaming,
+so that a power failure leaves the old files or the new ones, too.
 """
 
 from __future__ import annotations
 
+import errno
+import glob
+import itertools
 import os
+import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import final
+from typing import Any, TypeVar, final
 from uuid import uuid4
 
-from brickyard.errors import BrickError, UnsafeBrickError
+from brickyard.errors import BrickError, BrickIntegrityError, UnsafeBrickError
 from brickyard.storage.locks import exclusive_lock
+from brickyard.storage.regular import read_regular
+
+Read = TypeVar("Read")
 
 PRIVATE = ".brickyard"
 _COMMIT = "commit"
 _REMOVED = ".removed"  # in the commit: the names of the files to remove
 _LOCK = "lock"
+_ATTEMPTS = 3  # to read files while they are being replaced, before writers have to wait
+_PATIENCE = 60  # seconds of further attempts where no lock is possible
+_ABANDONED = 24 * 3600  # seconds after which a temporary file is that of a process that was killed
 
 
 @final
@@ -53,6 +65,7 @@ def replaced_together(folder: Path) -> Iterator[Staging]:
 
     Raises:
         UnsafeBrickError: A parent of a file is a link out of `folder`, or is a file; nothing has changed.
+        PermissionError: A file cannot be written in its folder; nothing has changed.
     """
     private = folder / PRIVATE
     is_new = not folder.exists()
@@ -67,7 +80,9 @@ def replaced_together(folder: Path) -> Iterator[Staging]:
             try:
                 yield Staging(staged)
                 _check_targets(staged, folder)
+                _flush_tree(staged)
                 staged.rename(private / _COMMIT)
+                _flush(private)
                 _finish(folder)
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
@@ -82,6 +97,53 @@ def current(folder: Path, name: str) -> Path:
     if commit.exists() and ((commit / name).exists() or name in _removed_in(commit)):
         return commit / name
     return folder / name
+
+
+def read_whole(folder: Path, state: Callable[[], Any], read: Callable[[], Read]) -> Read:
+    """Read several files of a folder as of one committed change, while other processes may be writing.
+
+    They are read again if they changed meanwhile; if they change again and again, while the writers wait.
+
+    Args:
+        folder: The folder.
+        state: Returns a value that differs after each change.
+        read: Reads the files; it may raise or return anything if they change.
+
+    Raises:
+        BrickIntegrityError: The files change all the time, and the folder cannot be written, so that no
+            lock is possible.
+    """
+    end = time.monotonic() + _PATIENCE
+    for attempt in itertools.count():
+        before, is_unfinished = state(), (folder / PRIVATE / _COMMIT).exists()
+        try:
+            result = read()
+        except (BrickError, OSError):
+            if state() == before and (not is_unfinished or attempt >= _ATTEMPTS):
+                raise
+        else:
+            if state() == before:
+                return result
+        if attempt >= _ATTEMPTS:
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(_locked(folder / PRIVATE))
+                except OSError:  # a read-only folder
+                    if time.monotonic() > end:
+                        raise BrickIntegrityError(f"{folder} changes while it is read. Load it again.") from None
+                else:
+                    return read()
+        time.sleep(random.uniform(0, 0.01))
+    raise AssertionError
+
+
+def identity(file: Path) -> tuple[int, ...] | None:
+    """Return values that differ when a file was replaced, None without a file; moving it does not change them."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def removed(folder: Path) -> set[str]:
@@ -99,6 +161,10 @@ def write_atomically(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file could not be written; an existing file at `path` is unchanged.
     """
+    for abandoned in path.parent.glob(f".{glob.escape(path.name)}-*"):  # by a process that was killed
+        with suppress(OSError):
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(abandoned)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         temp = Path(folder) / path.name
         try:
@@ -159,16 +225,31 @@ def _finish(folder: Path) -> None:
     for name in removed(folder):
         (folder / name).unlink(missing_ok=True)
         _remove_if_empty((folder / name).parent)
-    for file in _files(commit):
-        target = folder / file.relative_to(commit)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, target)
+    _move_into(commit, folder)
     shutil.rmtree(commit, ignore_errors=True)
+
+
+def _move_into(source: Path, folder: Path) -> None:
+    """Move the content of a folder into another one; subfolders that do not exist there are moved as a whole."""
+    for item in sorted(source.iterdir()):
+        target = folder / item.name
+        if item.is_dir() and target.is_dir():
+            _move_into(item, target)
+        elif item.name != _REMOVED:
+            os.replace(item, target)
+    _flush(folder)
+
+
+def _flush_tree(folder: Path) -> None:
+    """Flush a folder and all that is in it to disk."""
+    for path in folder.rglob("*"):
+        _flush(path)
+    _flush(folder)
 
 
 def _removed_in(staged: Path) -> set[str]:
     file = staged / _REMOVED
-    return set(file.read_text(encoding="utf-8").split("\n")) if file.exists() else set()
+    return set(read_regular(file).decode().split("\n")) if file.exists() else set()
 
 
 def _files(staged: Path) -> list[Path]:
@@ -186,3 +267,6 @@ def _check_targets(staged: Path, folder: Path) -> None:
             raise UnsafeBrickError(
                 f"{target} is outside of {folder}, or blocked by a file or folder: nothing was written."
             )
+        existing = next(path for path in (parent, *parent.parents) if path.exists())
+        if not os.access(existing, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, "The folder cannot be written, so nothing was", str(existing))

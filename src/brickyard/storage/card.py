@@ -13,7 +13,7 @@ from brickyard.core.names import prefix_of
 from brickyard.errors import BrickError
 from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import Manifest
-from brickyard.storage.read import build_on_meta
+from brickyard.storage.meta import build_on_meta
 from brickyard.tasks.registry import TASKS
 
 CARD = "README.md"

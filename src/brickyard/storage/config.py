@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -14,11 +14,12 @@ from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics, BrickMetricSingle
 from brickyard.core.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo
+from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, check_labels
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, UnsafeBrickError
 from brickyard.parts.registry import create_part, part_of
-from brickyard.storage.manifest import FORMAT, check_bounded
+from brickyard.storage.manifest import FORMAT, MAX_NUMBER, check_bounded
+from brickyard.storage.wrappers import unwrapped
 
 _KINDS: dict[str, type[Brick]] = {
     kind.__name__: kind
@@ -36,6 +37,8 @@ _KINDS: dict[str, type[Brick]] = {
 _HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode")
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
+_TIMM_NUMBER = 65_536  # the largest option of timm, such as an image's side or a number of layers
+_MOST_NAMES = 1000  # inputs, outputs or tags of a brick
 _MAX_MODULES = 10_000  # arguments that ask for more would take the memory and time of the machine
 
 
@@ -90,7 +93,7 @@ def describe(brick: Brick) -> dict[str, Any]:
     if reserved:
         expected = f"metadata without the fields of a brick's file, {sorted(_FIELDS)}"
         raise BrickInputError(f"brick '{brick.path}'", expected, f"{reserved}", "Rename these keys.")
-    part = part_of(brick.wrapped)
+    part = part_of(unwrapped(brick.wrapped))
     kind = type(brick).__name__
     if part is None or _KINDS.get(kind) is not type(brick):
         raise UnsafeBrickError(
@@ -108,6 +111,7 @@ def describe(brick: Brick) -> dict[str, Any]:
         config["trainable"] = brick.trainable
     config |= names
     if brick.head is not None:
+        check_labels(brick.head.labels, f"brick '{brick.path}'", distinct=False)
         config |= brick.head.to_json()
     if brick.provides is not None:
         config["provides"] = brick.provides.to_json()
@@ -125,8 +129,13 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
         for name, is_right in _IS_RIGHT.items():
             if config.get(name) is not None and not is_right(config[name]):
                 raise TypeError(f"unexpected type of '{name}': {str(config[name])[:100]}")
-        if "task" in config and (config["labels"] is None or config["variant"] is None):
-            raise TypeError("a head must have labels and a variant")
+        for name in ("inputs", "outputs", "tags"):
+            if len(config[name]) > _MOST_NAMES:
+                raise UnsafeBrickError(
+                    f"{location}: expected at most {_MOST_NAMES} names in '{name}', found {len(config[name])}."
+                )
+        if "task" in config:
+            _check_head(config, location)
         if (stored := config.get("weights")) is not None:
             _check_types(stored, sha256=str | None, size=int | None)
         if (needs := (config.get("requires") or {}).get("backbone")) is not None:
@@ -137,6 +146,21 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
             _check_types(gives, embedding=int)
             _check_types(gives["features"], channels=list, strides=list)
             _check_types(gives["input"], channels=int, mean=list, std=list)
+
+
+def _check_head(config: Mapping[str, Any], location: str) -> None:
+    if config["labels"] is None or config["variant"] is None:
+        raise TypeError("a head must have labels and a variant")
+    labels = check_labels(config["labels"], location, distinct=False)
+    if (count := _number_of_classes(config)) not in (None, len(labels)):
+        problem = f"labels: expected {count}, one for each class, found {len(labels)}"
+        raise BrickMismatchError(f"{location} is not of one head", [problem])
+
+
+def _number_of_classes(config: Mapping[str, Any]) -> Any:
+    """Return the number of classes among the arguments of a head, None for a part that states it otherwise."""
+    arguments = config["args"]
+    return arguments.get("out_features" if (config["type"], config["task"]) == ("linear", "cls") else "num_classes")
 
 
 def _check_types(values: Mapping[str, Any], **types: Any) -> None:
@@ -161,12 +185,14 @@ def make_brick(config: Mapping[str, Any], location: str) -> Brick:
         kind = config.get("kind")
         if not isinstance(kind, str) or kind not in _KINDS:
             raise UnsafeBrickError(f"{location}: expected a kind of {sorted(_KINDS)}, found '{kind}'.")
-        check_bounded(config["args"], location)
+        is_timm = config["type"] == "timm"
+        check_bounded(config["args"], location, _TIMM_NUMBER if is_timm else MAX_NUMBER)
+        if "device" in config["args"]:
+            raise UnsafeBrickError(f"{location}: expected arguments without 'device': models are loaded on the CPU.")
         names = {"input_names": config["inputs"], "tags": config["tags"]}
         if config["outputs"] or not issubclass(_KINDS[kind], BrickMetrics):  # metrics name their outputs themselves
             names["output_names"] = config["outputs"]
-        is_plain_timm = config["type"] == "timm" and config["args"].keys() <= {"name", "in_chans"}
-        with nullcontext() if is_plain_timm else limit_modules(location):  # counting costs time
+        with limit_modules(location):
             part = create_part(config["type"], **config["args"])
         brick = _KINDS[kind](part, **names, **config["settings"])
         if config.get("task") is not None:

@@ -7,6 +7,7 @@ compares those.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +16,15 @@ from huggingface_hub import constants
 
 from brickyard.errors import BrickIntegrityError
 from brickyard.storage.atomic import write_whole
+from brickyard.storage.regular import open_regular
 
 _TICK = 100_000_000  # nanoseconds within which a file can change without a change of its times
+_MOST_NOTES = 1000  # the oldest are removed beyond it, with those of files that no longer exist among them
 
 
 def sha256_of(file: Path) -> str:
     """Return the sha256 of a file in hex."""
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -36,17 +39,53 @@ def check_file(file: Path, sha256: str, size: int, *, afresh: bool = False) -> N
 
     Raises:
         BrickIntegrityError: The file has another size or hash.
+        UnsafeBrickError: It is not a regular file.
     """
-    status = file.stat()
-    if status.st_size != size:
-        raise BrickIntegrityError(f"{file} has {status.st_size} bytes, expected {size}. Download it again.")
-    note = Path(constants.HF_HOME) / "brickyard" / "verified" / f"{status.st_dev}-{status.st_ino}"
-    seen = f"{sha256} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-    with suppress(OSError):
-        if not afresh and note.read_text(encoding="utf-8") == seen:
+    with open_regular(file) as stream:
+        status = os.fstat(stream.fileno())
+        if status.st_size != size:
+            raise BrickIntegrityError(f"{file} has {status.st_size} bytes, expected {size}. Download it again.")
+        if not afresh and is_verified(status, sha256):
             return
-    if (actual := sha256_of(file)) != sha256:
-        raise BrickIntegrityError(f"{file} has the sha256 {actual}, expected {sha256}. Download it again.")
-    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _TICK:
-        with suppress(OSError):  # without a writable home, the file is hashed each time
-            write_whole(note, seen)
+        if (actual := hashlib.file_digest(stream, "sha256").hexdigest()) != sha256:
+            raise BrickIntegrityError(f"{file} has the sha256 {actual}, expected {sha256}. Download it again.")
+        note_verified(status, sha256)
+
+
+def is_verified(status: os.stat_result, sha256: str) -> bool:
+    """Return whether a file was found to have this hash, and has not changed since.
+
+    Args:
+        status: The status of the open file; its content is the verified one if the status is the same after reading.
+        sha256: The hash in hex.
+    """
+    with suppress(OSError, ValueError):
+        return _note(status).read_text(encoding="utf-8") == _seen(status, sha256)
+    return False
+
+
+def note_verified(status: os.stat_result, sha256: str) -> None:
+    """Record that a file has this hash.
+
+    Args:
+        status: Its status before it was hashed.
+        sha256: The hash in hex.
+    """
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= _TICK:
+        return
+    note = _note(status)
+    with suppress(OSError):  # without a writable home, the file is hashed each time
+        write_whole(note, _seen(status, sha256))
+        notes = list(note.parent.iterdir())
+        if len(notes) > _MOST_NOTES:
+            notes.sort(key=lambda each: each.stat().st_mtime_ns)
+            for old in notes[: len(notes) - _MOST_NOTES // 2]:
+                old.unlink()
+
+
+def _note(status: os.stat_result) -> Path:
+    return Path(constants.HF_HOME) / "brickyard" / "verified" / f"{status.st_dev}-{status.st_ino}"
+
+
+def _seen(status: os.stat_result, sha256: str) -> str:
+    return f"{sha256} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ MANIFEST = "bricks.json"
 PUBLISHED = re.compile(r"(?P<model>hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}|zoo://[\w.-]+)/(?P<path>\w+(/\w+)*)", re.A)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST = 200  # characters of a brick's path, valid on every file system
+_MOST_BRICKS = 1000  # of a model
 _LARGEST = 2**60  # bytes of a file
 _DEEPEST = 50  # levels of a JSON
-_NUMBER = 10_000_000  # the largest argument: a larger one could fill the memory
+MAX_NUMBER = 1_000_000  # the largest argument of a part: a larger one could fill the memory
 
 
 @final
@@ -80,11 +82,14 @@ class Manifest:
         """Read what `to_json` wrote.
 
         Raises:
-            UnsafeBrickError: A name that leaves the folder, two names that differ only in case, or a reference that is
-                not pinned.
+            UnsafeBrickError: A name that leaves the folder, two names that differ only in case, a reference that is not
+                pinned, or more than 1000 bricks.
             BrickMismatchError: A field is absent or of another type.
         """
         try:
+            if len(values["bricks"]) > _MOST_BRICKS:
+                found = len(values["bricks"])
+                raise UnsafeBrickError(f"{location}: expected at most {_MOST_BRICKS} bricks, found {found}.")
             bricks = {path: _entry(entry) for path, entry in values["bricks"].items()}
             collection = values["collection"]
         except (KeyError, TypeError, AttributeError) as error:
@@ -130,8 +135,13 @@ def _entry(values: Mapping[str, Any]) -> Entry:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """Format JSON values as this package writes them: equal values give equal bytes."""
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    """Format JSON values as this package writes them: equal values give equal bytes.
+
+    Raises:
+        ValueError: A number is not finite.
+        TypeError: A value is not one of JSON.
+    """
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def parse(content: bytes, location: str) -> dict[str, Any]:
@@ -143,7 +153,7 @@ def parse(content: bytes, location: str) -> dict[str, Any]:
             twice, it is nested too deeply, or it has invalid numbers or characters.
     """
     try:
-        values = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)
+        values = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
         if content.count(b"[") + content.count(b"{") > _DEEPEST:
             _check_depth(values)
         if b"\\u" in content:
@@ -165,17 +175,22 @@ def parse(content: bytes, location: str) -> dict[str, Any]:
     return values
 
 
-def check_bounded(values: Mapping[str, Any] | list[Any], location: str) -> None:
+def check_bounded(values: Mapping[str, Any] | list[Any], location: str, most: float = MAX_NUMBER) -> None:
     """Refuse arguments with a number that could exhaust the memory.
+
+    Args:
+        values: The arguments.
+        location: The file that they are from, for errors.
+        most: The largest absolute value.
 
     Raises:
         UnsafeBrickError: Such a number.
     """
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, dict | list):
-            check_bounded(value, location)
-        elif isinstance(value, int | float) and not -_NUMBER <= value <= _NUMBER:
-            raise UnsafeBrickError(f"{location}: expected arguments in [-{_NUMBER}, {_NUMBER}], found {value}.")
+            check_bounded(value, location, most)
+        elif isinstance(value, int | float) and not -most <= value <= most:
+            raise UnsafeBrickError(f"{location}: expected arguments in [-{most}, {most}], found {str(value)[:40]}.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -183,7 +198,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UnsafeBrickError(f"the key {twice!r} occurs twice in one object.")
+        raise UnsafeBrickError(f"the key {twice[:_LONGEST]!r} occurs twice in one object.")
     return values
 
 
@@ -197,6 +212,13 @@ def _check_depth(values: Any) -> None:
         if not level:
             return
     raise RecursionError
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _no_number(text[:40])
+    return number
 
 
 def _no_number(text: str) -> None:

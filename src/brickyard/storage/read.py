@@ -16,9 +16,11 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from brickyard.core.brick import Brick
 from brickyard.core.graph import set_paths
@@ -30,10 +32,12 @@ from brickyard.recipe.inspection import BACKBONE
 from brickyard.storage.config import check_fields, make_brick, well_formed
 from brickyard.storage.fit import Backbone, BrickInfo, Check, problems, refuse
 from brickyard.storage.manifest import MANIFEST, PUBLISHED, Entry, Manifest, dump, parse
+from brickyard.storage.meta import PlannedBrick, build_for_weights, plan_brick
 from brickyard.storage.sources.files import Access, Files, LockFiles
 from brickyard.storage.sources.timm import TimmFiles
 from brickyard.storage.sources.uri import open_source
-from brickyard.storage.weights import SUFFIX, assign_weights, uninitialised
+from brickyard.storage.tensor_file import SUFFIX
+from brickyard.storage.weights import assign_weights
 
 OF_WEIGHTS = ("licence", "source", "metrics", "measured")  # metadata that describes the weights
 
@@ -71,7 +75,7 @@ def inspect_brick(uri: str, *, token: str | bool | None = None, local_files_only
         huggingface_hub's own errors for repos, revisions and tokens.
     """
     files, path = open_source(uri, access=Access(token, local_files_only))
-    return find_brick(files, path or BACKBONE).info
+    return files.whole(lambda: find_brick(files, path or BACKBONE).info)
 
 
 def load_brick(uri: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Brick:
@@ -81,7 +85,7 @@ def load_brick(uri: str, *, token: str | bool | None = None, local_files_only: b
         BrickIntegrityError: The weights do not have the hash that the JSON states.
     """
     files, path = open_source(uri, access=Access(token, local_files_only))
-    return restore(find_brick(files, path or BACKBONE))
+    return files.whole(lambda: restore(find_brick(files, path or BACKBONE)))
 
 
 def load_source(
@@ -100,7 +104,7 @@ def load_source(
 
 
 def load_files(files: Files, *, only: Iterable[str] | str | None = None, check: Check = "exact") -> dict[str, Brick]:
-    """Load the bricks of a model by path; weights are memory-mapped.
+    """Load the bricks of a model by path; each tensor in memory of its own.
 
     Args:
         files: The files of the model.
@@ -111,14 +115,23 @@ def load_files(files: Files, *, only: Iterable[str] | str | None = None, check: 
         BrickMismatchError: A brick does not fit the backbone, or weights do not fit their brick.
         BrickNotFoundError, UnsafeBrickError, BrickIntegrityError: As for `read_bricks` and `load_brick`.
     """
+    bricks, notices = files.whole(lambda: _load(files, only, check))
+    for notice in notices:
+        warnings.warn(notice, stacklevel=4)
+    return bricks
+
+
+def _load(files: Files, only: Iterable[str] | str | None, check: Check) -> tuple[dict[str, Brick], list[str]]:
+    """Return the bricks, and the warnings to give."""
     manifest, stored = read_bricks(files, only)
     stored = {path: brick.with_hashes() for path, brick in stored.items()}
-    listed = [path for path, brick in stored.items() if _is_listed(brick, manifest.bricks.get(path))]
+    unlisted = [path for path, brick in stored.items() if not _is_listed(brick, manifest.bricks.get(path))]
+    notices = []
     if BACKBONE in stored:
         info = stored[BACKBONE].info
         backbone = Backbone(info.provides, (info.weights or {}).get("sha256"))
         for path, brick in stored.items():
-            _check_fit(path, brick.info, backbone, check, path in listed)
+            notices += _check_fit(path, brick.info, backbone, check, path not in unlisted)
     _fetch(
         [
             (each.files, f"{each.info.path}{SUFFIX}", each.info.weights["size"])
@@ -127,11 +140,9 @@ def load_files(files: Files, *, only: Iterable[str] | str | None = None, check: 
         ]
     )
     restored = {path: restore(brick) for path, brick in stored.items()}
-    unlisted = [path for path in stored if path not in listed]
     if unlisted:
-        message = f"{files.location}: {unlisted} differ from {MANIFEST}; they fit the model and are used."
-        warnings.warn(message, stacklevel=4)
-    return set_paths(restored)
+        notices.append(f"{files.location}: {unlisted} differ from {MANIFEST}; they fit the model and are used.")
+    return set_paths(restored), notices
 
 
 def find_brick(files: Files, path: str) -> StoredBrick:
@@ -190,11 +201,13 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
     """
     manifest, files = read_manifest(files)
     paths = [*manifest.bricks, *files.unlisted([entry.at for entry in manifest.bricks.values()])]
-    wanted = paths if only is None else [only] if isinstance(only, str) else list(only)
-    for name in wanted:
-        if not any(is_inside(path, name) for path in paths):
-            raise BrickNotFoundError.of(name, files.location, paths)
-    chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
+    chosen = paths
+    if only is not None:
+        wanted = [only] if isinstance(only, str) else list(only)
+        for name in wanted:
+            if not any(is_inside(path, name) for path in paths):
+                raise BrickNotFoundError.of(name, files.location, paths)
+        chosen = [path for path in paths if any(is_inside(path, name) for name in wanted)]
     entries = {path: manifest.bricks.get(path) for path in chosen}
     located = _locate(entries, files)
     _fetch([(files, MANIFEST, None), *((at_files, f"{at}.json", None) for at_files, at in located.values())])
@@ -204,12 +217,6 @@ def read_bricks(files: Files, only: Iterable[str] | str | None = None) -> tuple[
 def read_entries(files: Files, entries: Mapping[str, Entry]) -> dict[str, StoredBrick]:
     """Read the JSON of bricks of a manifest, without a download for later use; errors as for `read_bricks`."""
     return {path: _read(*source, entries[path]) for path, source in _locate(entries, files).items()}
-
-
-def build_on_meta(bricks: Mapping[str, BrickInfo]) -> dict[str, Brick]:
-    """Build stored bricks on the meta device, without memory or weights; errors as for `make_brick`."""
-    with torch.device("meta"):
-        return set_paths({path: make_brick(info.config, info.file) for path, info in bricks.items()})
 
 
 def build_fresh(bricks: Mapping[str, BrickInfo]) -> dict[str, Brick]:
@@ -227,18 +234,32 @@ def restore(stored: StoredBrick) -> Brick:
     """Build a stored brick with its weights; errors as for `load_brick`."""
     stored = stored.with_hashes()
     info = stored.info
-    with uninitialised():
-        brick = make_brick(info.config, info.file)
-    dtypes = {}
-    if info.weights is not None:
+    what = f"brick '{info.path}' of {info.location}"
+    with torch.device("cpu"):
+        planned = plan_brick(info)
+        if info.weights is None:
+            return _without_weights(info)
+        tensors = stored.files.tensors(info.path, info.weights, partial(_check_planned, planned, what))
+        brick = planned.brick if planned is not None and planned.is_whole else build_for_weights(info)
         if brick.module is None:
             raise BrickMismatchError(info.file, ["it has weights, but wraps no module"])
-        tensors = stored.files.tensors(info.path, info.weights["sha256"], info.weights["size"])
         with well_formed(info.file):
-            dtypes = assign_weights(brick.module, tensors, f"brick '{info.path}' of {info.location}")
-    elif brick.module is not None and brick.module.state_dict():
-        raise BrickMismatchError(info.file, ["its module has parameters or buffers, but no weights are stored"])
+            dtypes = assign_weights(brick.module, tensors, what)
     brick.provenance = Provenance(info.config, info.sha256, info.uri, dtypes)
+    return brick
+
+
+def _check_planned(planned: PlannedBrick | None, what: str, header: Mapping[str, Tensor]) -> None:
+    """Compare a brick with the tensors of its file, before any is read."""
+    if planned is not None and (reasons := planned.problems(header)):
+        raise BrickMismatchError(f"The weights do not fit {what}", reasons)
+
+
+def _without_weights(info: BrickInfo) -> Brick:
+    brick = make_brick(info.config, info.file)
+    if brick.module is not None and brick.module.state_dict():
+        raise BrickMismatchError(info.file, ["its module has parameters or buffers, but no weights are stored"])
+    brick.provenance = Provenance(info.config, info.sha256, info.uri)
     return brick
 
 
@@ -249,14 +270,14 @@ def fetch_brick(stored: StoredBrick) -> Brick:
     return restore(stored)
 
 
-def _check_fit(path: str, info: BrickInfo, backbone: Backbone, check: Check, is_listed: bool) -> None:
-    """Refuse a brick that does not fit; warn of one that was saved after its backbone had changed."""
+def _check_fit(path: str, info: BrickInfo, backbone: Backbone, check: Check, is_listed: bool) -> list[str]:
+    """Refuse a brick that does not fit; return the warning of one that was saved after its backbone had changed."""
     with well_formed(info.file):
         reasons = problems(info.config, backbone, check)
         if is_listed and check == "exact" and reasons and not problems(info.config, backbone, "input"):
-            warnings.warn(f"Brick '{path}' of {info.location} is stale: {'; '.join(reasons)}.", stacklevel=5)
-        else:
-            refuse(f"Brick '{path}' of {info.location}", reasons, check)
+            return [f"Brick '{path}' of {info.location} is stale: {'; '.join(reasons)}."]
+        refuse(f"Brick '{path}' of {info.location}", reasons, check)
+        return []
 
 
 def _stored(path: str, files: Files, content: bytes) -> StoredBrick:

@@ -15,23 +15,21 @@ from brickyard.core.brick import Brick, HasBricks
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside, join, prefix_of
 from brickyard.core.specs import BackboneSpec, HeadInfo
-from brickyard.errors import BrickInputError, BrickNotFoundError
+from brickyard.errors import BrickInputError, BrickMismatchError, BrickNotFoundError
 from brickyard.parts.registry import create_part
 from brickyard.recipe.build import head_bricks
 from brickyard.recipe.inspection import provided_by
 from brickyard.recipe.recipe import HeadRecipe
 from brickyard.storage.config import well_formed
-from brickyard.storage.fit import Check, fits, refuse
+from brickyard.storage.fit import BrickInfo, Check, fits, refuse
 from brickyard.storage.read import StoredBrick, fetch_brick, find_brick
-from brickyard.storage.sources.files import Access
+from brickyard.storage.sources.files import Access, Files
 from brickyard.storage.sources.uri import open_source
 
 Source = str | os.PathLike[str] | nn.Module | dict[str, Any]
 
 
-def replacements(  # noqa: PLR0911 - one case for each kind of source
-    model: HasBricks, name: str, source: Source, check: Check, access: Access
-) -> dict[str, Any]:
+def replacements(model: HasBricks, name: str, source: Source, check: Check, access: Access) -> dict[str, Any]:
     """Return the bricks that `model.swap(name, source)` sets, for `model.update`; see `BrickCollection.swap`."""
     bricks = model.bricks()
     if isinstance(source, (nn.ModuleDict, dict)):
@@ -45,7 +43,15 @@ def replacements(  # noqa: PLR0911 - one case for each kind of source
         path = _path_of(bricks, name)
         return {path: _rewrap(source, bricks.get(path), path)}
     files, path = open_source(source, access=access)
-    stored = find_brick(files, path or name)
+    return files.whole(lambda: _stored_replacements(model, name, files, path or name, str(source), check))
+
+
+def _stored_replacements(
+    model: HasBricks, name: str, files: Files, path: str, source: str, check: Check
+) -> dict[str, Any]:
+    """Return the bricks that a stored brick or head brings."""
+    bricks = model.bricks()
+    stored = find_brick(files, path)
     has_hash = (stored.info.weights or {}).get("sha256") is not None
     with well_formed(stored.info.file):
         reasons = fits(stored.info, model, check if has_hash or check != "exact" else "input")
@@ -54,11 +60,21 @@ def replacements(  # noqa: PLR0911 - one case for each kind of source
         stored = stored.with_hashes()
         refuse(f"'{source}'", fits(stored.info, model, check), check)
     info = stored.info
+    _check_labels(bricks, name, info)
     if info.task is not None and not name.endswith("/head"):
         return _head(bricks, name, HeadInfo.from_json(info.config), partial(_sibling, stored))
     if info.provides is not None:
         return {name: fetch_brick(stored), **_preprocessor(bricks, info.provides)}
     return {_path_of(bricks, name): fetch_brick(stored)}
+
+
+def _check_labels(bricks: Mapping[str, Brick], name: str, info: BrickInfo) -> None:
+    """Refuse the weights of a head alone if they are those of other classes than its loss and metrics have."""
+    before = bricks[name].head if name in bricks else None
+    if before is not None and info.task is not None and list(before.labels) != info.labels:
+        expected = f"labels: expected {list(before.labels)[:20]}, found {info.labels[:20]}"
+        hint = f"Swap the head '{prefix_of(name)}' as a whole, which brings its loss and metrics"
+        raise BrickMismatchError(f"'{info.file}' does not fit '{name}'. {hint}", [expected])
 
 
 def _head(

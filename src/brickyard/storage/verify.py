@@ -8,9 +8,9 @@ from brickyard.core.names import is_inside
 from brickyard.errors import BrickError
 from brickyard.storage.manifest import MANIFEST
 from brickyard.storage.read import StoredBrick, find_brick, read_bricks, read_manifest
-from brickyard.storage.sources.files import Access
+from brickyard.storage.sources.files import Access, Files
 from brickyard.storage.sources.uri import open_source
-from brickyard.storage.weights import SUFFIX
+from brickyard.storage.tensor_file import SUFFIX
 
 
 def verify(
@@ -31,6 +31,10 @@ def verify(
         huggingface_hub's own errors for repos, revisions and tokens.
     """
     files, prefix = open_source(source, revision=revision, access=Access(token))
+    return files.whole(lambda: _verify(files, prefix))
+
+
+def _verify(files: Files, prefix: str) -> tuple[list[str], list[str]]:
     manifest, files = read_manifest(files)
     files.fetch({MANIFEST: None})
     unlisted = files.unlisted([entry.at for entry in manifest.bricks.values()])

@@ -6,49 +6,35 @@ sha256 identifies them.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, final
 from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from brickyard.core.private_names import tensor_version
-from brickyard.errors import BrickIntegrityError, BrickMismatchError, UnsafeBrickError
+from brickyard.errors import BrickMismatchError, UnsafeBrickError
 from brickyard.storage.atomic import PRIVATE, current, replaced_together
+from brickyard.storage.tensor_file import DTYPES, SUFFIX, read_weights
+from brickyard.storage.wrappers import plain_names, plain_state
 
-SUFFIX = ".safetensors"
 _METADATA = {"format": "pt"}
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
-_DTYPES = {
-    "BF16": torch.bfloat16,
-    "BOOL": torch.bool,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-}
-_INITIALISERS = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+# Functions that fill a tensor: `torch.nn.init`, and the methods that it and timm's `trunc_normal_` consist of.
+_FILLING = frozenset(
+    [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+    + ["add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"]
+)
 _hashes: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
-_skipping = threading.local()
-_patching = threading.Lock()
 
 
 def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str], exist_ok: bool = False) -> None:
@@ -105,7 +91,7 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
         file = current(folder, f"{path}{SUFFIX}")
         if file.exists():
             loaded[path] = read_weights(file)
-            problems += [f"{path}: {problem}" for problem in weight_problems(module.state_dict(), loaded[path])]
+            problems += [f"{path}: {problem}" for problem in weight_problems(plain_state(module), loaded[path])]
         else:
             refuse_pickle(folder / path)
     if problems:
@@ -117,7 +103,8 @@ def load_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str]
     for name in sorted(files - modules.keys()):
         warnings.warn(f"File '{name}{SUFFIX}' in {folder} belongs to no brick and was not loaded.", stacklevel=3)
     for path, tensors in loaded.items():
-        modules[path].load_state_dict(tensors)
+        module = modules[path]
+        module.load_state_dict({name: tensors[plain] for name, plain in plain_names(module).items()})
 
 
 def write_weights(module: nn.Module, file: Path, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> None:
@@ -133,7 +120,10 @@ def write_weights(module: nn.Module, file: Path, stored: Mapping[str, torch.dtyp
         UnsafeBrickError: The state has an object that is not a tensor.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    mode = file.stat().st_mode  # that of any new file, by the umask; safetensors writes files for the owner only
     save_file(canonical_state(module, stored), file, metadata=_METADATA)
+    file.chmod(mode)
 
 
 def weights_sha256(module: nn.Module, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> str:
@@ -171,12 +161,12 @@ def _sum_of_bits(tensor: Tensor) -> int:
 def canonical_state(module: nn.Module, stored: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """Return a module's state as it is stored: contiguous tensors that share no memory; see `write_weights`."""
     tensors: dict[str, Tensor] = {}
-    for key, value in module.state_dict().items():
+    for key, value in plain_state(module).items():
         if not isinstance(value, Tensor):
             raise UnsafeBrickError(
                 f"'{key}' of {type(module).__name__} is a {type(value).__name__}: only tensors are stored."
             )
-        if value.dtype not in _DTYPES.values():
+        if value.dtype not in DTYPES.values():
             raise UnsafeBrickError(f"'{key}' of {type(module).__name__} is {value.dtype}, which cannot be stored.")
         tensors[key] = value.detach().contiguous().cpu()
     if stored and all(_is_exact(tensors[key], dtype) for key, dtype in stored.items() if key in tensors):
@@ -192,20 +182,6 @@ def canonical_state(module: nn.Module, stored: Mapping[str, torch.dtype]) -> dic
 
 def _is_exact(tensor: Tensor, dtype: torch.dtype) -> bool:
     return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Load a safetensors file, memory-mapped: tensors are read when they are used, and changes never reach the file.
-
-    Raises:
-        BrickIntegrityError: The file is truncated or not a safetensors file.
-    """
-    try:
-        return load_file(file)
-    except (SafetensorError, KeyError, AttributeError) as error:  # the latter for dtypes that torch does not have
-        raise BrickIntegrityError(
-            f"{file} is truncated or not a safetensors file ({error}). Download it again."
-        ) from None
 
 
 def weight_problems(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
@@ -224,13 +200,11 @@ def weight_problems(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) 
 
 
 def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> dict[str, torch.dtype]:
-    """Set the tensors of a module without copying; memory-mapped tensors are read from disk when they are used.
-
-    Tensors of another floating dtype than the module's are converted, which copies them.
+    """Set the tensors of a module without copying; those of another floating dtype than the module's are converted.
 
     Args:
-        module: The module, typically built within `uninitialised`.
-        tensors: The weights.
+        module: The module, typically built within `uninitialised`, or on the meta device.
+        tensors: The weights, which the module holds from then on.
         what: The name of the brick, for errors.
 
     Returns:
@@ -239,43 +213,35 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) 
     Raises:
         BrickMismatchError: Keys or shapes differ from those of the module, which is unchanged.
     """
-    state = module.state_dict(keep_vars=True)
+    state = plain_state(module)
     problems = weight_problems(state, tensors)
     if problems:
         raise BrickMismatchError(f"The weights do not fit {what}", problems)
     for key, value in state.items():
-        # As `load_state_dict(assign=True)`, without its walk over all modules, which costs more than reading.
-        value.data = tensors[key].to(value.dtype)
+        # As `load_state_dict(assign=True)`, without its walk over all modules, which costs more than reading, and with
+        # tied weights that stay tied.
+        tensor = tensors[key].to(value.dtype)
+        if value.is_meta:
+            is_parameter = isinstance(value, nn.Parameter)
+            torch.utils.swap_tensors(value, nn.Parameter(tensor, value.requires_grad) if is_parameter else tensor)
+        else:
+            value.data = tensor
     return {key: tensors[key].dtype for key, value in state.items() if tensors[key].dtype != value.dtype}
 
 
-@contextmanager
-def uninitialised() -> Iterator[None]:
-    """Skip the initialisation of parameters in this thread, for modules whose weights are loaded next.
+@final
+class uninitialised(TorchFunctionMode):  # noqa: N801 - it is used as a function: `with uninitialised():`
+    """Skip the initialisation of parameters within the block, for modules whose weights are loaded next.
 
-    The functions of `torch.nn.init` are replaced by ones that check the thread, so that modules that other threads
-    build at the same time are initialised.
+    Only this thread is affected. On the meta device, where values do not exist, it is skipped for every tensor.
     """
-    with _patching:
-        originals = {name: getattr(nn.init, name) for name in _INITIALISERS}
-        for name, original in originals.items():
-            setattr(nn.init, name, _unless_skipping(original))
-        _skipping.now = True
-        try:
-            yield
-        finally:
-            _skipping.now = False
-            for name, original in originals.items():
-                setattr(nn.init, name, original)
 
-
-def _unless_skipping(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @functools.wraps(fill)
-    def fill_or_skip(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        skips = getattr(_skipping, "now", False) and type(tensor) is nn.Parameter
-        return tensor if skips else fill(tensor, *args, **kwargs)
-
-    return fill_or_skip
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _FILLING and args and (type(args[0]) is nn.Parameter or args[0].is_meta):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def refuse_pickle(stem: Path) -> None:

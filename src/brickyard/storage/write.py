@@ -17,13 +17,15 @@ from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, BrickNotFoundError
 from brickyard.recipe.inspection import BACKBONE, name_of, provided_by
 from brickyard.storage.atomic import replaced_together
+from brickyard.storage.check_written import check_loads, checked_text, manifest_text
 from brickyard.storage.config import describe
-from brickyard.storage.fit import Backbone
+from brickyard.storage.fit import Backbone, BrickInfo
 from brickyard.storage.integrity import sha256_of
-from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_stored_names, dump
+from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_stored_names
 from brickyard.storage.read import inspect_brick, read_manifest
 from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
-from brickyard.storage.weights import SUFFIX, target_folder, weights_sha256, write_weights
+from brickyard.storage.tensor_file import SUFFIX
+from brickyard.storage.weights import target_folder, weights_sha256, write_weights
 
 Refer = str | Iterable[str] | Mapping[str, str]
 
@@ -68,7 +70,7 @@ def save_model(
         written = write_bricks(bricks, staging.folder, old.bricks, refer)
         entries = {path: each.entry for path, each in written.items()}
         manifest = Manifest(name_of(bricks, weights), entries, old.extra)
-        (staging.folder / MANIFEST).write_text(dump(manifest.to_json()), encoding="utf-8")
+        (staging.folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
         kept = {name for each in written.values() for name in each.files}
         before = [entry.at for entry in old.bricks.values() if not entry.is_published]
         for name in (name for at in before for name in (f"{at}.json", f"{at}{SUFFIX}")):
@@ -115,7 +117,7 @@ def write_bricks(
     for path, (config, is_stale) in describe_all(bricks, write).items():
         if path not in chosen:
             continue
-        text = dump(config)
+        text = checked_text(path, config)
         weights = config.get("weights") or {"sha256": None, "size": 0}
         entry = Entry(path, hashlib.sha256(text.encode()).hexdigest(), weights["sha256"], weights["size"])
         reference = references.get(path) or _kept_reference(chosen[path], old.get(path), entry)
@@ -125,6 +127,7 @@ def write_bricks(
                 raise BrickMismatchError(f"'{path}' cannot be a reference to {reference.at}", [expected])
             entry = reference
         else:
+            check_loads(BrickInfo(path, config, entry.config, "the model", None), folder)
             file = folder / f"{path}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")

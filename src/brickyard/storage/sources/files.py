@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -14,14 +14,15 @@ from typing import Any, final
 from torch import Tensor
 
 from brickyard.errors import BrickError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
-from brickyard.storage.atomic import PRIVATE, current, removed
-from brickyard.storage.config import well_formed
+from brickyard.storage.atomic import PRIVATE, Read, current, identity, read_whole, removed
 from brickyard.storage.integrity import check_file
 from brickyard.storage.manifest import MANIFEST
-from brickyard.storage.weights import SUFFIX, read_weights, refuse_pickle
+from brickyard.storage.regular import open_regular
+from brickyard.storage.tensor_file import SUFFIX, open_tensors
+from brickyard.storage.weights import refuse_pickle
 
 MOST = 8_000_000  # bytes of a JSON file
-_SMALL = 2**16  # bytes
+Check = Callable[[Mapping[str, Tensor]], None]
 
 
 @final
@@ -85,6 +86,10 @@ class Files(ABC):
             sizes: The size in bytes of each file by name, None if unknown; see `file`.
         """
 
+    def whole(self, read: Callable[[], Read]) -> Read:
+        """Call a function that reads several of the files, and return its result for one state of them."""
+        return read()
+
     def uri(self, path: str) -> str | None:
         """Return where the brick at `path` is published, None for a local folder."""
         return None
@@ -116,15 +121,31 @@ class Files(ABC):
             self.discard(name)
             raise
 
-    def tensors(self, path: str, sha256: str, size: int) -> dict[str, Tensor]:
-        """Return the weights of the brick at `path`, checked and memory-mapped.
+    def tensors(self, path: str, weights: Mapping[str, Any], check: Check) -> dict[str, Tensor]:
+        """Return the weights of the brick at `path`, in memory of their own.
+
+        Args:
+            path: The path of the brick.
+            weights: Their `sha256` and `size`, as the JSON states them.
+            check: Called with the tensors of the file on the meta device, before any is read.
 
         Raises:
             BrickNotFoundError: There is no such file.
-            UnsafeBrickError: The weights are pickled.
-            BrickIntegrityError, BrickMismatchError: The file has another hash, or is not a safetensors file.
+            UnsafeBrickError: The weights are pickled, or not a regular file.
+            BrickIntegrityError: The file has another size or hash, or is not a safetensors file.
         """
-        return aligned_weights(self.checked(f"{path}{SUFFIX}", sha256, size))
+        name = f"{path}{SUFFIX}"
+        file = self.file(name)
+        with ExitStack() as stack:
+            with self.discarding(name):
+                opened = stack.enter_context(open_tensors(file, weights["size"]))
+            try:
+                check(opened.header)
+            except BrickMismatchError:
+                self.checked(name, weights["sha256"], weights["size"])  # it may be damaged
+                raise
+            with self.discarding(name):
+                return opened.read(weights["sha256"])
 
     def checked(self, name: str, sha256: str, size: int, *, afresh: bool = False) -> Path:
         """Return the path of a file with this content; see `check_file`."""
@@ -158,12 +179,15 @@ class FolderFiles(Files):
 
     def file(self, name: str, size: int | None = None) -> Path:
         file = current(self.folder, name)
-        if not file.is_file():
+        if not file.exists():
             if name.endswith(SUFFIX):
                 refuse_pickle(file.with_suffix(""))
             hint = f" A model's folder has {MANIFEST} and a JSON for each brick." if name == MANIFEST else ""
             raise BrickNotFoundError(f"No file {self.folder / name}.{hint}")
         return file
+
+    def whole(self, read: Callable[[], Read]) -> Read:
+        return read_whole(self.folder, lambda: identity(current(self.folder, MANIFEST)), read)
 
     def uri(self, path: str) -> str | None:
         return f"zoo://{self._model}/{path}" if self._model else None
@@ -224,32 +248,14 @@ class LockFiles(Files):
         raise BrickNotFoundError(f"No file '{name}' in {self.location}: a lock contains only references.")
 
 
-def aligned_weights(file: Path) -> dict[str, Tensor]:
-    """Load the tensors of a safetensors file: memory-mapped, except for small matrices, which are copied.
-
-    Products of a matrix and a single vector round differently if the matrix is not aligned in memory, as most are in a
-    file. With copies, a stored head gives exactly the outputs that it gave before; copies of large matrices would cost
-    time.
-
-    Raises:
-        BrickIntegrityError, BrickMismatchError: The file is truncated, or not a safetensors file that torch can read.
-    """
-    with well_formed(str(file)):
-        tensors = read_weights(file)
-    return {key: tensor.clone() if _is_small_matrix(tensor) else tensor for key, tensor in tensors.items()}
-
-
-def _is_small_matrix(weight: Tensor) -> bool:
-    """Return whether it is the small matrix of a linear layer or a 1x1 convolution."""
-    return weight.ndim > 1 and weight.nbytes <= _SMALL and weight.shape[2:].numel() == 1
-
-
 def read_small(file: Path) -> bytes:
     """Return the content of a JSON file.
 
     Raises:
-        UnsafeBrickError: It is too large.
+        UnsafeBrickError: It is too large, or not a regular file.
     """
-    if file.stat().st_size > MOST:
+    with open_regular(file) as stream:
+        content = stream.read(MOST + 1)
+    if len(content) > MOST:
         raise UnsafeBrickError(f"{file} has {file.stat().st_size} bytes, expected at most {MOST} for a JSON file.")
-    return file.read_bytes()
+    return content

@@ -21,7 +21,8 @@ from brickyard.recipe.recipe import HeadRecipe, Recipe
 from brickyard.storage.config import describe, limit_modules, well_formed
 from brickyard.storage.fit import Backbone
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_bounded, dump
-from brickyard.storage.sources.files import Files, aligned_weights
+from brickyard.storage.sources.files import Check, Files
+from brickyard.storage.tensor_file import read_weights
 from brickyard.storage.weights import weights_sha256
 
 CONFIG = "config.json"
@@ -90,7 +91,12 @@ class TimmFiles(Files):
             filled |= backbone.requirements()
         return filled
 
-    def tensors(self, path: str, sha256: str, size: int) -> dict[str, Tensor]:
+    def tensors(self, path: str, weights: Mapping[str, Any], check: Check) -> dict[str, Tensor]:
+        tensors = self._tensors_of(path)
+        check(tensors)
+        return tensors
+
+    def _tensors_of(self, path: str) -> dict[str, Tensor]:
         if path == _HEAD:
             first = self._classifiers[0]
             return {key.removeprefix(first): each for key, each in self._tensors.items() if key.startswith(first)}
@@ -98,13 +104,13 @@ class TimmFiles(Files):
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        return aligned_weights(self._files.file(_WEIGHTS))
+        return read_weights(self._files.file(_WEIGHTS))
 
     def _weights_of(self, path: str) -> dict[str, Any]:
         """Return the `sha256` and `size` that the weights have as those of a brick."""
-        tensors = self.tensors(path, "", 0)
+        tensors = self._tensors_of(path)
         held = nn.Module()
-        held.state_dict = lambda: tensors  # type: ignore[method-assign,assignment]
+        held.state_dict = lambda **_: tensors  # type: ignore[method-assign,assignment]
         return {"sha256": weights_sha256(held), "size": sum(tensor.nbytes for tensor in tensors.values())}
 
 
