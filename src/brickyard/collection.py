@@ -309,7 +309,8 @@ class BrickCollection(nn.ModuleDict):
             FileExistsError: The folder contains files and `exist_ok` is False.
             UnsafeBrickError: A brick wraps an object that is not a registered part.
             BrickMismatchError: A reference is to other weights.
-            BrickInputError: `refer` names a brick that is not published.
+            BrickInputError: `refer` names a brick that is not published, two bricks share a module with weights, or a
+                value cannot be stored as JSON.
         """
         save_model(self.bricks(), folder, weights=weights, refer=refer, exist_ok=exist_ok)
 

@@ -254,3 +254,11 @@ def test_wrappers_leave_no_trace_in_a_file(wrap, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = BrickCollection.from_pretrained(tmp_path)["x"].model
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
+
+
+def test_a_module_that_two_bricks_share_is_refused(tmp_path):
+    part = create_part("linear", in_features=2, out_features=2)
+    model = BrickCollection({"x": BrickTrainable(part, ["a"], ["b"]), "y": BrickTrainable(part, ["b"], ["c"])})
+    with pytest.raises(BrickError, match="brick 'y': expected a module of its own, found that of brick 'x'"):
+        model.save_pretrained(tmp_path)
+    assert contents(tmp_path) == {}

@@ -143,6 +143,9 @@ class _Record:
 def register_part(name: str) -> Callable[[Factory], Factory]:
     """Register a class or function that builds a part; its arguments must be JSON values.
 
+    A stored part is built on the meta device first, to check its memory. An argument that the part keeps as an
+    attribute of the same name is stored with the present value of the attribute.
+
     Args:
         name: The name that stored models have for it.
 

@@ -83,7 +83,7 @@ class TensorFile:
         tensors = {}
         for name, each in self.header.items():
             tensor = tensors[name] = torch.empty(each.shape, dtype=each.dtype, device="cpu")
-            content = memoryview(tensor.view(-1).view(torch.uint8).numpy()) if each.numel() else memoryview(b"")
+            content = tensor.view(-1).view(torch.uint8).numpy().data if each.numel() else memoryview(b"")
             self._fill(content)
             if hashed is not None:
                 hashed.update(content)

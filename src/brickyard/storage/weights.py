@@ -223,7 +223,8 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) 
         tensor = tensors[key].to(value.dtype)
         if value.is_meta:
             is_parameter = isinstance(value, nn.Parameter)
-            torch.utils.swap_tensors(value, nn.Parameter(tensor, value.requires_grad) if is_parameter else tensor)
+            new = nn.Parameter(tensor, value.requires_grad) if is_parameter else tensor
+            torch.utils.swap_tensors(value, new)  # type: ignore[no-untyped-call]
         else:
             value.data = tensor
     return {key: tensors[key].dtype for key, value in state.items() if tensors[key].dtype != value.dtype}

@@ -103,6 +103,7 @@ def write_bricks(
         Each brick that was written or referred to, by path.
     """
     check_stored_names(bricks, "the model")
+    _refuse_shared(bricks)
     chosen = choose(bricks, only)
     references = _references(bricks, refer)
 
@@ -213,6 +214,17 @@ def choose(bricks: Mapping[str, Brick], only: str | Iterable[str] | None) -> dic
         if not any(is_inside(path, name) for path in bricks):
             raise BrickNotFoundError.of(name, "the model", bricks)
     return {path: brick for path, brick in bricks.items() if any(is_inside(path, name) for name in wanted)}
+
+
+def _refuse_shared(bricks: Mapping[str, Brick]) -> None:
+    """Refuse two bricks that share a module with weights: files would give each brick weights of its own."""
+    owners: dict[int, str] = {}
+    for path, brick in bricks.items():
+        if brick.module is not None and brick.module.state_dict():
+            other = owners.setdefault(id(brick.module), path)
+            if other != path:
+                hint = "Give each its own module (copy.deepcopy), or wrap the calls in one module."
+                raise BrickInputError(f"brick '{path}'", "a module of its own", f"that of brick '{other}'", hint)
 
 
 def _references(bricks: Mapping[str, Brick], refer: Refer) -> dict[str, Entry]:
