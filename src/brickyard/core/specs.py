@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, final, get_args
 
+from brickyard.errors import BrickInputError
+
 ResizeMode = Literal["squash", "letterbox"]
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
-
-from brickyard.errors import BrickInputError
 
 
 @final
