@@ -9,6 +9,7 @@ from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.parts.backbones import timm_backbone, timm_spec
 from brickyard.recipe.build import head_bricks
 from brickyard.tasks.cls import Classification
+from brickyard.tasks.selection import Selection
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +80,10 @@ def test_one_visualization_is_drawn_for_each_image(head, backbone):
     assert np.array_equal(shown, np.rint(inputs["image"][1].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
 
 
-def test_results_are_the_five_most_likely_best_first():
+def test_results_are_the_selected_classes_best_first():
     probabilities = np.array([0.05, 0.3, 0.1, 0.3, 0.2, 0.04, 0.01], np.float32)
-    results = Classification().results({"probabilities": probabilities}, list("abcdefg"))
+    selected = Classification().select({"probabilities": probabilities}, Selection(topk=5))
+    results = Classification().results(selected, list("abcdefg"))
     assert [result["label"] for result in results] == ["b", "d", "e", "c", "a"]  # equal ones in the order of classes
     assert [result["class"] for result in results] == [1, 3, 4, 2, 0]
     assert results[0]["probability"] == pytest.approx(0.3)

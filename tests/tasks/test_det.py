@@ -12,6 +12,7 @@ from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import PadBoxes
 from brickyard.tasks.registry import get_task
+from brickyard.tasks.selection import Selection
 from tests.private_names import compile_aot_eager
 
 VARIANTS = ["fcos", "retinanet", "ssdlite", "centernet"]
@@ -142,7 +143,7 @@ def test_results_are_json_of_the_detections_with_a_good_score():
         "scores": np.array([0.75, 0.25, 0.0], dtype=np.float32),
         "labels": np.array([1, 0, -1]),
     }
-    results = get_task("det").results(values, ["cat", "dog"])
+    results = get_task("det").results(get_task("det").select(values, Selection(0.3)), ["cat", "dog"])
     assert results == [{"label": "dog", "class": 1, "score": 0.75, "box": [1.0, 2.0, 3.0, 4.0]}]
     json.dumps(results)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ _UNREADABLE_SUFFIXES = frozenset(
     (".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".svg")
 )
 _log = logging.getLogger(__name__)
+# Of the errors of a system call, those that are due to the file; Pillow's own errors have no number.
+_ERRNO_OF_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -81,27 +85,50 @@ def read_image(file: str | Path) -> Image.Image:
     """Read an image as RGB, upright by its EXIF orientation; 16-bit grey is scaled to 8 bits, transparency is white.
 
     Raises:
-        BrickInputError: The file cannot be read or is truncated, or the image is too small, too narrow or too large.
+        BrickInputError: The file is missing, damaged or truncated, or the image is too small, too narrow or too large.
+        OSError, MemoryError: The machine failed, e.g. with too many open files: the file may be sound.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's error at twice the size stays
-            if isinstance(file, (str, Path)) and os.path.exists(file) and not os.path.isfile(file):
-                raise BrickInputError(str(file), "an image", "no regular file")  # reading a pipe could block forever
-            with Image.open(file) as opened:
-                image = _as_rgb(ImageOps.exif_transpose(opened), file)
-    except BrickInputError:
-        raise
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        hint = "Is the file complete, and an image?"
-        raise BrickInputError(str(file), "an image", f"{type(error).__name__}: {error}", hint) from None
-    check_size(image.size, str(file))
+    with _image_errors(str(file)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's error at twice the size stays
+        if isinstance(file, (str, Path)) and os.path.exists(file) and not os.path.isfile(file):
+            raise BrickInputError(str(file), "an image", "no regular file")  # reading a pipe could block forever
+        with Image.open(file) as opened:
+            return upright_rgb(opened, str(file))
+
+
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert an image to RGB as `read_image` does.
+
+    Args:
+        image: An image of any mode; it is not modified.
+        name: The name of the image, for error messages.
+
+    Raises:
+        BrickInputError: The image is damaged, too small or too narrow, or its grey values are out of range.
+    """
+    with _image_errors(name):
+        image = _as_rgb(ImageOps.exif_transpose(image), name)
+    check_size(image.size, name)
     return image
 
 
-def _as_rgb(image: Image.Image, file: str | Path) -> Image.Image:
+@contextmanager
+def _image_errors(name: str) -> Iterator[None]:
+    """Raise one kind of error for every damage; errors of the machine pass."""
+    try:
+        yield
+    except (BrickInputError, MemoryError):
+        raise
+    except Exception as error:  # a decoder may raise anything on a damaged file
+        if isinstance(error, OSError) and error.errno not in _ERRNO_OF_FILE:
+            raise
+        hint = "Is the file complete, and an image?"
+        raise BrickInputError(name, "an image", f"{type(error).__name__}: {error}", hint) from None
+
+
+def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(image, file).convert("RGB")
+        return _from_deep_grey(image, name).convert("RGB")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -109,11 +136,11 @@ def _as_rgb(image: Image.Image, file: str | Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_deep_grey(image: Image.Image, file: str | Path) -> Image.Image:
+def _from_deep_grey(image: Image.Image, name: str) -> Image.Image:
     """Convert grey of more than 8 bits, integers in [0, 65535] or floats in [0, 1], to 8 bits."""
     pixels = np.asarray(image).astype(np.float64)
     scale = 1.0 if image.mode == "F" else 65535.0
     if not (pixels.min() >= 0 and pixels.max() <= scale):
         value_range = f"values from {pixels.min():.4g} to {pixels.max():.4g}"
-        raise BrickInputError(str(file), f"grey values in [0, {scale:g}]", value_range)
+        raise BrickInputError(name, f"grey values in [0, {scale:g}]", value_range)
     return Image.fromarray(np.rint(pixels / scale * 255).astype(np.uint8))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -26,7 +27,7 @@ class Engine(ABC):
     """Runs a model over shards.
 
     Attributes:
-        info: The model, as JSON values: its `source`, `heads`, `hashes` and `batch_size`.
+        info: The model, as JSON values: its `source`, `heads`, `hashes`, `settings` and `batch_size`.
     """
 
     info: Mapping[str, Any]
@@ -38,6 +39,10 @@ class Engine(ABC):
         Args:
             shards: The shards to predict.
             on_progress: Called with the number of images processed since the last call.
+
+        Raises:
+            OSError: The machine failed, e.g. with too many open files; the shards that were not yielded can be run
+                again.
         """
 
 
@@ -54,17 +59,27 @@ class LocalEngine(Engine):
         batch_size: Number of images per batch.
         workers: Number of data loading processes; 0 loads in this process.
         threads: Number of batches that the model runs in parallel; None is one per CPU core, or one on a GPU.
+        settings: Further arguments of `Predictor`: what is reported, and the image size.
     """
 
-    def __init__(self, source: str, device: str | None, batch_size: int, workers: int, threads: int | None) -> None:
+    def __init__(
+        self,
+        source: str,
+        device: str | None,
+        batch_size: int,
+        workers: int,
+        threads: int | None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         with _single_core():
-            self._predictor = predictor = Predictor(source, device=device, batch_size=batch_size)
+            self._predictor = predictor = Predictor(source, device=device, batch_size=batch_size, **settings)
         self._workers = workers
         self._threads = threads or ((os.cpu_count() or 1) if predictor.device == "cpu" else 1)
         self.info = {
             "source": source,
             "heads": predictor.heads,
             "hashes": predictor.hashes(),
+            "settings": predictor.settings(),
             "batch_size": predictor.batch_size,
         }
 
@@ -80,11 +95,13 @@ class LocalEngine(Engine):
             if not remaining[shard]:
                 yield shard, [row for _, group in sorted(rows.pop(shard).items()) for row in group]
 
-    def _in_threads(self, batches: Iterable[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, list[Row]]]:
+    def _in_threads(self, batches: Iterable[tuple[int, int, Batch | OSError]]) -> Iterator[tuple[int, int, list[Row]]]:
         """Yield the rows of each batch, in order. At most two batches per thread are queued."""
         queue: deque[tuple[int, int, Future[list[Row]]]] = deque()
         with _single_core(), ThreadPoolExecutor(self._threads, initializer=_use_one_core) as pool:
             for shard, index, batch in batches:
+                if isinstance(batch, OSError):
+                    raise batch
                 queue.append((shard, index, pool.submit(_rows, batch, self._predictor)))
                 if len(queue) > 2 * self._threads:
                     yield _result(*queue.popleft())
@@ -126,7 +143,13 @@ class RayEngine(Engine):
 
 @contextmanager
 def ray_engine(
-    source: str, device: str | None, batch_size: int, workers: int, actors: int | None, address: str | None
+    source: str,
+    device: str | None,
+    batch_size: int,
+    workers: int,
+    actors: int | None,
+    address: str | None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[RayEngine]:
     """Connect to Ray and create actors that each load the model; the connection is closed at the end of the block.
 
@@ -137,6 +160,7 @@ def ray_engine(
         workers: Number of data loading processes per actor; 0 loads in the actor.
         actors: Number of actors; None is one per GPU, or as many as the CPU cores allow.
         address: Address of a Ray cluster, or "auto"; None starts Ray on this machine.
+        settings: See `LocalEngine`.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -160,7 +184,8 @@ def ray_engine(
             "max_task_retries": 3,
         }  # nodes may come and go; a shard that kills 4 actors fails
         actor_class = ray.remote(_Actor).options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), **restarts)
-        yield RayEngine([actor_class.remote(source, device, batch_size, workers) for _ in range(count)])
+        arguments = (source, device, batch_size, workers, dict(settings))
+        yield RayEngine([actor_class.remote(*arguments) for _ in range(count)])
     finally:
         ray.shutdown()
 
@@ -169,12 +194,14 @@ def ray_engine(
 class _Actor:
     """A local engine in a process of Ray. It is created in the first call, so that this call raises its errors."""
 
-    def __init__(self, source: str, device: str | None, batch_size: int, workers: int) -> None:
-        self._arguments = (source, device, batch_size, workers)
+    def __init__(
+        self, source: str, device: str | None, batch_size: int, workers: int, settings: Mapping[str, Any]
+    ) -> None:
+        self._arguments = (source, device, batch_size, workers, 1, settings)
 
     @cached_property
     def _engine(self) -> LocalEngine:
-        return LocalEngine(*self._arguments, threads=1)
+        return LocalEngine(*self._arguments)
 
     def info(self) -> Mapping[str, Any]:
         return self._engine.info

@@ -59,13 +59,18 @@ def predict_rows(
     workers: int | None = None,
     actors: int | None = None,
     address: str | None = None,
+    threshold: float | None = None,
+    topk: int | None = None,
+    classes: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     progress: bool = False,
 ) -> JobResult:
     """Run a model on many images and write the results as rows; resume the job if the folder holds a part of it.
 
     Each shard of the images has one file, `part-<number>.<kind>`. A row has `file`, `width` and `height` in pixels
     (after EXIF rotation), `error` (null, or why the image could not be read) and for each head its results, best
-    first; in parquet as JSON text. `_job.json` describes the job.
+    first; in parquet as JSON text. Results of segmentation have the pixels of their class, see `with_masks`. `_job.json`
+    describes the job.
 
     Args:
         source: The model, see `Predictor`.
@@ -81,6 +86,10 @@ def predict_rows(
         actors: Number of Ray actors, or of threads on this machine, that run the model. By default one per GPU, or one
             per CPU core without a GPU.
         address: Address of a Ray cluster, or "auto"; None starts Ray on this machine.
+        threshold: The lowest score of a result, see `Predictor`.
+        topk: The largest number of results per head, see `Predictor`.
+        classes: The names of the classes to report, see `Predictor`.
+        image_size: The size that images are resized to, see `Predictor`.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -89,6 +98,7 @@ def predict_rows(
         BrickInputError: A number is out of range, a source has no images, `out` is inside a source or in use by another
             process, or a head has the name of another column.
         MissingExtraError: Parquet or Ray without the extra `scale`.
+        OSError: The machine failed, e.g. with too many open files; the next run resumes the job.
         The exceptions of `Predictor`.
     """
     for name, value, known in (("engine", engine, get_args(EngineName)), ("kind", kind, get_args(Kind))):
@@ -102,12 +112,13 @@ def predict_rows(
     if kind == "parquet":
         load_pyarrow()
     shards, source = list_shards(sources, shard_size), locate(source)
+    settings = {"threshold": threshold, "topk": topk, "classes": classes, "image_size": image_size}
     opened: AbstractContextManager[Engine]
     if engine == "ray":
-        opened = ray_engine(source, device, batch_size, workers or 0, actors, address)
+        opened = ray_engine(source, device, batch_size, workers or 0, actors, address, settings)
     else:
         readers = -(-(os.cpu_count() or 1) // 2) if workers is None else workers
-        opened = nullcontext(LocalEngine(source, device, batch_size, readers, actors))
+        opened = nullcontext(LocalEngine(source, device, batch_size, readers, actors, settings))
     with opened as chosen:
         return _run(shards, chosen, Path(out), shard_size, kind, progress)
 
@@ -117,7 +128,7 @@ def _run(images: Shards, engine: Engine, out: Path, shard_size: int, kind: Kind,
     if taken := [head for head in heads if head in _COLUMNS]:
         raise BrickInputError("the model's heads", f"names other than {list(_COLUMNS)}", f"{taken}")
     source = {"count": len(images), "sha256": images.sha256, "shard_size": shard_size}
-    job = {"format": 1, "rows": kind, "images": source, "model": engine.info}
+    job = {"format": 2, "rows": kind, "images": source, "model": engine.info}
     unreadable = 0
     with _open_job(out, job):
         written = [file for file in os.listdir(out) if os.path.getsize(out / file)]  # an empty file is not a part

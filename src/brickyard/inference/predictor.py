@@ -1,12 +1,14 @@
-"""Predict the results of a model for image files."""
+"""Predict the results of a model for images."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -16,15 +18,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
-from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.create import create_model
-from brickyard.data.images import find_images, read_image
+from brickyard.data.images import read_image
 from brickyard.errors import BrickInputError, BrickMismatchError, MissingInputError
+from brickyard.inference.masks import with_masks
 from brickyard.inference.reading import Batch, ImageReader
 from brickyard.inference.runners import open_runner
-from brickyard.inference.shards import ImageSource
+from brickyard.inference.settings import drawing_bricks, resized_spec, selections
+from brickyard.inference.sources import ImageInput, ImageSource, find_files, image_sources
 from brickyard.storage.sources.uri import locate
 from brickyard.tasks.registry import get_task
+from brickyard.tasks.task import Task
 
 _MAX_VISUALIZATION_SIDE = 1600  # pixels
 
@@ -35,29 +39,39 @@ class Prediction:
     """The prediction for one image.
 
     Attributes:
-        file: The image file.
+        name: The path or URL of the image, or its position, such as "sources[2]".
+        file: The image file, None for a URL or an image in memory.
         size: (width, height) in pixels after EXIF rotation; (0, 0) if the image could not be read.
         results: For each head the results of its task, best first; see `Task.results`.
+        masks: For each segmentation head the class of each pixel of the original image, (height, width) integers; -1
+            where the class was not selected.
         visualization: The image with the results of every head drawn on it; None if nothing was drawn.
         error: Why the image could not be read, or None.
     """
 
-    file: Path
+    name: str
+    file: Path | None = None
     size: tuple[int, int] = (0, 0)
     results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    masks: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     visualization: Image.Image | None = None
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything except the visualization, as JSON values."""
+        """Return everything except the visualization, as JSON values; masks as run lengths, see `with_masks`."""
         if self.error is not None:
-            return {"file": str(self.file), "error": self.error}
-        return {"file": str(self.file), "width": self.size[0], "height": self.size[1], **self.results}
+            return {"file": self.name, "error": self.error}
+        return {
+            "file": self.name,
+            "width": self.size[0],
+            "height": self.size[1],
+            **with_masks(self.results, self.masks),
+        }
 
 
 @final
 class Predictor:
-    """Run a trained model on image files: read, resize, batch, predict, and name the classes.
+    """Run a trained model on images: read, resize, batch, predict, and name the classes.
 
     It can be called from several threads at once. It can be pickled if it was created from a name or path: each process
     then loads the model again. An engine that creates a class and calls it with batches of columns takes it as it is:
@@ -73,16 +87,25 @@ class Predictor:
         channels_last: Whether to use the channels-last memory format, which is faster for most convolutional models in
             batches.
         compile: Whether to compile the model with torch at its first call; each new batch or image size compiles again.
+        threshold: The lowest score or probability of a result. None is the default that is stored with the model: for
+            detections the `score_threshold` of the part that draws them, `model["det/visualization"].wrapped`; for
+            other tasks 0. Detections below the `score_threshold` of `det/decode` do not exist.
+        topk: The largest number of results per head. None is the default that is stored with the model: for classes of
+            images the `top` of `model["cls/visualization"].wrapped`, for other tasks no limit.
+        classes: The names of the classes to report and to draw, None for all.
+        image_size: The size that images are resized to, one number or (H, W) in pixels; None is that of the model.
 
     Raises:
-        BrickInputError: The device is not available, or an exported file does not support an option.
+        BrickInputError: The device is not available, the model does not take the image size, or an exported file does
+            not support an option.
+        UnknownNameError: No head has a class of this name.
         The exceptions of `create_model`.
 
     Example:
         >>> import brickyard
         >>> samples = Path(brickyard.__file__).parent / "samples"
         >>> for prediction in brickyard.Predictor("tf_efficientnet_lite0_cls.in1k").predict(samples):
-        ...     print(prediction.file.name, prediction.results["cls"][0]["label"])
+        ...     print(Path(prediction.name).name, prediction.results["cls"][0]["label"])
         chelsea.jpg tiger cat
         coffee.jpg espresso
         rocket.jpg missile
@@ -97,16 +120,36 @@ class Predictor:
         outputs: Sequence[str] | None = None,
         channels_last: bool = False,
         compile: bool = False,
+        threshold: float | None = None,
+        topk: int | None = None,
+        classes: Sequence[str] | None = None,
+        image_size: int | tuple[int, int] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise BrickInputError("batch_size", "1 or more", f"{batch_size}")
+        for name, number in (("batch_size", batch_size), ("topk", topk)):
+            if number is not None and number < 1:
+                raise BrickInputError(name, "1 or more", f"{number}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise BrickInputError("threshold", "a number in [0, 1]", f"{threshold}")
         located = source if isinstance(source, BrickCollection) else locate(source)
         self._source = None if isinstance(located, BrickCollection) else located
-        self._options = (device, batch_size, outputs, channels_last, compile)
+        self._options = {
+            "device": device,
+            "batch_size": batch_size,
+            "outputs": outputs,
+            "channels_last": channels_last,
+            "compile": compile,
+            "threshold": threshold,
+            "topk": topk,
+            "classes": classes,
+            "image_size": image_size,
+        }
         self._run = open_runner(located, _load, device, outputs, channels_last=channels_last, compile=compile)
         self.batch_size = batch_size
+        self._images = self._run.images if image_size is None else resized_spec(self._run, image_size)
+        self._drawing = drawing_bricks(self._run)
+        self._selections = selections(self._run.heads, self._drawing, threshold, topk, classes)
         is_dense = any(get_task(metadata["task"]).is_dense for metadata in self._run.heads.values())
-        self.reader = ImageReader(self._run.images, is_dense=is_dense)
+        self.reader = ImageReader(self._images, is_dense=is_dense)
 
     @property
     def heads(self) -> list[str]:
@@ -122,10 +165,15 @@ class Predictor:
         """Return the sha256 of each brick (weights and configuration) by path, or of an exported file."""
         return self._run.hashes()
 
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the results besides the model, as JSON values: the limits of each head, the size."""
+        limits = {head: asdict(selection) for head, selection in self._selections.items()}
+        return {"image_size": list(self._images.size), "limits": json.loads(json.dumps(limits))}
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self._source is None:
             raise TypeError("A predictor of a model in memory cannot be pickled: create it from a name, path or URI.")
-        return _recreate, (self._source, *self._options)
+        return partial(Predictor, **self._options), (self._source,)
 
     def __call__(self, named_inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the model on a batch of arrays.
@@ -169,85 +217,109 @@ class Predictor:
         """
         return np.stack([self.reader.preprocess(read_image(file)).numpy() for file in files])
 
-    def find(self, sources: str | Path | Iterable[str | Path]) -> list[Path]:
-        """List the image files that `predict` reads. Raises as `predict` does."""
-        return find_images([sources] if isinstance(sources, (str, Path)) else sources)
+    def find(self, sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+        """List image files; `sources` are one or several paths, folders and patterns, as `predict` takes them."""
+        return find_files([sources] if isinstance(sources, str | os.PathLike) else sources)
 
     def results(self, batch: Batch) -> list[dict[str, list[dict[str, Any]]]]:
-        """Predict the results of each head for the images of a batch of `reader`; {} for an unreadable image."""
+        """Predict the results of each head for the images of a batch of `reader`, with masks as in `with_masks`.
+
+        The results of an unreadable image are {}.
+        """
         return [
-            {} if size is None else self._results(outputs, size)
+            {} if size is None else with_masks(*self._results(outputs, size))
             for size, outputs in zip(batch.sizes, self._outputs(batch), strict=True)
         ]
 
     def predict(
-        self, sources: str | Path | Iterable[str | Path], *, draw: bool = False, progress: bool = False
+        self, sources: ImageInput | Iterable[ImageInput], *, draw: bool = False, progress: bool = False
     ) -> Iterator[Prediction]:
         """Predict images, one after the other.
 
         Args:
-            sources: Image files and folders.
+            sources: One item or several, in any mixture: paths of image files, folders, patterns such as
+                "photos/**/*.jpg", http(s) URLs of up to 64 MiB, encoded images as bytes, Pillow images, arrays
+                (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, uint8, and tensors (1, H, W) or (3, H, W), uint8 or
+                float in [0, 1]. A file that occurs twice is predicted once. A list is checked before the first
+                prediction; a generator is consumed in batches.
             draw: Whether to draw the results.
             progress: Whether to show a progress bar.
 
         Yields:
-            A prediction for each image. For an image that cannot be read it has an `error`, and the others follow.
+            A prediction for each image, in order. For an image that cannot be read it has an `error`, and the others
+            follow.
 
         Raises:
-            BrickInputError: A source does not exist, or a folder has no images.
+            BrickInputError: An item has a wrong type or shape, does not exist, or is a folder without images.
+            OSError: The machine failed, e.g. with too many open files; see `read_image`.
         """
-        files = self.find(sources)
-        with tqdm(total=len(files), unit="image", disable=None if progress else True, leave=False) as bar:
-            for start in range(0, len(files), self.batch_size):
-                batch = files[start : start + self.batch_size]
+        return self._predict(image_sources(sources), draw, progress)
+
+    def _predict(self, sources: Iterable[ImageSource], draw: bool, progress: bool) -> Iterator[Prediction]:
+        total = len(sources) if isinstance(sources, Sequence) else None
+        remaining = iter(sources)
+        with tqdm(total=total, unit="image", disable=None if progress else True, leave=False) as bar:
+            while batch := list(itertools.islice(remaining, self.batch_size)):
                 yield from self._predict_batch(batch, draw)
                 bar.update(len(batch))
 
-    def _predict_batch(self, files: list[Path], draw: bool) -> Iterator[Prediction]:
-        batch = self.reader((ImageSource(str(file), str(file)) for file in files), keep_originals=draw)
+    def _predict_batch(self, sources: list[ImageSource], draw: bool) -> Iterator[Prediction]:
+        batch = self.reader(sources, keep_originals=draw)
         originals = iter(batch.originals)
-        rows = zip(files, batch.sizes, batch.errors, self._outputs(batch), strict=True)
-        for file, size, error, outputs in rows:
+        rows = zip(sources, batch.sizes, batch.errors, self._outputs(batch), strict=True)
+        for source, size, error, outputs in rows:
             if size is None:
-                yield Prediction(file, error=error)
+                yield Prediction(source.name, source.file, error=error)
             else:
                 visualization = self._draw(next(originals), outputs) if draw else None
-                yield Prediction(file, size, self._results(outputs, size), visualization)
+                yield Prediction(source.name, source.file, size, *self._results(outputs, size), visualization)
 
-    def _outputs(self, batch: Batch) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """Yield the outputs for each image, without batch dimension; {} for an unreadable image."""
+    def _outputs(self, batch: Batch) -> Iterator[dict[str, dict[str, Any]]]:
+        """Yield the selected outputs of each head for each image, without batch dimension; {} for an unreadable image.
+
+        Their names are the last parts of the names in the model.
+        """
         outputs = self._run({"image": batch.image.numpy()}) if len(batch.image) else {}
         rows = itertools.count()
         for size in batch.sizes:
             index = None if size is None else next(rows)
-            yield {} if index is None else {name: array[index] for name, array in outputs.items()}
+            yield {} if index is None else {head: self._selected(head, outputs, index) for head in self._run.heads}
 
-    def _results(self, outputs: Mapping[str, Any], size: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
-        """Compute the results of each head for an image of `size`, (width, height) in pixels."""
-        results = {}
+    def _selected(self, head: str, outputs: Mapping[str, Any], index: int) -> dict[str, Any]:
+        values = {
+            name.removeprefix(f"{head}/"): value[index]
+            for name, value in outputs.items()
+            if name.startswith(f"{head}/")
+        }
+        with _missing_output_error(head):
+            return self._task(head).select(values, self._selections[head])
+
+    def _task(self, head: str) -> Task:
+        return get_task(self._run.heads[head]["task"])
+
+    def _results(
+        self, outputs: Mapping[str, Mapping[str, Any]], size: tuple[int, int]
+    ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, npt.NDArray[Any]]]:
+        """Compute the results and masks of each head for an image of `size`, (width, height) in pixels."""
+        results, masks = {}, {}
         for head, metadata in self._run.heads.items():
             with _missing_output_error(head):
-                task = get_task(metadata["task"])
-                resized = task.on_image(_of_head(outputs, head), self._run.images.size, size[::-1])
+                task = self._task(head)
+                resized = task.on_image(outputs[head], self._images.size, size[::-1])
                 results[head] = task.results(resized, metadata["labels"])
-        return results
+                if (mask := task.mask(resized)) is not None:
+                    masks[head] = mask
+        return results, masks
 
-    def _draw(self, image: Image.Image, outputs: Mapping[str, Any]) -> Image.Image:
+    def _draw(self, image: Image.Image, outputs: Mapping[str, Mapping[str, Any]]) -> Image.Image:
         """Draw the results of all heads: first the dense ones, over the image, then those that extend the image."""
         drawn = image.copy()
         drawn.thumbnail((_MAX_VISUALIZATION_SIDE, _MAX_VISUALIZATION_SIDE))
         size = (drawn.height, drawn.width)
-        bricks = self._run.auxiliary.bricks()
-        drawing: dict[str, Any] = {}
-        for head in self._run.heads:
-            brick = bricks.get(f"{head}/visualization")
-            if isinstance(brick, BrickPerImageVisualization):
-                drawing[head] = brick
-        for head in sorted(drawing, key=lambda head: not get_task(self._run.heads[head]["task"]).is_dense):
-            task = get_task(self._run.heads[head]["task"])
-            brick = drawing[head]
+        for head in sorted(self._drawing, key=lambda head: not self._task(head).is_dense):
+            brick = self._drawing[head]
             with _missing_output_error(head):
-                resized = task.on_image(_of_head(outputs, head), self._run.images.size, size)
+                resized = self._task(head).on_image(outputs[head], self._images.size, size)
                 values = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in resized.items()}}
                 arguments = {argument: values[name] for argument, name in brick.input_names.items()}
             drawn = brick.callable(**arguments)
@@ -264,18 +336,5 @@ def _missing_output_error(head: str) -> Iterator[None]:
         raise BrickMismatchError(f"The results of head '{head}' cannot be computed", [problem]) from None
 
 
-def _of_head(outputs: Mapping[str, Any], head: str) -> dict[str, Any]:
-    """Return the outputs of a head by the last part of their names."""
-    return {name.removeprefix(f"{head}/"): value for name, value in outputs.items() if name.startswith(f"{head}/")}
-
-
 def _load(source: str) -> BrickCollection:
     return create_model(source, pretrained=True)
-
-
-def _recreate(
-    source: str, device: str | None, batch_size: int, outputs: Sequence[str] | None, channels_last: bool, compile: bool
-) -> Predictor:
-    return Predictor(
-        source, device=device, batch_size=batch_size, outputs=outputs, channels_last=channels_last, compile=compile
-    )

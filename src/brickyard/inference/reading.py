@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 from typing import Any, NamedTuple, final
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from brickyard.core.specs import InputSpec
-from brickyard.data.images import read_image
 from brickyard.errors import BrickInputError
-from brickyard.inference.shards import ImageSource, Shard
+from brickyard.inference.shards import Shard
+from brickyard.inference.sources import ImageSource, open_image
 
 
 @final
@@ -61,18 +61,19 @@ class ImageReader:
         """Read images into a batch; an unreadable image becomes an entry of `errors`.
 
         Args:
-            sources: Files or encoded bytes, with their names.
+            sources: The sources of the images.
             keep_originals: Whether the batch gets the images before preprocessing, too.
 
         Raises:
             BrickInputError: The model takes neither 1 nor 3 channels.
+            OSError, MemoryError: The machine failed, see `read_image`.
         """
         batch = Batch([], [], [], torch.empty(0), [])
         images = []
         for source in sources:
             batch.names.append(source.name)
             try:
-                original = _read(source)
+                original = open_image(source)
             except BrickInputError as error:
                 batch.sizes.append(None)
                 batch.errors.append(_error_text(error, source))
@@ -94,7 +95,7 @@ class ImageReader:
 
 
 @final
-class ShardBatches(IterableDataset[tuple[int, int, Batch]]):
+class ShardBatches(IterableDataset[tuple[int, int, Batch | OSError]]):
     """Iterate over the batches of shards; the batches of each shard are split over the workers of a `DataLoader`.
 
     A batch has images of one shard only, so that its content does not depend on the number of workers.
@@ -105,14 +106,15 @@ class ShardBatches(IterableDataset[tuple[int, int, Batch]]):
         batch_size: Number of images per batch.
 
     Yields:
-        The number of a shard, the index of a batch in it, and the batch.
+        The number of a shard, the index of a batch in it, and the batch; or, at last, the error of the machine that
+        ended the reading, which a data loader would wrap in another one.
     """
 
     def __init__(self, shards: Iterable[Shard], reader: ImageReader, batch_size: int) -> None:
         super().__init__()
         self._shards, self._reader, self._batch_size = list(shards), reader, batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int, Batch]]:
+    def __iter__(self) -> Iterator[tuple[int, int, Batch | OSError]]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         for shard in self._shards:
@@ -123,7 +125,12 @@ class ShardBatches(IterableDataset[tuple[int, int, Batch]]):
             sources = shard.images(first * self._batch_size, stop)
             for index in range(first, end):
                 size = min(self._batch_size, stop - index * self._batch_size)
-                yield shard.number, index, self._reader(next(sources) for _ in range(size))
+                try:
+                    batch = self._reader(itertools.islice(sources, size))
+                except OSError as error:
+                    yield shard.number, index, error
+                    return
+                yield shard.number, index, batch
 
     def loader(self, workers: int) -> DataLoader[Any]:
         """Create a data loader with a number of worker processes; 0 loads in this process."""
@@ -133,25 +140,6 @@ class ShardBatches(IterableDataset[tuple[int, int, Batch]]):
 def num_batches(shard: Shard, batch_size: int) -> int:
     """Return the number of batches of a shard."""
     return -(-len(shard) // batch_size)
-
-
-@final
-class _NamedBytes(BytesIO):
-    """An encoded image in memory, whose name appears in errors."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
-
-
-def _read(source: ImageSource) -> Image.Image:
-    if source.data is None:
-        raise BrickInputError(source.name, "an image", source.problem)
-    file: Any = _NamedBytes(source.data, source.name) if isinstance(source.data, bytes) else source.data
-    return read_image(file)
 
 
 def _error_text(error: BrickInputError, source: ImageSource) -> str:

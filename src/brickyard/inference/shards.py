@@ -1,6 +1,6 @@
 """Sources of many images, listed in a fixed order and split into numbered shards.
 
-folder/, photo.jpg                           image files
+folder/, photo.jpg, photos/**/*.jpg          image files
 table.parquet, folder/ of such files         one image per row, in a column `image` (encoded bytes, or {bytes, path} as
                                              in Hub data sets) or `path` (a file, relative to the folder of the table)
 hf://datasets/user/name[@revision][/folder]  a data set on the Hub of such files
@@ -17,33 +17,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 from huggingface_hub import HfApi, HfFileSystem, parse_hf_uri
 from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
 
-from brickyard.data.images import find_images
 from brickyard.errors import BrickInputError, MissingExtraError
+from brickyard.inference.sources import ImageSource, find_files
 
 _HUB = "hf://"
 _ENDING = ".parquet"
 _COLUMNS = ("image", "path")
 _ROWS_IN_MEMORY = 16
-
-
-@final
-class ImageSource(NamedTuple):
-    """The source of an image.
-
-    Attributes:
-        name: The name of the image in rows and errors.
-        data: The path of a file, or encoded bytes; None if there is neither.
-        problem: Why there is no data.
-    """
-
-    name: str
-    data: str | bytes | None
-    problem: str = "no data"
 
 
 @dataclass(frozen=True)
@@ -122,6 +107,8 @@ class TableShard(Shard):
                 remaining.pop(0)
                 yield source
         except (load_pyarrow().ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the machine failed: the table may be sound
+                raise
             yield from (ImageSource(f"{self.table}#{row}", None, f"a damaged table: {error}") for row in remaining)
 
     def _in_row_group(self, file: Any, group: int, row: int, wanted: range) -> Iterator[ImageSource]:
@@ -178,7 +165,7 @@ def list_shards(sources: Iterable[str], size: int) -> Shards:
         huggingface_hub's exceptions for a data set on the Hub.
     """
     tables_of = {source: _list_tables(source) for source in sources}
-    files = [str(file) for file in find_images(source for source, tables in tables_of.items() if not tables)]
+    files = [str(file) for file in find_files(source for source, tables in tables_of.items() if not tables)]
     shards: list[Shard] = []
     fingerprint = hashlib.sha256()
     for path in files:

@@ -19,6 +19,7 @@ from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
+from brickyard.tasks.selection import Selection
 from brickyard.tasks.task import HeadSpec, Task
 
 
@@ -84,12 +85,17 @@ class Classification(Task):
         return backbone.num_classes or 1000
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the five most likely classes: {"label", "class", "probability"}."""
+        """Return the selected classes, the most likely first: {"label", "class", "probability"}."""
         probabilities = values["probabilities"]
-        best = np.argsort(-probabilities, kind="stable")[:5]
+        best = np.argsort(-probabilities, kind="stable")[: np.count_nonzero(probabilities >= 0)]
         return [
             {"label": labels[index], "class": int(index), "probability": float(probabilities[index])} for index in best
         ]
+
+    def select(self, values: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+        probabilities = values["probabilities"]
+        kept = selection.mask(probabilities, np.arange(len(probabilities)))
+        return {**values, "probabilities": np.where(kept, probabilities, -1.0)}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

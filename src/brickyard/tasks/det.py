@@ -20,9 +20,10 @@ from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
+from brickyard.tasks.selection import Selection
 from brickyard.tasks.task import HeadSpec, Task
 
-_SCORE_THRESHOLD = 0.3  # of detections that are results
+_SCORE_THRESHOLD = 0.3  # of detections that are drawn and reported by default
 
 
 @final
@@ -160,12 +161,17 @@ class Detection(Task):
         return 80  # as in COCO
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the detections with a score of 0.3 or more: {"label", "class", "score", "box": [x1, y1, x2, y2]}."""
+        """Return the detections, the highest score first: {"label", "class", "score", "box": [x1, y1, x2, y2]}."""
         return [
             {"label": labels[index], "class": int(index), "score": float(score), "box": [float(side) for side in box]}
             for box, score, index in zip(values["boxes"], values["scores"], values["labels"], strict=True)
-            if index >= 0 and score >= _SCORE_THRESHOLD
+            if index >= 0
         ]
+
+    def select(self, values: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+        labels = values["labels"]
+        scores = np.where(labels >= 0, values["scores"], -1.0)  # padding is no candidate
+        return {**values, "labels": np.where(selection.mask(scores, labels), labels, -1)}
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """Scale the `boxes` (N, 4) to an image of another size."""

@@ -16,6 +16,7 @@ from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
+from brickyard.tasks.selection import Selection
 from brickyard.tasks.task import HeadSpec, Task
 
 
@@ -71,7 +72,7 @@ class Keypoints(Task):
         return 17  # a body in COCO
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return every keypoint, the highest score first: {"label", "class", "score", "x", "y"}, in pixels."""
+        """Return the selected keypoints, the highest score first: {"label", "class", "score", "x", "y"}, in pixels."""
         (x, y), scores = values["keypoints"], values["scores"]
         return [
             {
@@ -81,8 +82,12 @@ class Keypoints(Task):
                 "x": float(x[index]),
                 "y": float(y[index]),
             }
-            for index in np.argsort(-scores, kind="stable")
+            for index in np.argsort(-scores, kind="stable")[: np.count_nonzero(scores >= 0)]
         ]
+
+    def select(self, values: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+        scores = values["scores"]
+        return {**values, "scores": np.where(selection.mask(scores, np.arange(len(scores))), scores, -1.0)}
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """Scale the `keypoints` to an image of another size, (2, K): every x, then every y."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
@@ -18,6 +20,7 @@ from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
+from brickyard.tasks.selection import Selection
 from brickyard.tasks.task import HeadSpec, Task
 
 # The part of each variant's head.
@@ -100,13 +103,26 @@ class Segmentation(Task):
         return 21  # Pascal VOC's
 
     def results(self, values: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the classes that are present, largest first: {"label", "class", "share" in (0, 1] of the pixels}."""
+        """Return the selected classes that are present, largest first: {"label", "class", "share" in (0, 1]}.
+
+        A share is a part of all pixels of the image.
+        """
         classes = values["class_prediction"]
-        pixels = np.bincount(classes.ravel(), minlength=len(labels))
+        pixels = np.bincount(classes[classes >= 0], minlength=len(labels))
         return [
             {"label": labels[index], "class": int(index), "share": float(pixels[index] / classes.size)}
             for index in np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)]
         ]
+
+    def select(self, values: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+        classes = values["class_prediction"]
+        pixels = np.bincount(classes.ravel())
+        kept = replace(selection, threshold=0.0).mask(pixels, np.arange(len(pixels)))
+        return {**values, "class_prediction": np.where(kept[classes], classes, -1)}
+
+    def mask(self, values: Mapping[str, Any]) -> npt.NDArray[Any]:
+        classes: npt.NDArray[Any] = values["class_prediction"]
+        return classes
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """Resize the `class_prediction` (H, W) to an image of another size."""

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, final
 
+import numpy.typing as npt
+
 from brickyard.core.brick import Brick
 from brickyard.core.names import join
 from brickyard.core.specs import BackboneSpec
 from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError
 from brickyard.tasks.metadata import Label, Metadata, labels_of
+from brickyard.tasks.selection import Selection
 from brickyard.tasks.wiring import input_names
 
 
@@ -115,6 +118,19 @@ class Task(ABC):
             labels: The class names.
         """
         return []
+
+    def select(self, values: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+        """Mark the outputs that a selection leaves out, so that `results` and the visualization pass over them.
+
+        Args:
+            values: See `results`.
+            selection: The limits; heads whose results have no scores ignore the threshold.
+        """
+        return dict(values)
+
+    def mask(self, values: Mapping[str, Any]) -> npt.NDArray[Any] | None:
+        """Return the class of each pixel, (H, W) integers, -1 where it was not selected; None without a mask."""
+        return None
 
     def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
         """Convert outputs to an image of another size; dense tasks override it.

@@ -33,7 +33,7 @@ class DrawClassification:
 
         Args:
             image: (H, W, C), C 1 or 3, uint8 or float in [0, 1].
-            probabilities: (K,), in [0, 1].
+            probabilities: (K,), in [0, 1]; a class with a negative value is left out.
 
         Returns:
             The image with bars below. A narrower image is enlarged to a width of 320 pixels.
@@ -42,7 +42,7 @@ class DrawClassification:
         if shown.width < MIN_WIDTH:
             height = round(shown.height * MIN_WIDTH / shown.width)
             shown = shown.resize((MIN_WIDTH, max(height, 1)), Image.Resampling.NEAREST)
-        best = np.argsort(-probabilities, kind="stable")[: self.top]
+        best = np.argsort(-probabilities, kind="stable")[: min(self.top, np.count_nonzero(probabilities >= 0))]
         row = max(18, shown.width // 24)
         canvas = Image.new("RGB", (shown.width, shown.height + row * len(best) + row // 2), BACKGROUND)
         canvas.paste(shown)

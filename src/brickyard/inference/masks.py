@@ -1,0 +1,37 @@
+"""Masks of predictions as run lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from faster_coco_eval.core import mask as coco_masks
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def with_masks(results: Results, masks: Mapping[str, npt.NDArray[Any]]) -> Results:
+    """Add the pixels of its class to each result of a head with a mask.
+
+    Args:
+        results: The results of each head.
+        masks: The class of each pixel, (H, W), of some heads.
+
+    Returns:
+        The results, with "segmentation": {"size": [H, W], "counts": text}, COCO's compressed run lengths, which
+        `pycocotools.mask.decode` takes.
+    """
+    return {
+        head: [{**row, "segmentation": _run_lengths(masks[head] == row["class"])} for row in rows]
+        if head in masks
+        else rows
+        for head, rows in results.items()
+    }
+
+
+def _run_lengths(pixels: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    encoded = coco_masks.encode(np.asfortranarray(pixels, dtype=np.uint8))
+    counts = encoded["counts"]
+    return {"size": list(pixels.shape), "counts": counts.decode() if isinstance(counts, bytes) else counts}
