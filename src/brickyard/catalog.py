@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 
+from brickyard.core.names import prefix_of
 from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_tags
@@ -21,7 +22,7 @@ from brickyard.storage.meta import build_on_meta
 from brickyard.storage.read import read_bricks
 from brickyard.storage.sources.files import Files
 from brickyard.storage.sources.uri import is_source, locate, open_source
-from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders
+from brickyard.storage.sources.zoo import check_tag, find_in_zoo, open_zoo, zoo_folders
 from brickyard.tasks.registry import TASKS, task_variants
 
 
@@ -116,6 +117,74 @@ def _find(name: str) -> tuple[Files | None, str | None]:
         check_tag(recipe)
         return None, recipe.name
     return zoo, zoo.folder.name
+
+
+@final
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model on this machine.
+
+    Attributes:
+        name: The full name.
+        size: The bytes of its weights.
+        metrics: The first measured metric of each head, as "head/name" and value.
+    """
+
+    name: str
+    size: int
+    metrics: tuple[tuple[str, float], ...]
+
+
+@final
+@dataclass(frozen=True)
+class Family:
+    """Backbones of one module of timm.
+
+    Attributes:
+        name: The name of timm's module.
+        backbones: The number of its backbones.
+        pretrained: The number of these that timm has weights for.
+        example: The name of the first model.
+    """
+
+    name: str
+    backbones: int
+    pretrained: int
+    example: str
+
+
+def list_trained(filter: str | Sequence[str] = "*", *, tasks: Sequence[str] | None = None) -> list[TrainedModel]:
+    """Describe the trained models on this machine, of which only the JSON is read; see `list_models`."""
+    models = []
+    for name in list_models(filter, pretrained=True, tasks=tasks):
+        infos = {path: stored.info for path, stored in read_bricks(open_zoo(name))[1].items()}
+        size = sum(info.weights["size"] for info in infos.values() if info.weights)
+        metrics = {path: info.config.get("metrics", {}) for path, info in infos.items()}
+        first = [
+            (f"{prefix_of(path)}/{key}", values[key]) for path, values in metrics.items() for key in list(values)[:1]
+        ]
+        models.append(TrainedModel(name, size, tuple(first)))
+    return models
+
+
+def list_families(names: Sequence[str]) -> list[Family]:
+    """Group models, named as by `list_models`, by the modules of timm that their backbones are from."""
+    import timm  # noqa: PLC0415
+
+    suffixes = tuple(f"_{task}" for task in TASKS)
+    first: dict[str, str] = {}
+    for name in names:
+        backbone = name
+        while backbone.endswith(suffixes):
+            backbone = backbone.rpartition("_")[0]
+        first.setdefault(backbone, name)
+    families = []
+    for module in timm.list_modules():
+        backbones = [backbone for backbone in timm.list_models(module=module) if backbone in first]
+        if backbones:
+            pretrained = sum(bool(timm_tags(backbone)) for backbone in backbones)
+            families.append(Family(module, len(backbones), pretrained, first[backbones[0]]))
+    return families
 
 
 def list_models(

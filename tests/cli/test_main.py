@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image
 import brickyard
 from brickyard import BrickMismatchError, create_mermaid_dag_graph, create_model
 from brickyard.cli.main import main
-from tests.toys import run_python
+from tests.toys import SOURCE, run_python
 
 SAMPLES = Path(brickyard.__file__).parent / "samples"
 
@@ -79,7 +82,8 @@ def test_names_that_differ_only_in_case_do_not_collide(model, folder, tmp_path):
 def test_the_input_images_are_never_overwritten(model, folder):
     (folder / "b.png").rename(folder / "a_2.png")
     before = {file: file.read_bytes() for file in folder.rglob("*.*")}
-    run("predict", folder, "--model", model, "--out", folder)
+    assert run("predict", *folder.glob("*.*"), "--model", model, "--out", folder).exit_code == 0
+    assert len(list(folder.glob("*.png"))) == 5
     assert {file: file.read_bytes() for file in before} == before
 
 
@@ -137,10 +141,12 @@ def test_wrong_use_has_exit_code_2():
 
 
 def test_list_prints_one_name_a_line():
-    assert run("list", "test_vit*_cls").stdout.splitlines() == [f"{name}_cls" for name in timm.list_models("test_vit*")]
-    assert "tf_efficientnet_lite0_cls.in1k" in run("list", "--pretrained").stdout.splitlines()
-    assert run("list", "resnet18_*", "--task", "cls").stdout.splitlines()[0] == "resnet18_cls"
-    assert run("list", "no_such_*").stdout == ""
+    expected = [f"{name}_cls" for name in timm.list_models("test_vit*")]
+    assert run("list", "test_vit*_cls", "--names").stdout.splitlines() == expected
+    assert run("list", "test_vit*_cls").stdout.splitlines() == expected
+    assert "tf_efficientnet_lite0_cls.in1k" in run("list", "--pretrained", "--names").stdout.splitlines()
+    assert run("list", "resnet18_*", "--task", "cls", "--names").stdout.splitlines()[0] == "resnet18_cls"
+    assert run("list", "no_such_*").stdout == run("list", "no_such_*", "--names").stdout == ""
     assert "'cls'" in failed("list", "--task", "clz")
 
 
@@ -225,10 +231,52 @@ def test_lines_and_notes_of_an_error_are_printed(monkeypatch):
         raise error
 
     monkeypatch.setattr("brickyard.list_models", fail)
-    lines = run("list").stderr.splitlines()
+    lines = run("list", "--names").stderr.splitlines()
     assert lines == [
         "Error: The head does not fit:",
         "  - channels: expected 3, found 4",
         "  - sha256 " + "0" * 64,
         "In brick 'seg/head'",
     ]
+
+
+def test_many_models_are_listed_by_family_after_the_trained_ones():
+    lines = run("list").stdout.splitlines()
+    assert len(lines) < 200
+    (trained,) = [line for line in lines if "tf_efficientnet_lite0_seg-unet.digits_v1" in line]
+    assert re.search(r"18\.2 MB.*seg/MeanIoU 0\.\d+", trained)
+    (resnet,) = [line for line in lines if re.search(r"│ resnet +│", line)]
+    assert f" {len(timm.list_models(module='resnet'))} " in resnet
+    with_weights = {name.partition(".")[0] for name in timm.list_models(module="resnet", pretrained=True)}
+    assert f" {len(with_weights)} " in resnet
+    assert lines[-1].startswith(f"{len(brickyard.list_models())} names in ")
+
+
+def test_a_closed_pipe_ends_a_list_without_a_message():
+    command = f"{sys.executable} -c 'from brickyard.cli.main import main; main()' list --names | head -1"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    ended = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout == "aimv2_1b_patch14_224_cls\n"
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["predict", "list", "info", "inspect", "--help"])
+def test_an_ascii_terminal_gets_escaped_characters(command, tmp_path):
+    folder, image = tmp_path / "modèle", tmp_path / "é.png"
+    create_model("test_resnet_cls", labels=["chât", "b", "c"]).save_pretrained(folder)
+    Image.new("RGB", (40, 30)).save(image)
+    arguments = {
+        "predict": [image, "--model", folder, "--out", tmp_path / "ö"],
+        "list": ["list", "résnet"],
+        "info": [folder],
+        "inspect": [folder / "cls"],
+        "--help": [],
+    }[command]
+    call = [sys.executable, "-c", "from brickyard.cli.main import main; main()", command, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(call, env=environment, capture_output=True, check=False, timeout=100)
+    assert b"UnicodeEncodeError" not in ended.stderr
+    assert b"Traceback" not in ended.stderr
+    assert ended.returncode == (2 if command == "list" else 0), ended.stderr  # one argument too many
+    if command == "predict":
+        assert b"ch\\xe2t" in ended.stdout

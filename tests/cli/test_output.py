@@ -9,7 +9,7 @@ from rich.table import Table
 
 from brickyard import BrickInputError, BrickMismatchError, create_model
 from brickyard.cli.main import main
-from brickyard.cli.output import echo_rows, error_text, make_console
+from brickyard.cli.output import echo_rows, echo_table, error_text, make_console
 
 SHA256, URI = "0123456789abcdef" * 4, f"hf://organisation/{'repo' * 20}@{'0' * 40}/segmentation/head"
 
@@ -76,3 +76,22 @@ def test_a_refused_swap_names_the_flag_and_keeps_its_lines(tmp_path):
     assert "pass --check input or --check shape" in result.stderr
     assert "check=" not in result.stderr
     assert re.search(r":\n  - weights of the backbone: expected sha256 \w{12}", result.stderr)
+
+
+TEXTS = ["car [small]", "x[/b]", "[red]", "[", "a\\[b]", "0" * 300, ":cat:", "[link=http://x]y[/link]"]
+
+
+def test_tables_print_texts_as_they_are(capsys):
+    echo_table([f"head {text}" for text in TEXTS], [TEXTS], title=f"title {TEXTS[1]}")
+    echo_table([], [TEXTS])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "title x[/b]"
+    assert all(f"head {text}" in lines[2] for text in TEXTS)
+    assert all(text in lines[4] for text in TEXTS)
+    assert all(text in lines[-1] for text in TEXTS)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_rows_print_texts_as_they_are(text, capsys):
+    echo_rows([(text, text), ("b", text)])
+    assert capsys.readouterr().out.splitlines()[0] == f"{text}  {text}"

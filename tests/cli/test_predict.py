@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
+from faster_coco_eval.core import mask as coco_masks
 from PIL import Image
 
 from brickyard import Predictor, create_model
@@ -126,3 +127,66 @@ def test_an_undecodable_file_name_is_written_as_json(model, tmp_path):
     assert result.exit_code == 0
     (row,) = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
     assert bytes(Path(row["file"])) == bytes(tmp_path) + b"/" + name
+
+
+def test_masks_are_written_as_images_of_the_original_size(images, tmp_path):
+    create_model("test_resnet_seg_det", num_classes={"seg": 4, "det": 2}).save_pretrained(tmp_path / "model")
+    result = run(images, "--model", tmp_path / "model", "--out", tmp_path / "out", "--threshold", 0)
+    assert result.exit_code == 1  # one image is damaged
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
+    for row, prediction in zip(rows, Predictor(tmp_path / "model", device="cpu").predict(images), strict=True):
+        if "error" in row:
+            continue
+        with Image.open(tmp_path / "out" / row["images"]["seg"]) as mask:
+            assert np.array_equal(np.asarray(mask), prediction.masks["seg"])
+        assert (tmp_path / "out" / row["images"]["visualization"]).is_file()
+        for each in row["seg"]:
+            assert np.array_equal(coco_masks.decode(each["segmentation"]), prediction.masks["seg"] == each["class"])
+
+
+def test_options_choose_what_is_reported(model, images, tmp_path):
+    def rows(*options: object) -> list[dict]:
+        run(images, "--model", model, "--out", tmp_path / "out", *options)
+        text = (tmp_path / "out" / "predictions.json").read_text(encoding="utf-8")
+        return [row for row in json.loads(text) if "error" not in row]
+
+    assert {len(row["cls"]) for row in rows("--topk", 2)} == {2}
+    assert {each["label"] for row in rows("--classes", "fox, dog") for each in row["cls"]} == {"fox", "dog"}
+    assert rows("--threshold", 1.0)[0]["cls"] == []
+    assert [each["probability"] for each in rows("--image-size", 64)[0]["cls"]] != [
+        each["probability"] for each in rows()[0]["cls"]
+    ]
+    assert "Unknown class 'wolf'" in run(images, "--model", model, "--classes", "wolf").stderr
+
+
+def test_without_images_only_json_is_written(model, images, tmp_path):
+    run(images, "--model", model, "--out", tmp_path / "out", "--no-images")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_the_options_of_results_hold_for_jobs(model, images, tmp_path):
+    command = [images, "--model", model, "--engine", "local", "--rows", "jsonl", "--workers", 0]
+    run(*command, "--out", tmp_path / "out", "--topk", 1, "--classes", "fox,dog")
+    lines = (tmp_path / "out" / "part-000000.jsonl").read_text(encoding="utf-8").splitlines()
+    results = [json.loads(line)["cls"] for line in lines]
+    assert all(each is None or (len(each) == 1 and each[0]["label"] in ("fox", "dog")) for each in results)
+    other = run(*command, "--out", tmp_path / "out", "--topk", 2, "--classes", "fox,dog")
+    assert "topk: expected 1, found 2" in other.stderr
+
+
+def test_a_second_run_does_not_read_the_output_of_the_first(model, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images)
+    for _ in range(2):
+        result = run(".", "--model", model)
+        assert result.stdout.splitlines()[-1].startswith("8 of 9 images")
+    assert run("predictions/0.png", "--model", model).stdout.splitlines()[-1].startswith("1 of 1 images")
+
+    refused = run(images, "--model", model, "--out", images)
+    assert refused.exit_code == 2
+    assert "--out" in refused.stderr
+
+
+def test_patterns_and_urls_are_images(model, images, tmp_path):
+    result = run(images / "[0-3].png", "http://127.0.0.1:9/far.png", "--model", model, "--out", tmp_path / "out")
+    assert result.stdout.splitlines()[-1].startswith("4 of 5 images")
+    assert "not read: http://127.0.0.1:9/far.png" in result.stderr

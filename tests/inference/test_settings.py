@@ -113,8 +113,11 @@ def test_masks_are_arrays_and_run_lengths_at_the_original_size(model, image):
         pixels = coco_masks.decode({**row["segmentation"], "counts": row["segmentation"]["counts"].encode()})
         assert np.array_equal(pixels.astype(bool), mask == row["class"])
     small = outputs_of(model, image)["seg/class_prediction"]
-    rows, columns = np.arange(90) * small.shape[0] // 90, np.arange(130) * small.shape[1] // 130
-    assert np.array_equal(mask, small[rows[:, None], columns])
+    nearest = [
+        ((np.arange(side) + 0.5) * before / side).astype(int)
+        for side, before in zip((90, 130), small.shape, strict=True)
+    ]
+    assert np.array_equal(mask, small[nearest[0][:, None], nearest[1]])
 
 
 def test_other_classes_are_minus_one_in_a_mask(model, image):
@@ -163,7 +166,7 @@ def predictor_boxes(model, image):
 
 def test_a_size_that_the_model_does_not_take_is_an_error(image):
     vit = create_model("test_vit_cls", num_classes=2)
-    with pytest.raises(BrickInputError, match="expected images of 160x160 pixels .* found 96x90"):
+    with pytest.raises(BrickInputError, match=r"expected images of 160x160 pixels .* found 96x90"):
         Predictor(vit, device="cpu", image_size=(96, 90))
 
 
@@ -173,5 +176,5 @@ def test_defaults_are_kept_by_an_export(changed, image, tmp_path):
     by_torch, by_onnx = (predict(source, image).results for source in (changed, tmp_path / "model.onnx"))
     assert len(by_onnx["cls"]) == 2
     assert len(by_onnx["det"]) == len(by_torch["det"]) < len(predict(changed, image, threshold=0.3).results["det"])
-    with pytest.raises(BrickInputError, match="image_size|Resize images to this size"):
+    with pytest.raises(BrickInputError, match=r"image_size|Resize images to this size"):
         Predictor(tmp_path / "model.onnx", device="cpu", image_size=64)

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional
 
 from brickyard import BrickInputError, Stage, create_model
+from brickyard.data.geometry import resize_geometry
 from brickyard.tasks.registry import get_task
 from tests.tasks import checks
 
@@ -93,7 +94,9 @@ def test_near_pixels_are_drawn_bright():
     depth = np.linspace(1, 5, 400, dtype=np.float32)[None, :, None].repeat(100, axis=0)
     drawn = np.asarray(draw(np.full((100, 400, 3), 128, np.uint8), depth).convert("L"))[:100].astype(float)
     assert (np.diff(drawn.mean(axis=0)[::20]) < 0).all()
-    turned = get_task("depth").on_image({"depth": depth.transpose(2, 0, 1)}, (100, 400), (100, 400))
+    turned = get_task("depth").on_image(
+        {"depth": depth.transpose(2, 0, 1)}, resize_geometry((100, 400), (100, 400), "squash")
+    )
     np.testing.assert_array_equal(turned["depth"], depth)
 
 

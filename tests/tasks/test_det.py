@@ -9,6 +9,7 @@ from PIL import Image
 from brickyard import BrickCollection, create_model
 from brickyard.core.specs import HeadInfo
 from brickyard.core.tags import Stage
+from brickyard.data.geometry import resize_geometry
 from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import PadBoxes
 from brickyard.tasks.registry import get_task
@@ -150,7 +151,7 @@ def test_results_are_json_of_the_detections_with_a_good_score():
 
 def test_boxes_of_an_image_of_another_size_are_stretched_with_it():
     values = {"boxes": np.array([[10.0, 20, 30, 40]], dtype=np.float32), "scores": np.array([0.5], dtype=np.float32)}
-    shown = get_task("det").on_image(values, seen=(100, 200), shown=(300, 400))
+    shown = get_task("det").on_image(values, resize_geometry((300, 400), (100, 200), "squash"))
     assert shown["boxes"].tolist() == [[20, 60, 60, 120]]
     assert shown["scores"] is values["scores"]
 

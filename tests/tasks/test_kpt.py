@@ -4,6 +4,7 @@ import torch
 
 from brickyard import BrickInputError, Stage, create_model
 from brickyard.core.specs import HeadInfo
+from brickyard.data.geometry import resize_geometry
 from brickyard.tasks.registry import get_task
 from tests.tasks import checks
 
@@ -108,7 +109,7 @@ def test_a_predictor_returns_points_in_pixels_of_the_original_image(tmp_path):
 def test_points_scale_with_the_image_size():
     values = {"keypoints": np.array([[10.0, 20.0], [30.0, 40.0], [0.0, 1.0]]), "scores": np.array([0.1, 0.9, 0.5])}
     task = get_task("kpt")
-    results = task.results(task.on_image(values, (100, 50), (200, 200)), LABELS)
+    results = task.results(task.on_image(values, resize_geometry((200, 200), (100, 50), "squash")), LABELS)
     assert [(each["label"], each["x"], each["y"]) for each in results] == [
         ("left eye", 120.0, 80.0),
         ("right eye", 0.0, 2.0),

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from brickyard import Predictor, Stage, create_model
 from brickyard.core.conversions import torch_to_numpy
+from brickyard.data.geometry import resize_geometry
 from brickyard.parts.drawing.masks import DrawSegmentation
 from brickyard.tasks.registry import get_task
 
@@ -132,7 +133,9 @@ def test_results_are_the_classes_by_their_share():
 
 def test_the_classes_of_another_size_are_stretched():
     classes = np.array([[2, 1], [0, 0]])
-    values = get_task("seg").on_image({"class_prediction": classes, "logits": 1}, (2, 2), (4, 6))
+    values = get_task("seg").on_image(
+        {"class_prediction": classes, "logits": 1}, resize_geometry((4, 6), (2, 2), "squash")
+    )
     assert values["logits"] == 1
     np.testing.assert_array_equal(values["class_prediction"], classes.repeat(2, axis=0).repeat(3, axis=1))
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 from tqdm import tqdm
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli.models import load_trained, resize_mode_of
-from brickyard.cli.output import make_console
+from brickyard.cli.output import echo_table
 
 _MAX_CALIBRATION_IMAGES = 256  # more images do not change the scales
 _KINDS = ["onnx", "pt2", "aoti"]
@@ -137,12 +136,8 @@ def quantize(
     click.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB, was {source.stat().st_size / 1e6:.1f} MB")
     if labelled is not None:
         after = measure(file, labelled)
-        table = Table(
-            "metric", "before", "after", title=f"{data}, {len(labelled)} images of test", title_justify="left"
-        )
-        for metric, value in before.items():
-            table.add_row(metric, f"{value:.4f}", f"{after[metric]:.4f}")
-        make_console().print(table, highlight=False)
+        rows = [(metric, f"{value:.4f}", f"{after[metric]:.4f}") for metric, value in before.items()]
+        echo_table(["metric", "before", "after"], rows, title=f"{data}, {len(labelled)} images of test")
 
 
 def _refuse_existing(file: Path, overwrite: bool) -> None:

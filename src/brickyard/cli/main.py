@@ -14,16 +14,24 @@ from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolu
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli import export, hub, predict, train
 from brickyard.cli.models import locate
-from brickyard.cli.output import echo_rows, error_text
+from brickyard.cli.output import echo_rows, echo_table, error_text, replace_unprintable
 from brickyard.errors import BrickError
+
+_MOST_NAMES = 50  # that `brickyard list` shows one by one
 
 
 class _Commands(click.Group):
     """A group of commands that print the text of expected errors instead of a traceback."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        replace_unprintable()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # `brickyard list | head`: click ends without a message
+            raise
         except (BrickError, OSError, HFValidationError, HfUriError, RevisionResolutionError) as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "") or self
             raise click.ClickException(error_text(error, command)) from None
@@ -60,11 +68,40 @@ def main(modules: Sequence[str]) -> None:
 @main.command(name="list")
 @click.argument("filter", default="*")
 @click.option("--pretrained", is_flag=True, help="Only models with trained weights on this machine.")
-@click.option("--task", "tasks", multiple=True, help="Only models with this task; repeatable.")
-def list_command(filter: str, pretrained: bool, tasks: Sequence[str]) -> None:
-    """List the names of models that match FILTER, such as "resnet*_cls"."""
-    for name in brickyard.list_models(filter, pretrained=pretrained, tasks=tasks):
-        click.echo(name)
+@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only models with this task; repeatable.")
+@click.option("--names", "only_names", is_flag=True, help="All names, one per line, for scripts.")
+def list_command(filter: str, pretrained: bool, tasks: Sequence[str], only_names: bool) -> None:
+    """List the models that match FILTER, such as "resnet*_cls".
+
+    Shows the trained models with their size and metrics, then the names of further models; of more than 50, the
+    families of their backbones.
+    """
+    if only_names:
+        for name in brickyard.list_models(filter, pretrained=pretrained, tasks=tasks):
+            click.echo(name)
+        return
+    from brickyard.catalog import list_families, list_trained  # noqa: PLC0415 - it loads torch
+
+    trained = list_trained(filter, tasks=tasks)
+    rows = [
+        (model.name, f"{model.size / 1e6:.1f} MB", ", ".join(f"{name} {value:.3g}" for name, value in model.metrics))
+        for model in trained
+    ]
+    if rows:
+        echo_table(["trained model", "weights", "metrics"], rows)
+    if pretrained:
+        return
+    names = brickyard.list_models(filter, tasks=tasks)
+    families = list_families(names)
+    if len(names) > _MOST_NAMES:
+        cells = [(family.name, str(family.backbones), str(family.pretrained), family.example) for family in families]
+        echo_table(["family", "backbones", "with timm's weights", "for example"], cells)
+        click.echo(
+            f"{len(names)} names in {len(families)} families: pass a FILTER for one of them, or --names for all."
+        )
+    else:
+        for name in names:
+            click.echo(name)
 
 
 @main.command()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 import click
+from rich.box import HEAVY_HEAD
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 _WIDEST = 10_000  # columns; a terminal breaks longer lines by itself, and copies them without the breaks
 
@@ -21,6 +26,24 @@ def echo_rows(rows: Sequence[tuple[str, str]]) -> None:
 def make_console(stderr: bool = False) -> Console:
     """Return a console for tables and styled text, whose lines are as long as their content."""
     return Console(stderr=stderr, width=_WIDEST, soft_wrap=True)
+
+
+def echo_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """Print a table; brackets in its texts are no markup.
+
+    Args:
+        header: The names of the columns; without any, the table has neither a header nor lines.
+        rows: The cells of each row.
+        title: A line above the table.
+    """
+    if title is not None:
+        click.echo(title)
+    table = Table(box=HEAVY_HEAD if header else None, show_header=bool(header))
+    for name in header:
+        table.add_column(Text(name))
+    for row in rows:
+        table.add_row(*(Text(click.format_filename(cell)) for cell in row))
+    make_console().print(table)
 
 
 def error_text(error: BaseException, command: click.Command) -> str:
@@ -41,3 +64,10 @@ def error_text(error: BaseException, command: click.Command) -> str:
     text = "\n".join([str(error).strip(), *getattr(error, "__notes__", [])])  # a collection notes the brick that raised
     text = re.sub(r"\b(?P<name>\w+)=(?P<value>'[^'\n]*'|\{[^{}\n]*\}|True\b|\d+)?", flag, text)
     return re.sub(r"\A(?P<name>\w+)(?P<value>)(?=:| of )", flag, text)
+
+
+def replace_unprintable() -> None:
+    """Let the output streams escape characters that their encoding lacks, such as "é" in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

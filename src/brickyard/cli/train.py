@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli.models import load_trained, locate, resize_mode_of
-from brickyard.cli.output import make_console
+from brickyard.cli.output import echo_table, make_console
 from brickyard.core.specs import RESIZE_MODES
 
 _DATA = click.option(
@@ -137,7 +136,9 @@ def train(
             overwrite=overwrite,
             provenance=provenance,
             progress=sys.stderr.isatty(),
-            on_validation=lambda step, metrics: console.print(_format_metrics(step, metrics), highlight=False),
+            on_validation=lambda step, metrics: console.print(
+                _format_metrics(step, metrics), highlight=False, markup=False
+            ),
         )
     except (KeyboardInterrupt, SystemExit):  # Lightning converts the first to the second
         click.echo("Interrupted. Run the same command with --resume to resume from the last checkpoint.", err=True)
@@ -189,14 +190,12 @@ def evaluate(
     metrics = brickyard.evaluate(
         model, dataset, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
     )
-    table = Table("metric", data, title=f"{name}, {len(dataset)} images of {split}", title_justify="left")
-    for metric, value in metrics.items():
-        table.add_row(metric, f"{value:.4f}")
-    make_console().print(table, highlight=False)
     if file is not None:
         settings = {"model": name, "data": data, "split": split, "length": len(dataset), "image_size": image_size}
         numbers = {metric: None if isnan(value) else value for metric, value in metrics.items()}  # JSON has no nan
         file.write_text(json.dumps({**settings, "seed": seed, "metrics": numbers}, indent=2) + "\n", encoding="utf-8")
+    rows = [(metric, f"{value:.4f}") for metric, value in metrics.items()]
+    echo_table(["metric", data], rows, title=f"{name}, {len(dataset)} images of {split}")
 
 
 def _parse_bricks(bricks: Sequence[str]) -> dict[str, str] | None:

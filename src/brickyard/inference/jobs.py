@@ -69,8 +69,8 @@ def predict_rows(
 
     Each shard of the images has one file, `part-<number>.<kind>`. A row has `file`, `width` and `height` in pixels
     (after EXIF rotation), `error` (null, or why the image could not be read) and for each head its results, best
-    first; in parquet as JSON text. Results of segmentation have the pixels of their class, see `with_masks`. `_job.json`
-    describes the job.
+    first; in parquet as JSON text. Results of segmentation have the pixels of their class, see `with_masks`.
+    `_job.json` describes the job.
 
     Args:
         source: The model, see `Predictor`.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_masks
+from PIL import Image
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -29,6 +30,15 @@ def with_masks(results: Results, masks: Mapping[str, npt.NDArray[Any]]) -> Resul
         else rows
         for head, rows in results.items()
     }
+
+
+def to_mask_image(mask: npt.NDArray[Any]) -> Image.Image:
+    """Convert the class of each pixel, (H, W), to a grey image whose values are the classes.
+
+    It has 8 bits, or 16 for classes from 255 on; pixels of no class, -1, have the largest value, 255 or 65535.
+    """
+    dtype = np.uint8 if mask.max(initial=0) < np.iinfo(np.uint8).max else np.uint16
+    return Image.fromarray(np.where(mask < 0, np.iinfo(dtype).max, mask).astype(dtype))
 
 
 def _run_lengths(pixels: npt.NDArray[np.bool_]) -> dict[str, Any]:

@@ -148,8 +148,7 @@ class Predictor:
         self._images = self._run.images if image_size is None else resized_spec(self._run, image_size)
         self._drawing = drawing_bricks(self._run)
         self._selections = selections(self._run.heads, self._drawing, threshold, topk, classes)
-        is_dense = any(get_task(metadata["task"]).is_dense for metadata in self._run.heads.values())
-        self.reader = ImageReader(self._images, is_dense=is_dense)
+        self.reader = ImageReader(self._images)
 
     @property
     def heads(self) -> list[str]:
@@ -302,10 +301,11 @@ class Predictor:
     ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, npt.NDArray[Any]]]:
         """Compute the results and masks of each head for an image of `size`, (width, height) in pixels."""
         results, masks = {}, {}
+        geometry = self.reader.geometry(size)
         for head, metadata in self._run.heads.items():
             with _missing_output_error(head):
                 task = self._task(head)
-                resized = task.on_image(outputs[head], self._images.size, size[::-1])
+                resized = task.on_image(outputs[head], geometry)
                 results[head] = task.results(resized, metadata["labels"])
                 if (mask := task.mask(resized)) is not None:
                     masks[head] = mask
@@ -315,11 +315,11 @@ class Predictor:
         """Draw the results of all heads: first the dense ones, over the image, then those that extend the image."""
         drawn = image.copy()
         drawn.thumbnail((_MAX_VISUALIZATION_SIDE, _MAX_VISUALIZATION_SIDE))
-        size = (drawn.height, drawn.width)
+        geometry = self.reader.geometry(image.size)._replace(original=(drawn.height, drawn.width))
         for head in sorted(self._drawing, key=lambda head: not self._task(head).is_dense):
             brick = self._drawing[head]
             with _missing_output_error(head):
-                resized = self._task(head).on_image(outputs[head], self._images.size, size)
+                resized = self._task(head).on_image(outputs[head], geometry)
                 values = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in resized.items()}}
                 arguments = {argument: values[name] for argument, name in brick.input_names.items()}
             drawn = brick.callable(**arguments)

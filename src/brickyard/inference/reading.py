@@ -12,10 +12,13 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from brickyard.core.specs import InputSpec
+from brickyard.core.specs import InputSpec, ResizeMode
+from brickyard.data.geometry import FRAME_FILL, ResizeGeometry, resize_geometry
 from brickyard.errors import BrickInputError
 from brickyard.inference.shards import Shard
 from brickyard.inference.sources import ImageSource, open_image
+
+_LETTERBOX = "letterbox"
 
 
 @final
@@ -43,17 +46,15 @@ class ImageReader:
 
     Args:
         images: The input of the model.
-        is_dense: Whether outputs have coordinates on the image. The whole image is then resized without cropping,
-            which changes its aspect ratio.
     """
 
-    def __init__(self, images: InputSpec, *, is_dense: bool) -> None:
-        self._channels = images.channels
+    def __init__(self, images: InputSpec) -> None:
+        self._images = images
         self._transform = create_transform(
             (images.channels, *images.size),
             interpolation=images.interpolation,
-            crop_pct=1.0 if is_dense else images.crop_pct,
-            crop_mode="squash" if is_dense else images.crop_mode,
+            crop_pct=images.crop_pct,
+            crop_mode="squash" if images.crop_mode == _LETTERBOX else images.crop_mode,
             normalize=False,  # the model's preprocessor normalizes
         )
 
@@ -86,12 +87,30 @@ class ImageReader:
         return batch._replace(image=torch.stack(images)) if images else batch
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Resize and crop an image: (C, H, W) uint8."""
-        mode = {1: "L", 3: "RGB"}.get(self._channels)
+        """Resize an image, and crop or pad it: (C, H, W) uint8."""
+        channels = self._images.channels
+        mode = {1: "L", 3: "RGB"}.get(channels)
         if mode is None:
-            raise BrickInputError("the model", "1 or 3 channels for images", f"{self._channels}", "Pass arrays.")
-        tensor: Tensor = self._transform(image.convert(mode))
+            raise BrickInputError("the model", "1 or 3 channels for images", f"{channels}", "Pass arrays.")
+        image = image.convert(mode)
+        if self._images.crop_mode == _LETTERBOX:
+            image = self._letterboxed(image)
+        tensor: Tensor = self._transform(image)
         return tensor
+
+    def geometry(self, size: tuple[int, int]) -> ResizeGeometry:
+        """Return where an image of `size`, (width, height), lies in the input of the model, unless it is cropped."""
+        mode: ResizeMode = "letterbox" if self._images.crop_mode == _LETTERBOX else "squash"
+        return resize_geometry(size[::-1], self._images.size, mode)
+
+    def _letterboxed(self, image: Image.Image) -> Image.Image:
+        """Scale an image to fit into the input, and pad it with grey."""
+        geometry = self.geometry(image.size)
+        top, left, height, width = geometry.content
+        resampling = Image.Resampling[self._images.interpolation.upper()]
+        frame = Image.new(image.mode, geometry.size[::-1], (FRAME_FILL,) * len(image.getbands()))
+        frame.paste(image.resize((width, height), resampling), (left, top))
+        return frame
 
 
 @final

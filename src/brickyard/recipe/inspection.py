@@ -9,7 +9,7 @@ from typing import Any
 
 from brickyard.core.brick import Brick
 from brickyard.core.names import prefix_of
-from brickyard.core.specs import BackboneSpec, HeadInfo, InputSpec
+from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, InputSpec
 from brickyard.parts.registry import part_of
 from brickyard.recipe.recipe import HeadRecipe, Recipe
 from brickyard.tasks.registry import get_task
@@ -76,13 +76,17 @@ def images_of(bricks: Mapping[str, Brick]) -> InputSpec | None:
     """Return the images that a model takes, None if it has no backbone that declares them.
 
     Size and crop mode are those of the images that the heads were trained on; of several sizes, the largest. Training
-    uses whole images, so where a head has a `resize_mode`, it is the crop mode, and nothing is cropped.
+    uses whole images, so where a head has a `resize_mode`, it is the crop mode, and nothing is cropped. Nor are images
+    for dense tasks, whose outputs cover the image.
     """
     backbone = provided_by(bricks)
     if backbone is None:
         return None
-    images = [_images_of_head(head, backbone.input) for head in heads_of(bricks).values()]
-    return max(images, key=lambda spec: prod(spec.size), default=backbone.input)
+    heads = heads_of(bricks).values()
+    images = [_images_of_head(head, backbone.input) for head in heads]
+    largest = max(images, key=lambda spec: prod(spec.size), default=backbone.input)
+    is_whole = largest.crop_mode in RESIZE_MODES or not any(get_task(head.task).is_dense for head in heads)
+    return largest if is_whole else replace(largest, crop_mode="squash", crop_pct=1.0)
 
 
 def _images_of_head(head: HeadInfo, images: InputSpec) -> InputSpec:

@@ -7,14 +7,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.geometry import ResizeGeometry, masks_to_original
 from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickInputError
-from brickyard.parts.drawing.masks import resize_nearest
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -84,9 +85,10 @@ class Depth(Task):
         nearest, median, farthest = (float(value) for value in np.percentile(values["depth"], (0, 50, 100)))
         return [{"label": labels[0], "nearest": nearest, "median": median, "farthest": farthest}]
 
-    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """Resize the `depth`, (H, W, 1), to an image of another size."""
-        return {**values, "depth": resize_nearest(values["depth"][0], *shown)[..., None]}
+    def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
+        """Map the `depth`, (1, H, W), to the original image, (H, W, 1)."""
+        depth = masks_to_original(torch.from_numpy(values["depth"]), geometry)
+        return {**values, "depth": depth.numpy().transpose(1, 2, 0)}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any, ClassVar, final
 
 import numpy as np
+import torch
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.tags import Tag
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.geometry import ResizeGeometry, boxes_to_original
 from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.detection import centernet, fcos, retinanet, ssdlite
 from brickyard.parts.detection.points import levels_from
@@ -173,7 +175,6 @@ class Detection(Task):
         scores = np.where(labels >= 0, values["scores"], -1.0)  # padding is no candidate
         return {**values, "labels": np.where(selection.mask(scores, labels), labels, -1)}
 
-    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """Scale the `boxes` (N, 4) to an image of another size."""
-        height, width = shown[0] / seen[0], shown[1] / seen[1]
-        return {**values, "boxes": values["boxes"] * np.array([width, height, width, height], dtype=np.float32)}
+    def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
+        """Map the `boxes` (N, 4) to pixels of the original image."""
+        return {**values, "boxes": boxes_to_original(torch.from_numpy(values["boxes"]), geometry).numpy()}

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.geometry import ResizeGeometry, points_to_original
 from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
@@ -89,10 +91,9 @@ class Keypoints(Task):
         scores = values["scores"]
         return {**values, "scores": np.where(selection.mask(scores, np.arange(len(scores))), scores, -1.0)}
 
-    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """Scale the `keypoints` to an image of another size, (2, K): every x, then every y."""
-        scale = np.array([[shown[1] / seen[1]], [shown[0] / seen[0]]], dtype=np.float32)
-        return {**values, "keypoints": values["keypoints"].T * scale}
+    def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
+        """Map the `keypoints` to pixels of the original image, (2, K): every x, then every y."""
+        return {**values, "keypoints": points_to_original(torch.from_numpy(values["keypoints"]), geometry).numpy().T}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

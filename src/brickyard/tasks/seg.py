@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
+from brickyard.data.geometry import ResizeGeometry, masks_to_original
 from brickyard.data.label_kinds import LabelKind
-from brickyard.parts.drawing.masks import resize_nearest
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -124,9 +125,10 @@ class Segmentation(Task):
         classes: npt.NDArray[Any] = values["class_prediction"]
         return classes
 
-    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """Resize the `class_prediction` (H, W) to an image of another size."""
-        return {**values, "class_prediction": resize_nearest(values["class_prediction"], *shown)}
+    def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
+        """Map the `class_prediction` (H, W) to the original image."""
+        classes = torch.from_numpy(values["class_prediction"])
+        return {**values, "class_prediction": masks_to_original(classes, geometry).numpy()}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from brickyard.core.brick import Brick
 from brickyard.core.names import join
 from brickyard.core.specs import BackboneSpec
+from brickyard.data.geometry import ResizeGeometry
 from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError
 from brickyard.tasks.metadata import Label, Metadata, labels_of
@@ -132,13 +133,12 @@ class Task(ABC):
         """Return the class of each pixel, (H, W) integers, -1 where it was not selected; None without a mask."""
         return None
 
-    def on_image(self, values: Mapping[str, Any], seen: tuple[int, int], shown: tuple[int, int]) -> dict[str, Any]:
-        """Convert outputs to an image of another size; dense tasks override it.
+    def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
+        """Map outputs back to the original image; dense tasks override it.
 
         Args:
             values: See `results`.
-            seen: (H, W) of the model's input.
-            shown: (H, W) of the original image.
+            geometry: How the image was resized to the model's input.
         """
         return dict(values)
 

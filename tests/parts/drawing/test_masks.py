@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brickyard import BrickInputError
-from brickyard.parts.drawing.masks import DrawSegmentation, class_colours, resize_nearest
+from brickyard.parts.drawing.masks import DrawSegmentation, class_colours
 
 LABELS = ["background", "road", "sky"]
 
@@ -61,13 +61,6 @@ def test_only_the_region_of_the_mask_is_coloured(grey):
 def test_a_mask_larger_than_the_image_is_refused(grey):
     with pytest.raises(BrickInputError, match=r"within \(200, 400\), found \(400, 200\)"):
         drawn(grey, np.zeros((400, 200), dtype=np.int64))
-
-
-def test_masks_are_resized_to_the_nearest_pixel():
-    small = np.array([[0, 1], [2, 2]])
-    np.testing.assert_array_equal(resize_nearest(small, 200, 400), small.repeat(100, axis=0).repeat(200, axis=1))
-    np.testing.assert_array_equal(resize_nearest(small, 1, 1), [[0]])
-    assert resize_nearest(small, 3, 5).shape == (3, 5)
 
 
 def test_ignored_pixels_are_not_coloured(grey):

@@ -105,14 +105,6 @@ def class_colours(count: int) -> npt.NDArray[np.uint8]:
     return rounded
 
 
-def resize_nearest(classes: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
-    """Resize a mask (h, w) to (height, width) by nearest-neighbour interpolation."""
-    rows = np.arange(height) * classes.shape[0] // height
-    columns = np.arange(width) * classes.shape[1] // width
-    resized: npt.NDArray[Any] = classes[rows[:, None], columns]
-    return resized
-
-
 def _borders(classes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Mark pixels whose class differs from the pixel below or to the right."""
     borders = np.zeros(classes.shape, dtype=bool)
