@@ -182,8 +182,8 @@ def list_families(names: Sequence[str]) -> list[Family]:
     for module in timm.list_modules():
         backbones = [backbone for backbone in timm.list_models(module=module) if backbone in first]
         if backbones:
-            pretrained = sum(bool(timm_tags(backbone)) for backbone in backbones)
-            families.append(Family(module, len(backbones), pretrained, first[backbones[0]]))
+            weights = {name.partition(".")[0] for name in timm.list_models(module=module, pretrained=True)}
+            families.append(Family(module, len(backbones), len(weights & set(backbones)), first[backbones[0]]))
     return families
 
 

@@ -139,7 +139,10 @@ def test_the_file_has_metadata(model, file):
     assert metadata["brickyard.heads"]["cls"]["labels"] == ["cat", "dog", "fox"]
     assert {head: metadata["brickyard.heads"][head]["task"] for head in ("seg", "det")} == {"seg": "seg", "det": "det"}
     assert metadata["brickyard.image"]["size"] == [64, 64]
-    assert {"mean", "std", "interpolation"} <= set(metadata["brickyard.image"])
+    image = metadata["brickyard.image"]
+    assert (image["layout"], image["order"], image["range"], image["resize_mode"]) == ("NCHW", "RGB", [0, 1], "squash")
+    assert not {"mean", "std"} & set(image)  # normalization is inside
+    assert set(image["normalized_inside"]) == {"mean", "std"}
     weights = save(model["cls/head"].model.state_dict(), metadata={"format": "pt"})
     assert metadata["brickyard.bricks"]["cls/head"] == hashlib.sha256(weights).hexdigest()
     assert set(metadata["brickyard.bricks"]) == {"backbone", "cls/head", "seg/head", "det/head"}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 from brickyard.collection import BrickCollection
 from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Tag
+from brickyard.data.geometry import FRAME_FILL
 from brickyard.errors import BrickMismatchError, UnsafeBrickError
 from brickyard.recipe.inspection import head_metadata, name_of
 from brickyard.storage.config import check_fields, describe, well_formed
@@ -33,7 +34,7 @@ class ExportMetadata:
     Attributes:
         collection: The name of the model, or None.
         image: The expected input images. Values are in [0, 1]: the exported model normalises with the mean and standard
-            deviation given in this specification.
+            deviation given in this specification. Stored by `_image_to_json`.
         heads: The metadata of each head: task, variant, labels and further keys of its brick.
         python_bricks: The configurations of the bricks without weights that run in Python on the outputs of the file,
             by path: visualization and metric bricks.
@@ -50,7 +51,7 @@ class ExportMetadata:
         """Serialise to JSON strings by key, as ONNX's `metadata_props` store them."""
         values = {
             "collection": self.collection,
-            "image": asdict(self.image),
+            "image": _image_to_json(self.image),
             "heads": self.heads,
             "python_bricks": self.python_bricks,
             "bricks": self.bricks,
@@ -74,14 +75,49 @@ class ExportMetadata:
             raise BrickMismatchError(f"{location} was not exported by brickyard", problems)
         with well_formed(location):
             values = {key: json.loads(text) for key, text in entries.items()}
-            image: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in values["image"].items()
-            }
-            _check_image(image)
+            image = _image_from_json(values["image"])
             _check_bricks(values, location)
-            return cls(
-                values["collection"], InputSpec(**image), values["heads"], values["python_bricks"], values["bricks"]
-            )
+            return cls(values["collection"], image, values["heads"], values["python_bricks"], values["bricks"])
+
+
+def _image_to_json(image: InputSpec) -> dict[str, Any]:
+    """Describe what a caller must do with an image, and what the model does inside.
+
+    `resize_mode` is "squash" (resize to `size`), "letterbox" (scale to fit, and pad to `size` with `fill`) or timm's
+    name of a crop: "center" (resize the shorter side to its size / `crop_pct`, and crop the center) or "border".
+    """
+    return {
+        "layout": "NCHW",
+        "order": {1: "L", 3: "RGB"}.get(image.channels),
+        "dtype": "float32",
+        "range": [0, 1],
+        "channels": image.channels,
+        "size": list(image.size),
+        "fixed": image.fixed,
+        "resize_mode": image.crop_mode,
+        "crop_pct": image.crop_pct,
+        "interpolation": image.interpolation,
+        "fill": FRAME_FILL / 255,
+        "normalized_inside": {"mean": list(image.mean), "std": list(image.std)},
+    }
+
+
+def _image_from_json(values: Mapping[str, Any]) -> InputSpec:
+    """Read what `_image_to_json` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: A value is missing or invalid.
+    """
+    inside = values["normalized_inside"]
+    image = {
+        **{key: values[key] for key in ("channels", "fixed", "interpolation", "crop_pct")},
+        "size": tuple(values["size"]),
+        "crop_mode": values["resize_mode"],
+        "mean": tuple(inside["mean"]),
+        "std": tuple(inside["std"]),
+    }
+    _check_image(image)
+    return InputSpec(**image)
 
 
 def _check_image(image: Mapping[str, Any]) -> None:
@@ -94,7 +130,7 @@ def _check_image(image: Mapping[str, Any]) -> None:
     if not 0 < image["crop_pct"] <= 1:
         raise ValueError(f"expected crop_pct in (0, 1], found {image['crop_pct']}")
     if image["crop_mode"] not in _CROP_MODES:
-        raise ValueError(f"expected crop_mode in {_CROP_MODES}, found {image['crop_mode']!r}")
+        raise ValueError(f"expected resize_mode in {_CROP_MODES}, found {image['crop_mode']!r}")
     if image["interpolation"] not in _INTERPOLATIONS:
         raise ValueError(f"expected interpolation in {_INTERPOLATIONS}, found {image['interpolation']!r}")
 
