@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from brickyard.export.parity import differences
 
@@ -70,3 +71,10 @@ def test_boxes_without_labels_are_compared_in_order():
     assert differences(expected, expected) == []
     found = {"det/boxes": expected["det/boxes"] + 9, "det/scores": expected["det/scores"] * 0}
     assert [problem.partition(":")[0] for problem in differences(expected, found)] == ["'det/boxes'", "'det/scores'"]
+
+
+def test_the_tolerance_follows_the_precision_of_the_model():
+    expected, found = {"logits": np.array([1.0, 2.0])}, {"logits": np.array([1.0, 2.005])}
+    assert differences(expected, found) == ["'logits': values differ by up to 0.005, tolerance 0.0002"]
+    assert differences(expected, found, 10 * torch.finfo(torch.float16).eps) == []
+    assert differences(expected, {"logits": np.array([1.0, 2.5])}, 10 * torch.finfo(torch.float16).eps) != []

@@ -128,7 +128,7 @@ def predict(
     Hub, with a column image or path. Run the same command again to resume an interrupted job. An image that cannot be
     read is a row with its error, and the exit code is 0.
     """  # noqa: D301 - click reads the \b
-    settings = {
+    settings: dict[str, Any] = {
         "threshold": threshold,
         "topk": topk,
         "classes": None if classes is None else [name.strip() for name in classes.split(",")],

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brickyard.collection import BrickCollection
@@ -78,7 +77,7 @@ def export_onnx(
 def export_bricks_as_onnx(
     path_onnx: str | os.PathLike[str],
     brick_collection: BrickCollection,
-    named_inputs: Mapping[str, Tensor],
+    named_inputs: Mapping[str, Any],
     dynamic_batch_size: bool,
     tags: Tags | None = None,
     **onnx_export_kwargs: Any,
@@ -89,7 +88,7 @@ def export_bricks_as_onnx(
         path_onnx: The file to write, atomically; an existing file is replaced.
         brick_collection: The collection. Its mode and statistics are not changed.
         named_inputs: An example batch; values that the bricks do not read are ignored. The inputs and outputs of the
-            graph have the collection's names; a tuple or list of tensors becomes indexed outputs, `features.0`.
+            graph have the collection's names; a tuple or list of tensors becomes indexed ones, `features.0`.
         dynamic_batch_size: Accept batches of any size, along dimension 0 of every input.
         tags: The tags to run with, by default those of `Stage.EXPORT`.
         **onnx_export_kwargs: Further arguments of `torch.onnx.export`.
@@ -97,7 +96,7 @@ def export_bricks_as_onnx(
     Raises:
         MissingExtraError: The extra `export` is not installed.
         MissingInputError: The example batch lacks an input.
-        BrickInputError: An output is not a tensor.
+        BrickInputError: An input or output is neither a tensor nor a tuple or list of tensors.
         BrickGraphError: The bricks cannot be exported.
     """
     dynamic = {name: {0: "batch"} for name in named_inputs} if dynamic_batch_size else {}
@@ -125,7 +124,7 @@ def _to_onnx(traced: Trace, **options: Any) -> Any:
                 kwargs={"named_inputs": traced.example},
                 dynamo=True,
                 dynamic_shapes=None if traced.dynamic is None else {"named_inputs": traced.dynamic},
-                input_names=list(traced.example),
+                input_names=traced.input_names,
                 output_names=traced.module.names,
                 verbose=False,
                 **options,

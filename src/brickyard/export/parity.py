@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from brickyard.core.specs import InputSpec
 from brickyard.errors import BrickMismatchError
 from brickyard.export.trace import AXES, Trace
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-_TOLERANCE = 1e-4  # of values, relative to the largest absolute value where that exceeds 1
-_BOX_TOLERANCE = 0.1  # pixels
+_TOLERANCE = 1e-4  # of values of float32 models, relative to the largest absolute value where that exceeds 1
+_EPSILONS = 10  # the tolerance of models of lower precision, in units of the spacing of their numbers at 1
+_BOX_TOLERANCE = 0.1  # pixels, of float32 models
+_DIFFERING_INTEGERS = 1e-3  # the fraction that may differ, of float32 models
 _EXTRA_PIXELS = 64  # added to a dynamic height or width in the second comparison
 
 
@@ -35,13 +38,14 @@ def check_parity(
         BrickMismatchError: The file does not run, or its outputs differ.
     """
     shape = traced.example["image"].shape
+    tolerance = _tolerance_of(traced.module)
     larger = [shape[AXES[axis]] + _EXTRA_PIXELS * (axis in dynamic) for axis in ("height", "width")]
     for batch, size in ((1, images.size), (3, larger)):
         count = batch if "batch" in dynamic else shape[0]
         inputs = {"image": torch.rand(count, shape[1], *size)}
         expected = {name: value.numpy() for name, value in traced.run(inputs).items()}
         try:
-            problems = differences(expected, run({name: value.numpy() for name, value in inputs.items()}))
+            problems = differences(expected, run({name: value.numpy() for name, value in inputs.items()}), tolerance)
         except Exception as error:  # the runtimes raise exceptions of any type
             problems = [f"it does not run: {error}"]
         if problems:
@@ -51,13 +55,20 @@ def check_parity(
             )
 
 
-def differences(expected: Arrays, found: Arrays) -> list[str]:
+def _tolerance_of(module: nn.Module) -> float:
+    """Return the tolerance for the lowest precision of a module's floating-point weights."""
+    dtypes = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    return max([_TOLERANCE, *(_EPSILONS * torch.finfo(dtype).eps for dtype in dtypes)])
+
+
+def differences(expected: Arrays, found: Arrays, tolerance: float = _TOLERANCE) -> list[str]:
     """Describe how outputs differ, one sentence per output; an empty list if they agree within the tolerances.
 
-    Floats may differ by 1e-4, relative to the largest absolute value where that exceeds 1. Of integers, one value in a
-    thousand may differ, because argmax may break ties differently. Detections (a head with all of `boxes`, `scores` and
-    `labels`) are compared as sets, because detections with nearly equal scores may swap: each needs a counterpart with
-    the same label, a score within 1e-4 and corners within 0.1 pixels.
+    Floats may differ by `tolerance`, relative to the largest absolute value where that exceeds 1. Of integers, one
+    value in a thousand may differ, because argmax may break ties differently. Detections (a head with all of `boxes`,
+    `scores` and `labels`) are compared as sets, because detections with nearly equal scores may swap: each needs a
+    counterpart with the same label, a score within `tolerance` and corners within 0.1 pixels. The latter two limits
+    grow with the tolerance as well.
 
     Example:
         >>> differences({"logits": np.zeros(2)}, {"logits": np.ones(2)})
@@ -68,34 +79,37 @@ def differences(expected: Arrays, found: Arrays) -> list[str]:
         keys = [f"{head}/{key}" for key in ("boxes", "scores", "labels")]
         if all(key in expected and key in found for key in keys):
             compared_as_sets |= set(keys)
-            differing = _differing_detections(*(expected[key] for key in keys), *(found[key] for key in keys))
+            differing = _differing_detections(
+                *(expected[key] for key in keys), *(found[key] for key in keys), tolerance=tolerance
+            )
             problems += [f"{head}: {problem}" for problem in differing]
     for name, array in expected.items():
         if name not in found:
             problems.append(f"'{name}' is missing")
-        elif name not in compared_as_sets and (difference := _difference(array, found[name])):
+        elif name not in compared_as_sets and (difference := _difference(array, found[name], tolerance)):
             problems.append(f"'{name}': {difference}")
     return problems
 
 
-def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> str:
+def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any], tolerance: float) -> str:
     if expected.shape != found.shape:
         return f"expected the shape {expected.shape}, found {found.shape}"
     if expected.dtype.kind in "iub":
         share = float(np.mean(expected != found)) if expected.size else 0.0
-        return f"{share:.2%} of the values differ" if share > 1e-3 else ""
+        return f"{share:.2%} of the values differ" if share > _DIFFERING_INTEGERS * tolerance / _TOLERANCE else ""
     if not expected.size:
         return ""
     largest = float(np.abs(expected - found).max())
-    allowed = _TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    allowed = tolerance * max(1.0, float(np.abs(expected).max()))
     return "" if largest <= allowed else f"values differ by up to {largest:.3g}, tolerance {allowed:.3g}"
 
 
-def _differing_detections(*arrays: npt.NDArray[Any]) -> list[str]:
+def _differing_detections(*arrays: npt.NDArray[Any], tolerance: float) -> list[str]:
     """Describe missing and additional detections.
 
     Args:
         *arrays: Expected boxes (B, N, 4), scores (B, N) and labels (B, N), then the same as found.
+        tolerance: Of scores; that of corners is in proportion.
     """
     boxes, scores, labels, found_boxes, found_scores, found_labels = arrays
     problems = []
@@ -103,8 +117,11 @@ def _differing_detections(*arrays: npt.NDArray[Any]) -> list[str]:
         for index in np.flatnonzero(labels[image] >= 0):
             is_match = (
                 (found_labels[image] == labels[image, index])
-                & (np.abs(found_scores[image] - scores[image, index]) <= _TOLERANCE)
-                & (np.abs(found_boxes[image] - boxes[image, index]).max(axis=1) <= _BOX_TOLERANCE)
+                & (np.abs(found_scores[image] - scores[image, index]) <= tolerance)
+                & (
+                    np.abs(found_boxes[image] - boxes[image, index]).max(axis=1)
+                    <= _BOX_TOLERANCE * tolerance / _TOLERANCE
+                )
             )
             if not is_match.any():
                 problems.append(f"image {image} lacks the box {boxes[image, index].round(1).tolist()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,12 +76,8 @@ def quantize_onnx(
             batch = next(self._batches, None)
             return None if batch is None else {"image": batch}
 
-    with (
-        write_atomically(Path(path)) as temp,
-        tempfile.TemporaryDirectory() as folder,
-        ignored_warnings("onnx", "onnxruntime"),
-    ):
-        prepared = Path(folder) / "prepared.onnx"
+    with write_atomically(Path(path)) as temp, ignored_warnings("onnx", "onnxruntime"):
+        prepared = temp.with_name(f"prepared-{temp.name}")
         quant_pre_process(os.fspath(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),

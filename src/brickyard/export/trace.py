@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -47,13 +47,18 @@ class Trace:
 
     Attributes:
         module: The selected bricks.
-        example: An example batch, tensors by name.
-        dynamic: The `torch.export.Dim` of each dynamic dimension, by input name and dimension; None if all are fixed.
+        example: An example batch, tensors or tuples of tensors by name.
+        dynamic: The `torch.export.Dim` of each dynamic dimension, in the structure of `example`; None if all are fixed.
     """
 
     module: Traceable
-    example: dict[str, Tensor]
-    dynamic: dict[str, dict[int, Any]] | None
+    example: dict[str, Any]
+    dynamic: dict[str, Any] | None
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the tensors of `example`, see `flatten_outputs`."""
+        return list(flatten_outputs(self.example))
 
     def run(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the bricks on another batch and return the outputs by name."""
@@ -63,7 +68,7 @@ class Trace:
 
 def trace(
     collection: BrickCollection,
-    named_inputs: Mapping[str, Tensor],
+    named_inputs: Mapping[str, Any],
     dynamic: Mapping[str, Mapping[int, str]],
     *,
     tags: Tags | None = None,
@@ -73,22 +78,27 @@ def trace(
 
     Args:
         collection: The collection; its mode and statistics are not changed.
-        named_inputs: An example batch; values that the bricks do not read are ignored.
+        named_inputs: An example batch, tensors or tuples or lists of tensors; values that the bricks do not read are
+            ignored.
         dynamic: The name of each dynamic dimension, by input name and dimension. Dimensions of the same name are equal.
         tags: The tags of the bricks to export, by default those of `Stage.EXPORT`.
         outputs: The names of the outputs; bricks that they do not need are left out. None for all outputs.
 
     Raises:
         MissingInputError: The example batch lacks an input.
-        BrickInputError: An output is not a tensor.
+        BrickInputError: An input or output is neither a tensor nor a tuple or list of tensors.
     """
     tags = Stage.EXPORT.tags if tags is None else tags
     names = None if outputs is None else list(outputs)
     selected = copy.deepcopy(collection.sub_collection(tags=tags, outputs=names)).cpu().eval()
-    example = {name: named_inputs[name].cpu() for name in selected.required_inputs() if name in named_inputs}
+    example = {
+        name: _map_tensors(Tensor.cpu, named_inputs[name], name)
+        for name in selected.required_inputs()
+        if name in named_inputs
+    }
     if any(0 in dimensions for dimensions in dynamic.values()):
         # torch.export specialises a dynamic dimension whose example size is 1.
-        example = {name: torch.cat([value, value]) if len(value) == 1 else value for name, value in example.items()}
+        example = {name: _map_tensors(_at_least_two, value, name) for name, value in example.items()}
     with torch.no_grad():
         values = flatten_outputs(selected(example, return_inputs=False))
     kept = [name for name in values if names is None or name in names or name.rpartition(".")[0] in names]
@@ -97,8 +107,26 @@ def trace(
         hint = "Exclude their bricks with `tags` or `outputs`."
         raise BrickInputError("outputs to export", "tensors", f"other values: {others}", hint)
     dims = {name: torch.export.Dim(name) for dimensions in dynamic.values() for name in dimensions.values()}
-    dynamic_dims = {name: {axis: dims[dim] for axis, dim in dynamic.get(name, {}).items()} for name in example}
-    return Trace(Traceable(selected, kept).eval(), example, dynamic_dims if any(dynamic_dims.values()) else None)
+
+    def dims_of(name: str, value: Any) -> Any:
+        named = {axis: dims[dim] for axis, dim in dynamic.get(name, {}).items()}
+        return _map_tensors(lambda _: named, value, name)
+
+    dynamic_dims = {name: dims_of(name, value) for name, value in example.items()} if dims else None
+    return Trace(Traceable(selected, kept).eval(), example, dynamic_dims)
+
+
+def _map_tensors(function: Callable[[Tensor], Any], value: Any, name: str) -> Any:
+    """Apply a function to a tensor, or to each tensor of a tuple or list; the result is a tuple then."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)) and all(isinstance(item, Tensor) for item in value):
+        return tuple(map(function, value))
+    raise BrickInputError(f"the input '{name}'", "a tensor, or a tuple or list of tensors", type(value).__name__)
+
+
+def _at_least_two(value: Tensor) -> Tensor:
+    return torch.cat([value, value]) if len(value) == 1 else value
 
 
 @contextmanager

@@ -132,7 +132,7 @@ class Predictor:
             raise BrickInputError("threshold", "a number in [0, 1]", f"{threshold}")
         located = source if isinstance(source, BrickCollection) else locate(source)
         self._source = None if isinstance(located, BrickCollection) else located
-        self._options = {
+        self._options: dict[str, Any] = {
             "device": device,
             "batch_size": batch_size,
             "outputs": outputs,

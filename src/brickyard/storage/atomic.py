@@ -9,13 +9,11 @@ so that a power failure leaves the old files or the new ones, too.
 from __future__ import annotations
 
 import errno
-import glob
 import itertools
 import os
 import random
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,7 +22,7 @@ from typing import Any, TypeVar, final
 from uuid import uuid4
 
 from brickyard.errors import BrickError, BrickIntegrityError, UnsafeBrickError
-from brickyard.storage.locks import exclusive_lock
+from brickyard.storage.locks import exclusive_lock, temp_folder
 from brickyard.storage.regular import read_regular
 
 Read = TypeVar("Read")
@@ -35,7 +33,6 @@ _REMOVED = ".removed"  # in the commit: the names of the files to remove
 _LOCK = "lock"
 _ATTEMPTS = 3  # to read files while they are being replaced, before writers have to wait
 _PATIENCE = 60  # seconds of further attempts where no lock is possible
-_ABANDONED = 24 * 3600  # seconds after which a temporary file is that of a process that was killed
 
 
 @final
@@ -155,18 +152,15 @@ def removed(folder: Path) -> set[str]:
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path of the same file name, and move it to `path` when the block ends without an exception.
 
-    The temporary file is in a folder of its own next to `path`, which is removed in any case. The file is flushed to
-    disk before it is moved, and its folder afterwards: a kill or a power failure leaves the old file or the new one.
+    The temporary file is in a folder of its own next to `path`, which is removed in any case; after a kill, by the next
+    call for `path`. The file is flushed to disk before it is moved, and its folder afterwards: a kill or a power
+    failure leaves the old file or the new one.
 
     Raises:
         OSError: The file could not be written; an existing file at `path` is unchanged.
     """
-    for abandoned in path.parent.glob(f".{glob.escape(path.name)}-*"):  # by a process that was killed
-        with suppress(OSError):
-            if time.time() - abandoned.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(abandoned)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temp = Path(folder) / path.name
+    with temp_folder(f".{path.name}-", path.parent) as folder:
+        temp = folder / path.name
         try:
             yield temp
             _flush(temp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -37,16 +38,17 @@ def exclusive_lock(file: Path, *, timeout: float | None = None) -> Iterator[None
 
 
 @contextmanager
-def temp_folder(prefix: str) -> Iterator[Path]:
+def temp_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """Yield an empty temporary folder, which is removed after the block.
 
     Folders of the same prefix that processes left behind when they were killed are removed as well.
 
     Args:
         prefix: The start of the folder's name.
+        parent: The folder that contains it, by default that of the system for temporary files.
     """
-    root = Path(tempfile.gettempdir())
-    for abandoned in root.glob(f"{prefix}*"):
+    root = Path(tempfile.gettempdir()) if parent is None else parent
+    for abandoned in root.glob(f"{glob.escape(prefix)}*"):
         if abandoned.is_dir() and not abandoned.is_symlink():
             with suppress(OSError), exclusive_lock(_lock_of(abandoned), timeout=0):  # TimeoutError: it is in use
                 shutil.rmtree(abandoned, ignore_errors=True)
