@@ -14,7 +14,7 @@ import torch
 from brickyard.core.names import prefix_of
 from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, UnknownNameError
-from brickyard.parts.backbones import TimmNames, timm_tags
+from brickyard.parts.backbones import TimmNames, timm_modules, timm_tags
 from brickyard.recipe.build import build
 from brickyard.recipe.inspection import BACKBONE, head_metadata, heads_of, images_of, provided_by, recipe_of
 from brickyard.recipe.names import parse_name
@@ -169,8 +169,6 @@ def list_trained(filter: str | Sequence[str] = "*", *, tasks: Sequence[str] | No
 
 def list_families(names: Sequence[str]) -> list[Family]:
     """Group models, named as by `list_models`, by the modules of timm that their backbones are from."""
-    import timm  # noqa: PLC0415
-
     suffixes = tuple(f"_{task}" for task in TASKS)
     first: dict[str, str] = {}
     for name in names:
@@ -179,11 +177,11 @@ def list_families(names: Sequence[str]) -> list[Family]:
             backbone = backbone.rpartition("_")[0]
         first.setdefault(backbone, name)
     families = []
-    for module in timm.list_modules():
-        backbones = [backbone for backbone in timm.list_models(module=module) if backbone in first]
+    for module, weights in timm_modules().items():
+        backbones = [backbone for backbone in weights if backbone in first]
         if backbones:
-            weights = {name.partition(".")[0] for name in timm.list_models(module=module, pretrained=True)}
-            families.append(Family(module, len(backbones), len(weights & set(backbones)), first[backbones[0]]))
+            pretrained = sum(weights[backbone] for backbone in backbones)
+            families.append(Family(module, len(backbones), pretrained, first[backbones[0]]))
     return families
 
 

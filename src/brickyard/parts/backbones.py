@@ -122,6 +122,17 @@ def timm_pretrained(name: str, in_chans: int = 3, **options: Any) -> TimmWeights
     )
 
 
+def timm_modules() -> dict[str, dict[str, bool]]:
+    """Return the backbones of each module of timm, sorted, and whether timm has weights for them."""
+    import timm  # noqa: PLC0415
+
+    modules = {}
+    for module in timm.list_modules():
+        trained = {name.partition(".")[0] for name in timm.list_models(module=module, pretrained=True)}
+        modules[module] = {name: name in trained for name in timm.list_models(module=module)}
+    return modules
+
+
 def timm_tags(name: str) -> list[str]:
     """Return the tags of timm's weights for a backbone, the default first."""
     from timm.models import get_arch_pretrained_cfgs  # noqa: PLC0415
