@@ -75,6 +75,8 @@ def resized_spec(runner: Runner, image_size: int | tuple[int, int]) -> InputSpec
         BrickInputError: The model does not take this size.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise BrickInputError("image_size", "1 pixel or more", f"{height}x{width}")
     try:
         runner({"image": np.zeros((1, runner.images.channels, height, width), np.uint8)})
     except BrickError:
