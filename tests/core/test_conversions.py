@@ -115,3 +115,11 @@ def test_functions_are_composed_from_left_to_right():
 def test_a_composed_function_can_be_pickled():
     composed = pickle.loads(pickle.dumps(function_composer(torch_to_numpy, list)))
     assert composed(torch.tensor([1, 2])) == [1, 2]
+
+
+def test_bfloat16_becomes_float32_with_equal_values():
+    tensor = torch.tensor([[0.1, -3.0], [float("inf"), 2.0]], dtype=torch.bfloat16)
+    array = torch_to_numpy(tensor)
+    assert array.dtype == np.float32
+    assert array.tolist() == tensor.tolist()
+    assert torch_to_numpy(tensor.half()).dtype == np.float16

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -31,7 +32,12 @@ def _apply(functions: tuple[Callable[[Any], Any], ...], value: Any) -> Any:
 
 
 def torch_to_numpy(tensor: Tensor) -> Array:
-    """Convert a tensor on any device, detached from the graph, to an array of the same shape and dtype."""
+    """Convert a tensor on any device, detached from the graph, to an array of the same shape and dtype.
+
+    bfloat16, which NumPy does not have, becomes float32.
+    """
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
     array: Array = tensor.detach().cpu().numpy()
     return array
 
