@@ -16,7 +16,16 @@ from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.backbones import TimmNames, timm_modules, timm_tags
 from brickyard.recipe.build import build
-from brickyard.recipe.inspection import BACKBONE, head_metadata, heads_of, images_of, provided_by, recipe_of
+from brickyard.recipe.inspection import (
+    BACKBONE,
+    frozen_of,
+    head_metadata,
+    heads_of,
+    images_of,
+    losses_of,
+    provided_by,
+    recipe_of,
+)
 from brickyard.recipe.names import parse_name
 from brickyard.storage.meta import build_on_meta
 from brickyard.storage.read import read_bricks
@@ -38,6 +47,8 @@ class ModelInfo:
         num_classes: The number of classes of each head.
         labels: The class names of each head, if known.
         parameters: The number of parameters of each brick that has any.
+        frozen: The paths of the bricks with parameters that are stored as frozen; a training leaves them unchanged.
+        losses: The loss of each head as text.
         spec: The images that the model takes, and what the backbone provides to heads.
         licence: The licence of each brick with weights, if known.
         metrics: The measured metrics, by head and name, if known.
@@ -51,6 +62,8 @@ class ModelInfo:
     num_classes: dict[str, int]
     labels: dict[str, list[str]]
     parameters: dict[str, int]
+    frozen: list[str]
+    losses: dict[str, str]
     spec: BackboneSpec
     licence: dict[str, str]
     metrics: dict[str, float]
@@ -93,6 +106,8 @@ def model_info(name: str) -> ModelInfo:
         parameters={
             path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))
         },
+        frozen=frozen_of(bricks),
+        losses=losses_of(bricks),
         spec=replace(spec, input=images),
         licence={path: brick.metadata["licence"] for path, brick in bricks.items() if "licence" in brick.metadata},
         metrics={

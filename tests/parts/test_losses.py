@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from brickyard import create_model, model_info
 from brickyard.parts.losses import BinaryCrossEntropy, CrossEntropy, LabelledMetrics, UncertaintyWeighting, WeightedSum
 
 
@@ -63,3 +64,26 @@ def test_metrics_ignore_unlabelled_samples_and_are_not_updated_without_labels() 
     assert not metrics["Accuracy"].update_called
     metrics.update(preds, target, torch.tensor([True, False, True]))
     assert metrics.compute()["Accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("head", "formula"),
+    [
+        ("cls", "cross-entropy"),
+        ("cls-multilabel", "binary cross-entropy, mean over classes"),
+        ("seg", "cross-entropy + 1.0 * Dice"),
+        ("det-fcos", "focal loss of classes + GIoU loss of boxes + binary cross-entropy of centerness"),
+        ("det-retinanet", "focal loss of classes + L1 loss of boxes"),
+        ("det-ssdlite", "cross-entropy of classes, 3 negatives per positive + smooth L1 loss of boxes"),
+        ("det-centernet", "focal loss of the heatmap + 0.1 * L1 loss of sizes + L1 loss of offsets"),
+        ("kpt", "cross-entropy over the cells of each heatmap"),
+        ("depth", "mean(d^2) - 0.5 * mean(d)^2, d the difference of log depths"),
+        ("emb", "supervised contrastive loss, temperature 0.1"),
+    ],
+)
+def test_the_default_loss_of_each_head_is_stated(head: str, formula: str) -> None:
+    task = head.partition("-")[0]
+    assert model_info(f"test_resnet_{head}").losses == {task: formula}
+    brick = create_model(f"test_resnet_{head}")[f"{task}/loss"]
+    assert f"({formula})" in repr(brick)
+    assert formula in repr(brick.model)

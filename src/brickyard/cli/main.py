@@ -117,7 +117,9 @@ def info(name: str) -> None:
     rows.append(("image", f"{images.channels}x{images.size[0]}x{images.size[1]}, {fixed}, {images.interpolation}"))
     for path, count in model.parameters.items():
         licence = f", {model.licence[path]}" if path in model.licence else ""
-        rows.append(("brick", f"{path}: {count:,} parameters{licence}"))
+        frozen = ", frozen" if path in model.frozen else ""
+        rows.append(("brick", f"{path}: {count:,} parameters{frozen}{licence}"))
+    rows += [("loss", f"{head}: {formula}") for head, formula in model.losses.items()]
     rows += [("metric", f"{metric}: {value:.4g}") for metric, value in model.metrics.items()]
     timm = f"timm weights of the backbone: {', '.join(model.backbone_weights) or 'none'}"
     rows.append(("weights", str(model.weights) if model.weights else timm))

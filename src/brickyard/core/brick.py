@@ -108,6 +108,11 @@ class Brick(nn.Module, ABC):
     def module_name(self) -> str:
         """The name of the wrapped object, for printing and drawing."""
 
+    @property
+    def _description(self) -> str:
+        """The wrapped object in the representation of the brick."""
+        return self.module_name
+
     @abstractmethod
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         """Read the inputs from the named values and return the outputs by name."""
@@ -212,7 +217,7 @@ class Brick(nn.Module, ABC):
     def __repr__(self) -> str:
         tags = "{" + ", ".join(repr(tag) for tag in sorted(self.tags)) + "}"
         return (
-            f"{type(self).__name__}({self.module_name}, input_names={self.input_names}, "
+            f"{type(self).__name__}({self._description}, input_names={self.input_names}, "
             f"output_names={self.output_names}, {self._tags_spelling}={tags})"
         )
 

@@ -202,6 +202,15 @@ class BrickLoss(BrickModule):
     def settings(self) -> dict[str, Any]:
         return {**self._names_and_tags(), "loss_output_names": self._declared_losses}
 
+    @property
+    def formula(self) -> str:
+        """What is minimized: the `extra_repr` of the module, or its name if it has none."""
+        return (self.module.extra_repr() if self.module is not None else "") or self.module_name
+
+    @property
+    def _description(self) -> str:
+        return self.module_name if self.formula == self.module_name else f"{self.module_name}({self.formula})"
+
 
 def _loss_indices(names: Sequence[str] | Literal["all", "none"], outputs: list[str]) -> list[int]:
     if names == "all":

@@ -46,6 +46,9 @@ class ScaleInvariantLoss(nn.Module):
         super().__init__()
         self.scale_invariance = scale_invariance
 
+    def extra_repr(self) -> str:
+        return f"mean(d^2) - {self.scale_invariance} * mean(d)^2, d the difference of log depths"
+
     def forward(self, log_depth: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         prediction = log_depth[:, 0]
         if target.shape != prediction.shape:

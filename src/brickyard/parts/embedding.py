@@ -59,6 +59,9 @@ class SupervisedContrastive(nn.Module):
         super().__init__()
         self.temperature = temperature
 
+    def extra_repr(self) -> str:
+        return f"supervised contrastive loss, temperature {self.temperature}"
+
     def forward(self, predictions: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         others = ~torch.eye(len(target), dtype=torch.bool, device=target.device)
         if labelled is not None:

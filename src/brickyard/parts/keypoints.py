@@ -84,6 +84,9 @@ class KeypointLoss(nn.Module):
         BrickInputError: The target has another shape.
     """
 
+    def extra_repr(self) -> str:
+        return "cross-entropy over the cells of each heatmap"
+
     def forward(self, heatmaps: Tensor, image: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         batch, count, height, width = heatmaps.shape
         if target.shape != (batch, count, 3):

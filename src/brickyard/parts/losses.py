@@ -24,6 +24,9 @@ class CrossEntropy(nn.Module):
         tensor(0.6931)
     """
 
+    def extra_repr(self) -> str:
+        return "cross-entropy"
+
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         if labelled is None:
             return F.cross_entropy(logits.float(), target)
@@ -37,6 +40,9 @@ class BinaryCrossEntropy(nn.Module):
 
     Shape: logits (B, K), target (B, K) of 0 and 1, labelled (B,) bool or None for all -> a scalar.
     """
+
+    def extra_repr(self) -> str:
+        return "binary cross-entropy, mean over classes"
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         if labelled is not None:
@@ -69,6 +75,9 @@ class WeightedSum(nn.Module):
         super().__init__()
         self.weights = tuple(weights)
 
+    def extra_repr(self) -> str:
+        return f"weights={self.weights}"
+
     def forward(self, *losses: Tensor | None) -> Tensor:
         terms = [weight * loss for weight, loss in zip(self.weights, losses, strict=True) if loss is not None]
         return torch.stack(terms).sum()
@@ -88,6 +97,9 @@ class UncertaintyWeighting(nn.Module):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.log_variance = nn.Parameter(torch.zeros(count))
+
+    def extra_repr(self) -> str:
+        return "learned weights"
 
     def forward(self, *losses: Tensor | None) -> Tensor:
         pairs = zip(self.log_variance, losses, strict=True)

@@ -55,6 +55,9 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.dice = dice
 
+    def extra_repr(self) -> str:
+        return "cross-entropy" + (f" + {self.dice} * Dice" if self.dice else "")
+
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         size = (logits.shape[0], *logits.shape[2:])
         if target.shape != size:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from brickyard.core.brick import Brick
+from brickyard.core.modules import BrickLoss, BrickModule
 from brickyard.core.names import prefix_of
 from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, InputSpec
 from brickyard.parts.registry import part_of
@@ -29,6 +30,21 @@ def head_metadata(bricks: Mapping[str, Brick]) -> dict[str, dict[str, Any]]:
         for path, brick in bricks.items()
         if brick.head is not None
     }
+
+
+def frozen_of(bricks: Mapping[str, Brick]) -> list[str]:
+    """Return the paths of the frozen bricks, without those that have no parameters."""
+    return [
+        path
+        for path, brick in bricks.items()
+        if isinstance(brick, BrickModule) and not brick.trainable and next(brick.parameters(), None) is not None
+    ]
+
+
+def losses_of(bricks: Mapping[str, Brick]) -> dict[str, str]:
+    """Return the formula of the loss of each head that has one, by the name of the head."""
+    losses = {head: bricks.get(f"{head}/loss") for head in heads_of(bricks)}
+    return {head: loss.formula for head, loss in losses.items() if isinstance(loss, BrickLoss)}
 
 
 def provided_by(bricks: Mapping[str, Brick]) -> BackboneSpec | None:

@@ -76,6 +76,9 @@ class CenterNetLoss(nn.Module):
         super().__init__()
         self.stride = strides[0]
 
+    def extra_repr(self) -> str:
+        return f"focal loss of the heatmap + {_SIZE_WEIGHT} * L1 loss of sizes + L1 loss of offsets"
+
     def forward(
         self,
         heatmap: Tensor,

@@ -80,6 +80,9 @@ class FCOSLoss(nn.Module):
         self.strides = tuple(strides)
         self.radius = radius
 
+    def extra_repr(self) -> str:
+        return "focal loss of classes + GIoU loss of boxes + binary cross-entropy of centerness"
+
     def forward(
         self,
         logits: Tensor,

@@ -80,6 +80,9 @@ class RetinaNetLoss(nn.Module):
         self.foreground = foreground
         self.background = background
 
+    def extra_repr(self) -> str:
+        return "focal loss of classes + L1 loss of boxes"
+
     def forward(
         self,
         logits: Tensor,

@@ -89,6 +89,9 @@ class SSDLiteLoss(nn.Module):
         self.foreground = foreground
         self.negatives = negatives
 
+    def extra_repr(self) -> str:
+        return f"cross-entropy of classes, {self.negatives} negatives per positive + smooth L1 loss of boxes"
+
     def forward(
         self,
         logits: Tensor,
