@@ -90,7 +90,7 @@ def test_two_points_are_drawn_at_their_positions():  # of shape (2, 2): rows and
     values = {"image": image, "kpt/keypoints": torch.tensor([[[50.0, 20.0], [150.0, 90.0]]])}
     values["kpt/scores"] = torch.tensor([[0.5, 0.9]])
     drawn = np.asarray(model["kpt/visualization"](values)["kpt/visualization"][0])
-    assert drawn.shape == (120, 200, 3)
+    assert drawn.shape[0] > 120, "a legend is below"
     assert drawn[20, 50].any()
     assert drawn[90, 150].any()
     assert not drawn[50, 20].any()
@@ -103,7 +103,8 @@ def test_a_predictor_returns_points_in_pixels_of_the_original_image(tmp_path):
     assert {each["label"] for each in results} == set(LABELS)
     assert [each["score"] for each in results] == sorted((each["score"] for each in results), reverse=True)
     assert all(0 < each["x"] < 400 and 0 < each["y"] < 120 for each in results)
-    assert prediction.visualization.size == (400, 120)
+    assert prediction.visualization.width == 400
+    assert prediction.visualization.height >= 120
 
 
 def test_points_scale_with_the_image_size():

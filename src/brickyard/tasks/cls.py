@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+from torch.nn.functional import one_hot
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
@@ -28,7 +29,8 @@ class Classification(Task):
 
     Reads `embedding` (B, E), `features[-1]` or `features`, `targets/cls` (B,) int64, and optionally `labelled/cls` (B,)
     bool, the rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction`
-    (B,) int64, `cls/loss` and a list of images, `cls/visualization`.
+    (B,) int64, `cls/loss` (cross-entropy; of `multilabel`, binary cross-entropy) and a list of images,
+    `cls/visualization`.
 
     Variants:
         linear: timm's classifier, one linear layer on the pooled vector.
@@ -96,6 +98,10 @@ class Classification(Task):
         probabilities = values["probabilities"]
         kept = selection.mask(probabilities, np.arange(len(probabilities)))
         return {**values, "probabilities": np.where(kept, probabilities, -1.0)}
+
+    def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
+        """Return `probabilities` (B, K) of 0 and 1."""
+        return {"probabilities": (labels if labels.ndim == 2 else one_hot(labels, num_classes)).float()}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

@@ -90,6 +90,10 @@ class Depth(Task):
         depth = masks_to_original(torch.from_numpy(values["depth"]), geometry)
         return {**values, "depth": depth.numpy().transpose(1, 2, 0)}
 
+    def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
+        """Return the map as `depth` (B, 1, H, W)."""
+        return {"depth": labels[:, None]}
+
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
     """Build the bricks up to the coarse logarithms."""

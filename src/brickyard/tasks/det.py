@@ -10,6 +10,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 
+from brickyard.core.conversions import torch_to_numpy
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
@@ -95,7 +96,7 @@ class Detection(Task):
     (M,)} for each image, or both already padded by `PadBoxes`, which a training step compiled as one graph needs.
     Optional: `labelled/det` (B,) bool. Writes
     `det/boxes` (B, N, 4) xyxy pixels, `det/scores` (B, N) and `det/labels` (B, N) int64: best first, N = 100, padded
-    with score 0 and label -1; the raw outputs of the head, by variant; `det/loss` with its terms `det/loss_cls`,
+    with score 0 and label -1; the raw outputs of the head, by variant; `det/loss`, the sum of its terms `det/loss_cls`,
     `det/loss_box`, ...; and a list of images, `det/visualization`.
 
     Variants: `fcos` has one point per cell; `retinanet` nine anchors per cell; `ssdlite` six, with depthwise
@@ -178,3 +179,14 @@ class Detection(Task):
     def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
         """Map the `boxes` (N, 4) to pixels of the original image."""
         return {**values, "boxes": boxes_to_original(torch.from_numpy(values["boxes"]), geometry).numpy()}
+
+    def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
+        """Return `boxes`, `scores` of 1 and `labels`, a list with the arrays of each image."""
+        if isinstance(labels, Mapping):
+            labels = [{name: value[row] for name, value in labels.items()} for row in range(len(labels["labels"]))]
+        arrays = [{name: torch_to_numpy(image[name]) for name in ("boxes", "labels")} for image in labels]
+        return {
+            "boxes": [image["boxes"] for image in arrays],
+            "scores": [np.ones(len(image["labels"])) for image in arrays],
+            "labels": [image["labels"] for image in arrays],
+        }

@@ -13,7 +13,7 @@ from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.data.geometry import ResizeGeometry, points_to_original
-from brickyard.data.label_kinds import LabelKind
+from brickyard.data.label_kinds import LabelKind, visible_points
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
 from brickyard.tasks.metadata import Metadata
@@ -94,6 +94,10 @@ class Keypoints(Task):
     def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
         """Map the `keypoints` to pixels of the original image, (2, K): every x, then every y."""
         return {**values, "keypoints": points_to_original(torch.from_numpy(values["keypoints"]), geometry).numpy().T}
+
+    def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
+        """Return `keypoints` (B, K, 2), and `scores` (B, K) of 1 for known points, else 0."""
+        return {"keypoints": labels[..., :2], "scores": visible_points(labels).float()}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

@@ -43,8 +43,8 @@ class Segmentation(Task):
 
     Reads `features` and `image`, `targets/seg` (B, H, W) int64 with 255 for pixels of unknown class, and optionally
     `labelled/seg` (B,) bool, the rows that have a label. Writes `seg/coarse` (B, K, h, w), `seg/logits` (B, K, H, W) at
-    image size, `seg/class_prediction` (B, H, W) int64, `seg/loss` and a list of images, `seg/visualization`. Backbones
-    of one stride get a `seg/pyramid`.
+    image size, `seg/class_prediction` (B, H, W) int64, `seg/loss` (cross-entropy + 1.0 * Dice) and a list of images,
+    `seg/visualization`. Backbones of one stride get a `seg/pyramid`.
 
     Variants:
         fpn: A light feature pyramid, summed at stride 4.
@@ -129,6 +129,10 @@ class Segmentation(Task):
         """Map the `class_prediction` (H, W) to the original image."""
         classes = torch.from_numpy(values["class_prediction"])
         return {**values, "class_prediction": masks_to_original(classes, geometry).numpy()}
+
+    def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
+        """Return the mask as `class_prediction` (B, H, W)."""
+        return {"class_prediction": labels}
 
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:

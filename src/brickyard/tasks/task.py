@@ -142,6 +142,18 @@ class Task(ABC):
         """
         return dict(values)
 
+    def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
+        """Return the outputs of a head that would be correct for a batch, to draw labels like predictions.
+
+        Args:
+            labels: The labels of a batch, `targets/<head>`.
+            num_classes: The number of classes of the head.
+
+        Returns:
+            Batched values by the last part of the names of the outputs; {} if the task cannot draw its labels.
+        """
+        return {}
+
     def labels(self, head: str) -> dict[str, Label]:
         """Return the labels of a head of this task by their names in `required_labels`, see `labels_of`."""
         return labels_of(self.required_labels, head)

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from brickyard import create_part
-from brickyard.parts.drawing.classification import DrawClassification, to_image
+from brickyard.parts.drawing.canvas import row_height, to_image
+from brickyard.parts.drawing.classification import DrawClassification
 
 LABELS = ["cat", "dog", "espresso", "a name that is so long that it can never fit on one line of an image " * 3]
 
@@ -13,11 +14,11 @@ def drawn(image: np.ndarray, probabilities: list[float], **options) -> Image.Ima
 
 
 def bar_lengths(visualization: Image.Image, height: int, rows: int) -> list[int]:
-    """Count the bar pixels in a row of each bar above the text."""
+    """Count the coloured pixels in a row of each bar above the text."""
     pixels = np.asarray(visualization)[height:].astype(int)
-    blue = (np.abs(pixels - [62, 116, 180]).sum(-1) < 12).sum(1)
-    row = max(18, visualization.width // 24)
-    return [int(blue[row // 4 + rank * row + 2]) for rank in range(rows)]
+    colored = ((pixels.max(-1) - pixels.min(-1)) > 20).sum(1)
+    row = row_height(visualization.crop((0, 0, visualization.width, height)))
+    return [int(colored[row // 4 + rank * row + 2]) for rank in range(rows)]
 
 
 def test_the_image_is_unchanged_above_the_bars():
@@ -38,7 +39,7 @@ def test_bars_are_proportional_to_the_sorted_probabilities():
 def test_only_the_top_classes_are_drawn():
     image = np.zeros((40, 480, 3), np.uint8)
     one, two = (drawn(image, [0.1, 0.2, 0.6, 0.1], top=top) for top in (1, 2))
-    assert two.height - one.height == 480 // 24
+    assert two.height - one.height == row_height(Image.fromarray(image))
     assert drawn(image, [0.1, 0.2, 0.6, 0.1], top=9).height == drawn(image, [0.1, 0.2, 0.6, 0.1], top=4).height
 
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from brickyard.parts.drawing.classification import to_image
+from brickyard.parts.drawing.canvas import (
+    FARTHEST,
+    Entry,
+    class_colors,
+    font_for,
+    row_height,
+    text_color,
+    to_image,
+    with_legend,
+)
+from brickyard.parts.drawing.tags import Box, free_spot
 
-_HUE_STEP = 0.618034  # the golden ratio, which gives neighbouring classes distant hues for any number of classes
+_MAX_ENTRIES = 12  # classes in the legend
 
 
 @final
 class DrawBoxes:
-    """Draw boxes with their class names and scores.
+    """Draw boxes in the colours of their classes, with a legend of the classes below.
+
+    A box has a tag with its class and score where the tag covers no other box, and no tag where there is no such place.
 
     Args:
         labels: The K class names.
@@ -26,6 +37,7 @@ class DrawBoxes:
 
     def __init__(self, labels: Sequence[str], score_threshold: float = 0.3) -> None:
         self.names = tuple(labels)
+        self.colors = class_colors(labels)
         self.score_threshold = score_threshold
 
     def __call__(
@@ -40,42 +52,45 @@ class DrawBoxes:
         Args:
             image: (H, W, C), C 1 or 3, uint8 or float in [0, 1].
             boxes: (N, 4), (x1, y1, x2, y2) in pixels of the image; or its transpose, as
-                `BrickPerImageVisualization` passes it.
+                `BrickPerImageVisualization` passes it. A box that is not finite, or far away, is not drawn.
             scores: (N,), in [0, 1], best first.
             labels: (N,), in [0, K), or -1 for padding.
 
         Returns:
-            The visualization, of the size of the image.
+            The visualization: the image with a legend below if there are boxes, then at least 320 pixels wide.
         """
         canvas = to_image(image)
         draw = ImageDraw.Draw(canvas)
-        scale = max(canvas.width, canvas.height)
-        line = max(1, round(scale / 250))
-        font = ImageFont.load_default(size=max(9, round(scale / 40)))
+        row = row_height(canvas)
+        line, font = max(1, row // 7), font_for(row)
         boxes = boxes if boxes.shape == (len(scores), 4) else boxes.T
-        shown = np.flatnonzero((scores >= self.score_threshold) & (labels >= 0))
+        is_shown = (scores >= self.score_threshold) & (labels >= 0) & (np.abs(boxes) < FARTHEST).all(axis=-1)
+        shown = np.flatnonzero(is_shown)
+        taken: list[Box] = []
         for index in shown[::-1]:  # the highest score last, on top
-            label, color = self.names[labels[index]], color_of(int(labels[index]))
             left, top, right, bottom = (round(float(side)) for side in boxes[index])
-            draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=color, width=line)
-            text = f"{label}: {scores[index]:.0%}"
+            outline = (left, top, max(right - 1, left), max(bottom - 1, top))
+            draw.rectangle(outline, outline=self.colors[labels[index]], width=line)
+            taken.append((left, top, right, bottom))
+        for index, box in zip(shown, taken[::-1], strict=True):
+            color, text = self.colors[labels[index]], f"{self.names[labels[index]]} {scores[index]:.0%}"
             width, height = (round(side) for side in draw.textbbox((0, 0), text, font=font, anchor="lt")[2:])
-            pad = line + 1
-            left = max(0, min(left, canvas.width - width - 2 * pad))
-            above = top - height - 2 * pad
-            top = above if above >= 0 else top  # the name of a box at the upper edge is inside
-            draw.rectangle((left, top, left + width + 2 * pad, top + height + 2 * pad), fill=color)
-            draw.text((left + pad, top + pad), text, font=font, fill=_text_color(color), anchor="lt")
-        return canvas
+            spot = free_spot(box, (width + 2 * line + 2, height + 2 * line + 2), taken, canvas.width)
+            if spot is None:
+                continue
+            taken.append(spot)
+            draw.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=color)
+            draw.text((spot[0] + line + 1, spot[1] + line + 1), text, font=font, fill=text_color(color), anchor="lt")
+        return with_legend(canvas, self._legend(labels[shown], scores[shown]))
 
-
-def color_of(label: int) -> tuple[int, int, int]:
-    """Return the RGB colour of a class, the same in every image."""
-    red, green, blue = colorsys.hsv_to_rgb(label * _HUE_STEP % 1.0, 0.75, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def _text_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Choose black or white text for a background colour by its luma (ITU-R BT.601)."""
-    red, green, blue = color
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
+    def _legend(self, labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> list[Entry]:
+        """Return an entry per class with the number of its boxes or the score of its only one, best first."""
+        classes = list(dict.fromkeys(int(label) for label in labels))
+        entries = []
+        for label in classes[:_MAX_ENTRIES]:
+            of_class = scores[labels == label]
+            value = f"{of_class[0]:.0%}" if len(of_class) == 1 else f"x {len(of_class)}"
+            entries.append(Entry(self.names[label], value, self.colors[label]))
+        if len(classes) > len(entries):
+            entries.append(Entry(f"and {len(classes) - len(entries)} more", has_square=False))
+        return entries

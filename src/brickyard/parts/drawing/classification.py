@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from brickyard.core.conversions import float2uint8
+from brickyard.parts.drawing.canvas import (
+    BACKGROUND,
+    MIN_WIDTH,
+    TEXT,
+    Color,
+    below,
+    class_colors,
+    font_for,
+    row_height,
+    shorten,
+    to_image,
+)
 
-MIN_WIDTH = 320  # pixels, for readable labels
-BACKGROUND, _BAR, TEXT = (24, 26, 31), (62, 116, 180), (240, 240, 240)
+_BAR_OPACITY = 0.45  # so that text on the bar is readable; the edge has the full colour of the class
 
 
 @final
 class DrawClassification:
-    """Draw the most likely classes as bars below the image.
+    """Draw the most likely classes as bars below the image, in the colours of the classes.
 
     Args:
         labels: The K class names.
@@ -26,6 +37,7 @@ class DrawClassification:
 
     def __init__(self, labels: Sequence[str], top: int = 5) -> None:
         self.labels = tuple(labels)
+        self.colors = class_colors(labels)
         self.top = top
 
     def __call__(self, image: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> Image.Image:
@@ -33,7 +45,7 @@ class DrawClassification:
 
         Args:
             image: (H, W, C), C 1 or 3, uint8 or float in [0, 1].
-            probabilities: (K,), in [0, 1]; a class with a negative value is left out.
+            probabilities: (K,), in [0, 1]; nan has no bar, and a class with a negative value is left out.
 
         Returns:
             The image with bars below. A narrower image is enlarged to a width of 320 pixels.
@@ -42,23 +54,28 @@ class DrawClassification:
         if shown.width < MIN_WIDTH:
             height = round(shown.height * MIN_WIDTH / shown.width)
             shown = shown.resize((MIN_WIDTH, max(height, 1)), Image.Resampling.NEAREST)
-        best = np.argsort(-probabilities, kind="stable")[: min(self.top, np.count_nonzero(probabilities >= 0))]
-        row = max(18, shown.width // 24)
-        canvas = Image.new("RGB", (shown.width, shown.height + row * len(best) + row // 2), BACKGROUND)
-        canvas.paste(shown)
-        draw = ImageDraw.Draw(canvas)
-        font = ImageFont.load_default(size=round(row * 0.62))
+        best = np.argsort(-probabilities, kind="stable")[: min(self.top, np.count_nonzero(~(probabilities < 0)))]
+        row = row_height(shown)
+        canvas = below(shown, row * len(best) + row // 2)
+        draw, font = ImageDraw.Draw(canvas), font_for(row)
         for rank, index in enumerate(best):
             top = shown.height + row // 4 + rank * row
-            probability = float(probabilities[index])
-            bar = (row // 4, top + 1, row // 4 + round((shown.width - row // 2) * probability), top + row - 2)
-            draw.rounded_rectangle(bar, radius=row // 6, fill=_BAR)
-            draw.text((row // 2, top + row // 2), self.labels[index], font=font, fill=TEXT, anchor="lm")
-            draw.text((shown.width - row // 2, top + row // 2), f"{probability:.1%}", font=font, fill=TEXT, anchor="rm")
+            probability, color = float(probabilities[index]), self.colors[index]
+            length = round((shown.width - row // 2) * min(max(probability, 0), 1)) if isfinite(probability) else 0
+            left, edge = row // 4, max(2, row // 6)
+            draw.rectangle((left, top + 1, left + length, top + row - 2), fill=_mixed(color))
+            draw.rectangle((left, top + 1, left + edge, top + row - 2), fill=color)
+            value = f"{probability:.1%}"
+            right = shown.width - row // 2
+            max_width = right - draw.textlength(f" {value}", font=font) - left - 2 * edge
+            name = shorten(self.labels[index], max_width, draw, font)
+            draw.text((left + 2 * edge, top + row // 2), name, font=font, fill=TEXT, anchor="lm")
+            draw.text((right, top + row // 2), value, font=font, fill=TEXT, anchor="rm")
         return canvas
 
 
-def to_image(image: npt.NDArray[Any]) -> Image.Image:
-    """Convert an array (H, W, 3) or (H, W, 1), uint8 or float in [0, 1], to an RGB image."""
-    pixels = float2uint8(image)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]).convert("RGB")
+def _mixed(color: Color) -> Color:
+    red, green, blue = (
+        round(_BAR_OPACITY * part + (1 - _BAR_OPACITY) * dark) for part, dark in zip(color, BACKGROUND, strict=True)
+    )
+    return red, green, blue

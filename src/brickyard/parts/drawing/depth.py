@@ -6,9 +6,9 @@ from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, TEXT, to_image
+from brickyard.parts.drawing.canvas import TEXT, below, font_for, row_height, to_image
 
 # Five colours of matplotlib's "magma", from near (bright) to far (dark).
 _COLOURS = np.array([[252, 253, 191], [252, 137, 97], [183, 55, 121], [81, 18, 124], [0, 0, 4]], dtype=np.float64)
@@ -24,16 +24,21 @@ class DrawDepth:
 
         Args:
             image: (H, W, C), C 1 or 3, uint8 or float in [0, 1].
-            depth: (h, w, 1), not larger than the image. The image is unchanged to the right of it and below.
+            depth: (h, w, 1), not larger than the image. The image is unchanged to the right of it and below, and where
+                the depth is not above 0 or not finite.
 
         Returns:
             The visualization with a colour bar below, at least 320 pixels wide. The image is not resized.
         """
-        shown = to_image(image)
+        shown, depth = to_image(image), depth.astype(np.float64)
         height, width = depth.shape[:2]
-        near, far = (float(value) for value in np.percentile(depth, (2, 98)))
+        known = depth[np.isfinite(depth) & (depth > 0)]
+        near, far = (float(value) for value in np.percentile(known, (2, 98))) if known.size else (0.0, 0.0)
         region = np.asarray(shown.crop((0, 0, width, height)))
-        mixed = region * (1 - _OPACITY) + _colorize((depth[..., 0] - near) / max(far - near, 1e-12)) * _OPACITY
+        is_known = np.isfinite(depth) & (depth > 0)
+        relative = (np.where(is_known, depth, near)[..., 0] - near) / max(far - near, 1e-12)
+        opacity = _OPACITY * is_known
+        mixed = region * (1 - opacity) + _colorize(relative) * opacity
         shown.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)))
         return _with_color_bar(shown, near, far)
 
@@ -45,12 +50,10 @@ def _colorize(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def _with_color_bar(image: Image.Image, near: float, far: float) -> Image.Image:
-    width = max(image.width, MIN_WIDTH)
-    row = max(22, width // 40)
-    canvas = Image.new("RGB", (width, image.height + row), BACKGROUND)
-    canvas.paste(image)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=round(row * 0.55))
+    row = row_height(image) + 4
+    canvas = below(image, row)
+    width = canvas.width
+    draw, font = ImageDraw.Draw(canvas), font_for(row)
     middle = image.height + row // 2
     draw.text((row // 4, middle), f"{near:.3g}", font=font, fill=TEXT, anchor="lm")
     draw.text((width - row // 4, middle), f"{far:.3g}", font=font, fill=TEXT, anchor="rm")

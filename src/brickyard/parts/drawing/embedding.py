@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, to_image
+from brickyard.parts.drawing.canvas import BACKGROUND, below, row_height, to_image
 
 _POSITIVE, _NEGATIVE, _ZERO = np.array([236, 128, 61]), np.array([62, 116, 180]), np.array(BACKGROUND)
 
@@ -31,11 +31,11 @@ class DrawEmbedding:
             The image with the strip below, at least 320 pixels wide.
         """
         shown = to_image(image)
-        width, row = max(shown.width, MIN_WIDTH), max(24, shown.width // 16)
-        canvas = Image.new("RGB", (width, shown.height + row), BACKGROUND)
-        canvas.paste(shown)
+        row = 2 * row_height(shown)
+        canvas = below(shown, row)
+        vector = np.nan_to_num(vector.astype(np.float64), posinf=0, neginf=0)
         draw = ImageDraw.Draw(canvas)
-        edges = np.linspace(0, width, len(vector) + 1)
+        edges = np.linspace(0, canvas.width, len(vector) + 1)
         for index, value in enumerate(vector / max(float(np.abs(vector).max()), 1e-12)):
             color = _ZERO + abs(value) * ((_POSITIVE if value > 0 else _NEGATIVE) - _ZERO)
             left, right = round(edges[index]), max(round(edges[index + 1]) - 1, round(edges[index]))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from brickyard.errors import BrickInputError
-from brickyard.parts.drawing.classification import BACKGROUND, MIN_WIDTH, TEXT, to_image
+from brickyard.parts.drawing.canvas import UNCOLORED, Entry, class_colors, to_image, with_legend
 
-_ENTRY_WIDTH = 150  # the minimum width of an entry of the legend, in pixels
 _OPACITY = 0.5  # of a class's colour; its border has the full colour
 
 
@@ -31,7 +29,9 @@ class DrawSegmentation:
     def __init__(self, labels: Sequence[str], top: int = 12) -> None:
         self.labels = tuple(labels)
         self.top = top
-        self.colours = class_colours(len(self.labels))
+        self.colors = class_colors(labels)
+        self._palette = np.array(self.colors, dtype=np.uint8).reshape(-1, 3)
+        self._is_colored = np.array([label != UNCOLORED for label in self.labels])
 
     def __call__(self, image: npt.NDArray[Any], class_prediction: npt.NDArray[Any]) -> Image.Image:
         """Draw the mask of one image.
@@ -55,54 +55,24 @@ class DrawSegmentation:
         valid = (class_prediction >= 0) & (class_prediction < len(self.labels))
         pixels = np.bincount(class_prediction[valid], minlength=len(self.labels))
         order = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)]
-        legend = [(int(index), float(pixels[index]) / valid.size) for index in order[: self.top]]
+        entries = [
+            Entry(
+                self.labels[index],
+                f"{pixels[index] / valid.size:.1%}",
+                self.colors[index] if self._is_colored[index] else None,
+            )
+            for index in order[: self.top]
+        ]
+        if len(order) > self.top:
+            entries.append(Entry(f"and {len(order) - self.top} more", has_square=False))
         shown.paste(self._colorize(shown.crop((0, 0, width, height)), class_prediction, valid))
-        return self._with_legend(shown, legend, num_hidden=len(order) - len(legend))
+        return with_legend(shown, entries)
 
     def _colorize(self, image: Image.Image, classes: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> Image.Image:
-        is_colored = np.array([label != "background" for label in self.labels])
         index = np.where(valid, classes, 0)
-        opacity = np.where(valid & is_colored[index], np.where(_borders(classes), 1.0, _OPACITY), 0.0)[..., None]
-        mixed = np.asarray(image) * (1 - opacity) + self.colours[index] * opacity
+        opacity = np.where(valid & self._is_colored[index], np.where(_borders(classes), 1.0, _OPACITY), 0.0)[..., None]
+        mixed = np.asarray(image) * (1 - opacity) + self._palette[index] * opacity
         return Image.fromarray(np.rint(mixed).astype(np.uint8))
-
-    def _with_legend(self, image: Image.Image, legend: list[tuple[int, float]], num_hidden: int) -> Image.Image:
-        width = max(image.width, MIN_WIDTH)
-        row = max(18, width // 40)
-        columns = max(width // max(_ENTRY_WIDTH, row * 8), 1)
-        entries = len(legend) + bool(num_hidden)
-        size = (width, image.height + row * -(-entries // columns) + row // 2)
-        canvas = Image.new("RGB", size, BACKGROUND)
-        canvas.paste(image)
-        draw = ImageDraw.Draw(canvas)
-        font = ImageFont.load_default(size=round(row * 0.62))
-        for entry in range(entries):
-            left = row // 4 + entry % columns * (width // columns)
-            top = image.height + row // 4 + entry // columns * row
-            if entry == len(legend):
-                draw.text((left, top + row // 2), f"and {num_hidden} more", font=font, fill=TEXT, anchor="lm")
-                continue
-            index, fraction = legend[entry]
-            swatch = (left, top + 3, left + row - 6, top + row - 4)
-            is_background = self.labels[index] == "background"
-            draw.rectangle(swatch, fill=None if is_background else tuple(self.colours[index].tolist()), outline=TEXT)
-            text = f"{fraction:.1%}"
-            right = left + width // columns - row // 2
-            max_width = right - draw.textlength(f" {text}", font=font) - left - row
-            label = _shorten(self.labels[index], max_width, draw, font)
-            draw.text((left + row, top + row // 2), label, font=font, fill=TEXT, anchor="lm")
-            draw.text((right, top + row // 2), text, font=font, fill=TEXT, anchor="rm")
-        return canvas
-
-
-def class_colours(count: int) -> npt.NDArray[np.uint8]:
-    """Create `count` distinct colours (count, 3); hue steps of the golden ratio separate neighbouring classes."""
-    colours = [
-        colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index // 2 % 2], (0.95, 0.75)[index % 2])
-        for index in range(count)
-    ]
-    rounded: npt.NDArray[np.uint8] = np.rint(np.array(colours) * 255).astype(np.uint8)
-    return rounded
 
 
 def _borders(classes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -111,12 +81,3 @@ def _borders(classes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     borders[:-1] |= classes[:-1] != classes[1:]
     borders[:, :-1] |= classes[:, :-1] != classes[:, 1:]
     return borders
-
-
-def _shorten(label: str, max_width: float, draw: ImageDraw.ImageDraw, font: Any) -> str:
-    """Truncate a label to `max_width` pixels."""
-    if draw.textlength(label, font=font) <= max_width:
-        return label
-    while label and draw.textlength(f"{label}...", font=font) > max_width:
-        label = label[:-1]
-    return f"{label}..."
