@@ -207,7 +207,10 @@ def _from_timm(recipe: Recipe) -> dict[str, Brick]:
     _load(bricks[BACKBONE], weights.state)
     for head in recipe.heads:
         if head.name in classifiers:
-            _load(bricks[f"{head.name}/head"], weights.classifier)
+            brick = bricks[f"{head.name}/head"]
+            _load(brick, weights.classifier)
+            if brick.head is not None:
+                brick.head = replace(brick.head, trained=True)
         else:
             warn_fresh(head.name)
     return bricks

@@ -133,6 +133,8 @@ class HeadInfo:
         image_size: (H, W) in pixels of the images that the head was trained on, None for those of its backbone.
         resize_mode: How these images were brought to that size: "squash" changes the aspect ratio, "letterbox" keeps it
             and pads with grey; None where it is unknown.
+        trained: False if a training left the head at its initial random weights, because the data had no labels for it;
+            True if it has trained weights; None if that is unknown.
     """
 
     task: str
@@ -140,17 +142,21 @@ class HeadInfo:
     labels: tuple[str, ...]
     image_size: tuple[int, int] | None = None
     resize_mode: ResizeMode | None = None
+    trained: bool | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read the fields that `to_json` wrote; any other field is ignored."""
         size: Sequence[int] | None = values.get("image_size")
         image_size = None if size is None else (size[0], size[1])
-        return cls(values["task"], values["variant"], tuple(values["labels"]), image_size, values.get("resize_mode"))
+        labels, mode = tuple(values["labels"]), values.get("resize_mode")
+        return cls(values["task"], values["variant"], labels, image_size, mode, values.get("trained"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         values: dict[str, Any] = {"task": self.task, "variant": self.variant, "labels": list(self.labels)}
         if self.image_size is not None:
             values["image_size"] = list(self.image_size)
-        return values if self.resize_mode is None else {**values, "resize_mode": self.resize_mode}
+        if self.resize_mode is not None:
+            values["resize_mode"] = self.resize_mode
+        return values if self.trained is not False else {**values, "trained": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -145,6 +146,8 @@ class Predictor:
         }
         self._run = open_runner(located, _load, device, outputs, channels_last=channels_last, compile=compile)
         self.batch_size = batch_size
+        if untrained := [head for head, metadata in self._run.heads.items() if metadata.get("trained") is False]:
+            warnings.warn(f"heads {untrained} have not been trained: their results are random.", stacklevel=2)
         self._images = self._run.images if image_size is None else resized_spec(self._run, image_size)
         self._drawing = drawing_bricks(self._run)
         self._selections = selections(self._run.heads, self._drawing, threshold, topk, classes)

@@ -214,6 +214,8 @@ def _copy_weights(brick: Brick, stored: Brick | None, in_chans: int | None) -> b
         return False
     brick.module.load_state_dict(weights)
     brick.metadata = {**stored.metadata, **brick.metadata}
+    if brick.head is not None and stored.head is not None:
+        brick.head = replace(brick.head, trained=stored.head.trained is not False)
     _freeze_like(brick, stored)
     return True
 

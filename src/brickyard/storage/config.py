@@ -34,7 +34,7 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode")
+_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained")
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
 _TIMM_NUMBER = 65_536  # the largest option of timm, such as an image's side or a number of layers
@@ -79,6 +79,7 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "image_size": lambda value: _list_of(_is_number)(value) and len(value) == 2,
     "resize_mode": lambda value: value in RESIZE_MODES,
     "requires": _object_of(lambda value: isinstance(value, dict)),
+    "trained": lambda value: isinstance(value, bool),
 }
 
 
