@@ -1,3 +1,5 @@
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,6 +168,63 @@ def test_a_failed_save_leaves_the_previous_checkpoint_and_no_other_file(
         AtomicCheckpointIO().save_checkpoint({"step": torch.tensor(2)}, file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("fails_at", ["before", "half", "before fsync", "before replace", "after replace"])
+def test_a_kill_at_any_moment_of_a_save_leaves_the_previous_checkpoint_or_the_new_one(
+    tmp_path: Path, fails_at: str
+) -> None:
+    file = tmp_path / CHECKPOINT
+    states = [
+        {"state_dict": {"step": torch.tensor(step)}, "loops": {}, "pytorch-lightning_version": "2"} for step in (1, 2)
+    ]
+    AtomicCheckpointIO().save_checkpoint(states[0], file)
+    child = os.fork()
+    if child == 0:
+        try:
+            kill_while_saving(states[1], file, fails_at)
+        finally:
+            os._exit(1)  # not reached
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    check_checkpoint(file)
+    step = int(torch.load(file)["state_dict"]["step"])
+    assert step == (2 if fails_at == "after replace" else 1)
+    AtomicCheckpointIO().save_checkpoint(states[1], file)  # removes what the killed process left
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def kill_while_saving(state: dict, file: Path, at: str) -> None:
+    """Save a checkpoint and kill this process at a moment."""
+    save, fsync, replace = torch.save, os.fsync, os.replace
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed_save(checkpoint: dict, path: Path) -> None:
+        if at == "before":
+            kill()
+        save(checkpoint, path)
+        if at == "half":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            kill()
+
+    def killed_fsync(descriptor: int) -> None:
+        if at == "before fsync":
+            kill()
+        fsync(descriptor)
+
+    def killed_replace(source: Path, target: Path) -> None:
+        if at == "before replace":
+            kill()
+        replace(source, target)
+        if at == "after replace":
+            kill()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", killed_save)
+        patch.setattr(os, "fsync", killed_fsync)
+        patch.setattr(os, "replace", killed_replace)
+        AtomicCheckpointIO().save_checkpoint(state, file)
 
 
 def test_a_trainer_writes_checkpoints_next_to_their_target_and_not_into_the_folder_for_temporary_files(

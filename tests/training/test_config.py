@@ -23,9 +23,3 @@ def test_zero_is_refused(number: str) -> None:
 def test_the_warmup_is_a_fraction_of_the_steps() -> None:
     with pytest.raises(BrickInputError, match="warmup"):
         TrainingConfig(warmup=500)
-
-
-def test_by_default_the_smallest_loss_and_the_largest_metric_are_best() -> None:
-    assert TrainingConfig().best_mode == "min"
-    assert TrainingConfig(monitor="validation/seg/MeanIoU").best_mode == "max"
-    assert TrainingConfig(monitor="validation/depth/RMSE", mode="min").best_mode == "min"

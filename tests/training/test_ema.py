@@ -99,6 +99,29 @@ def test_a_restored_average_continues_with_the_same_values() -> None:
         assert torch.equal(value, second.averaged.state_dict()[name])
 
 
+def test_a_module_that_two_bricks_share_is_averaged_and_swapped_once() -> None:
+    shared = nn.Linear(2, 2)
+    model = BrickCollection(
+        {"first": BrickTrainable(shared, ["x"], ["y"]), "second": BrickTrainable(shared, ["y"], ["z"])}
+    )
+    average = MovingAverage(model, decay=0.5)
+    average.on_fit_start(at(0), SimpleNamespace(device="cpu"))
+    weight = model["first"].model.weight
+    values, expected = [], torch.zeros(2, 2)
+    for step, decay in ((1, 0.0), (2, 1 - 2 ** (-2 / 3)), (3, 0.5)):
+        with torch.no_grad():
+            weight.copy_(torch.rand(2, 2))
+        values.append(weight.clone())
+        expected = decay * expected + (1 - decay) * values[-1]
+        average.on_train_batch_end(at(step), None, None, None, 0)
+    average.on_validation_start(None, None)
+    torch.testing.assert_close(weight, nn.Parameter(expected))
+    assert model["second"].model.weight is weight
+    average.on_validation_end(None, None)
+    assert torch.equal(weight, values[-1])
+    assert average.averaged["first"].model.weight is average.averaged["second"].model.weight
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
     with pytest.raises(BrickInputError, match=r"ema: expected a decay in \[0, 1\)"):

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any, final
 
 import pytest
@@ -27,6 +28,7 @@ from tests.runs import SIDE, Rectangles, small_model, train_until_killed
 from tests.toys import ROOT, SOURCE
 
 SHORT = TrainingConfig(steps=2, batch_size=2, every=2)
+SHORT_TWICE = TrainingConfig(steps=4, batch_size=2, every=2, save_every=1)
 
 
 class Interrupted(BaseException):
@@ -146,7 +148,7 @@ def test_the_callback_and_the_return_value_get_the_metrics_of_the_validations(tm
         Rectangles(3),
         tmp_path,
         config,
-        on_validation=lambda step, metrics: received.append((step, metrics)),
+        on_validation=lambda validation: received.append((validation.step, validation.metrics)),
     )
     logged = [(row.pop("step"), row) for row in rows(tmp_path, "validation/")]
     assert received == logged
@@ -180,7 +182,7 @@ def test_the_seed_determines_the_training(tmp_path: Path) -> None:
 def test_the_learning_rate_warms_up_then_decays_along_a_cosine_scaled_by_layer() -> None:
     model = small_model()
     config = TrainingConfig(steps=100, every=100, lr=0.1, warmup=0.1, layer_decay=0.5, weight_decay=0.2)
-    configured = _optimizer_and_schedule(model, config)
+    configured = _optimizer_and_schedule(model, config, is_mixed=False)
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     fastest = max(range(len(optimizer.param_groups)), key=lambda index: optimizer.param_groups[index]["lr"])
     rates = []
@@ -259,6 +261,87 @@ def test_mismatched_data_is_an_error_and_no_run_is_started(val: Rectangles, mess
     with pytest.raises((BrickMismatchError, BrickInputError), match=message):
         fit(small_model("test_resnet_cls"), Rectangles(2), val, tmp_path / "run", SHORT)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_without_labels_is_an_error_that_names_it_and_no_run_is_started(tmp_path: Path) -> None:
+    data = Rectangles(2)
+    data.labels = {"det": data.labels["det"]}
+    with pytest.raises(BrickMismatchError, match=r"head 'seg': expected labels, found labels for \['det'\] only"):
+        fit(small_model("test_resnet_seg_det-ssdlite"), data, data, tmp_path / "run", SHORT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_without_labels_is_saved_as_not_trained_until_it_is_trained(tmp_path: Path) -> None:
+    data = Rectangles(2)
+    data.labels = {"cls": data.labels["cls"]}
+    data.unlabelled = {"seg": {0, 1}, "det": {0, 1}}
+    model = small_model("test_resnet_cls_seg")
+    fit(model, data, data, tmp_path / "first", SHORT, allow_unlabelled=True)
+    stored = json.loads((tmp_path / "first" / "last" / "seg" / "head.json").read_text())
+    assert stored["trained"] is False
+    assert "trained" not in json.loads((tmp_path / "first" / "last" / "cls" / "head.json").read_text())
+    with pytest.warns(UserWarning, match=r"heads \['seg'\] have not been trained: their results are random"):
+        Predictor(tmp_path / "first" / "last")
+    again = BrickCollection.from_pretrained(tmp_path / "first" / "last")
+    fit(again, Rectangles(2), Rectangles(2), tmp_path / "second", SHORT)
+    assert "trained" not in json.loads((tmp_path / "second" / "last" / "seg" / "head.json").read_text())
+    third = BrickCollection.from_pretrained(tmp_path / "second" / "last")
+    before = third["seg/head"].model.classifier.weight.clone()
+    with pytest.warns(UserWarning, match="Stale"):  # the backbone is trained without this head
+        fit(third, data, data, tmp_path / "third", SHORT, allow_unlabelled=True)
+    assert "trained" not in json.loads((tmp_path / "third" / "last" / "seg" / "head.json").read_text())
+    assert torch.equal(third["seg/head"].model.classifier.weight, before)
+    assert all(parameter.requires_grad for parameter in third.parameters())
+
+
+def test_a_frozen_head_needs_no_labels(tmp_path: Path) -> None:
+    data = Rectangles(2)
+    data.labels = {"cls": data.labels["cls"]}
+    model = small_model("test_resnet_cls_seg")
+    model.freeze("seg")
+    fit(model, data, data, tmp_path, SHORT)
+
+
+def test_a_resumed_training_reports_the_whole_total_and_the_speed_since_it_was_resumed(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3, monitor="cls/Accuracy")
+    first, second = [], []
+    data = Interrupting(7, noisy=True, kill_at=15)
+    with pytest.raises(Interrupted):
+        fit(small_model(), data, Rectangles(3), tmp_path, config, on_validation=first.append)
+    start = perf_counter()
+    fit(small_model(), Rectangles(7), Rectangles(3), tmp_path, config, resume=True, on_validation=second.append)
+    elapsed = perf_counter() - start
+    assert [(each.step, each.total_steps) for each in (*first, *second)] == [(4, 8), (8, 8)]
+    assert 4 / elapsed < second[0].images_per_second < 4 / (elapsed / 20)  # 2 steps of 2 images, not 8
+    scores = {each.step: each.metrics["validation/cls/Accuracy"] for each in (*first, *second)}
+    assert second[0].monitor == "validation/cls/Accuracy"
+    assert second[0].best_step == max(scores, key=lambda step: scores[step])
+    assert second[0].best_score == max(scores.values())
+
+
+def test_the_progress_bar_of_a_resumed_training_starts_at_its_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainingConfig(steps=8, batch_size=2, every=4, save_every=3)
+    with pytest.raises(Interrupted):
+        fit(small_model(), Interrupting(7, kill_at=15), Rectangles(3), tmp_path, config)
+    capsys.readouterr()
+    fit(small_model(), Rectangles(7), Rectangles(3), tmp_path, config, resume=True, progress=True)
+    bar = capsys.readouterr().err
+    assert "6/8" in bar
+    assert "8/8" in bar
+    assert "0/8" not in bar
+
+
+def test_what_a_killed_training_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(small_model("test_resnet_cls"), Interrupting(3, kill_at=3), Rectangles(2), tmp_path, SHORT_TWICE)
+    for name in (".last.ckpt-abc123", ".train.json-abc123"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_bytes(b"half")
+    (tmp_path / ".other").mkdir()
+    fit(small_model("test_resnet_cls"), Rectangles(3), Rectangles(2), tmp_path, SHORT_TWICE, resume=True)
+    assert {file.name for file in tmp_path.iterdir() if file.name.startswith(".")} == {".other"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "5"])

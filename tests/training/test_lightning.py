@@ -233,6 +233,33 @@ def test_a_frozen_backbone_is_unchanged_and_has_no_autograd_graph(tmp_path):
         assert torch.equal(value, before[name]), name
 
 
+def test_validate_returns_the_metrics_and_logs_them(tmp_path):
+    memory = Memory()
+    module = lightning(small_model("test_resnet_cls"), tmp_path)
+    loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate_rectangles)
+    trainer = quiet_trainer(tmp_path, logger=memory)
+    results = trainer.validate(module, loader, verbose=False)
+    assert results[0].keys() >= {"validation/loss", "validation/cls/loss", "validation/cls/Accuracy"}
+    assert results[0] == {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert any("validation/loss" in row for _, row in memory.rows)
+
+
+def test_predict_returns_the_outputs_of_the_model(tmp_path):
+    data = Cifar10Like(batch_size=5, length=10)
+    collection = cifar_collection()
+    batches = {
+        "images and labels": DataLoader(TensorDataset(data.images, data.labels), batch_size=5),
+        "images": DataLoader(TensorDataset(data.images), batch_size=5),
+        "tensors": DataLoader(list(data.images), batch_size=5),
+        "dictionaries": DataLoader([{"raw": image} for image in data.images], batch_size=5),
+    }
+    expected = collection.eval()({"raw": data.images}, tags={"MODEL"})["class_prediction"]
+    for loader in batches.values():
+        outputs = quiet_trainer(tmp_path).predict(lightning(collection, tmp_path), loader)
+        assert torch.equal(torch.cat([values["class_prediction"] for values in outputs]), expected)
+        assert set(outputs[0]) == {"processed", "features", "logits", "probabilities", "class_prediction"}
+
+
 def test_mixed_precision_trains(tmp_path):
     module = lightning(small_model(MULTITASK), tmp_path)
     loader = DataLoader(Rectangles(4), batch_size=2, collate_fn=collate_rectangles)

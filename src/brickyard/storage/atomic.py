@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar, final
 from uuid import uuid4
@@ -171,15 +170,6 @@ def write_atomically(path: Path) -> Iterator[Path]:
             raise
         except OSError as error:
             raise OSError(f"{path} was not written: {error}") from error
-
-
-def remove_abandoned(path: Path) -> None:
-    """Remove the temporary folders that a killed process left when it wrote `path` with `write_atomically`.
-
-    No other process may be writing `path`.
-    """
-    for folder in path.parent.glob(f".{escape(path.name)}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_whole(file: Path, text: str) -> None:

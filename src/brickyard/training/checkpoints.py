@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from math import isnan
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,6 +28,7 @@ try:
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
+_SIGN: dict[Mode, int] = {"min": -1, "max": 1}
 _CHECKPOINT_KEYS = {"pytorch-lightning_version", "state_dict", "loops"}
 
 
@@ -77,9 +79,11 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         every: Number of optimizer steps between two checkpoints.
         monitor: Name of the validation metric that selects the best model.
         mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best.
+        on_saved: Called after each validation, when the model is saved.
 
     Attributes:
         metrics: The metrics of the last validation.
+        best_step: The step of the best model, None if `monitor` was never a number.
 
     Raises:
         UnknownNameError: After the first validation: `monitor` is not one of its metrics.
@@ -95,10 +99,12 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         every: int,
         monitor: str,
         mode: Mode,
+        on_saved: Callable[[pl.Trainer, CheckpointCallback], None] | None = None,
     ) -> None:
         self.folder, self.model, self.average, self.run_log = folder, model, average, run_log
-        self.every, self.monitor, self.mode = every, monitor, mode
+        self.every, self.monitor, self.mode, self.on_saved = every, monitor, mode, on_saved
         self.metrics: dict[str, float] = {}
+        self.best_step: int | None = None
         self._best: float | None = None
         self._unsharded: BrickCollection | None = None
 
@@ -121,21 +127,30 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         }
         if self.monitor not in self.metrics:
             raise UnknownNameError("metric to monitor", self.monitor, self.metrics)
-        score = self.metrics[self.monitor] * {"min": -1, "max": 1}[self.mode]
+        score = self.metrics[self.monitor] * _SIGN[self.mode]
         is_best = self._best is None or score > self._best
         if is_best and not isnan(score):  # until a score is a number, each model replaces the previous one
-            self._best = score
+            self._best, self.best_step = score, trainer.global_step
         model = self._model_to_save()
         if trainer.is_global_zero:
             for name in (LAST, BEST) if is_best else (LAST,):
                 model.save_pretrained(self.folder / name)
         self._save(trainer)
+        if self.on_saved is not None:
+            self.on_saved(trainer, self)
+
+    @property
+    def best_score(self) -> float | None:
+        """The value of `monitor` of the best model."""
+        return None if self._best is None else self._best * _SIGN[self.mode]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "metrics": self.metrics, "log_size": self.run_log.size}
+        state = {"best": self._best, "best_step": self.best_step, "metrics": self.metrics}
+        return {**state, "log_size": self.run_log.size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best, self.metrics = state_dict["best"], state_dict["metrics"]
+        self._best, self.best_step = state_dict["best"], state_dict.get("best_step")
+        self.metrics = state_dict["metrics"]
         self.run_log.truncate(state_dict["log_size"])
 
     def _model_to_save(self) -> BrickCollection:

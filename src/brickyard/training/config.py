@@ -24,14 +24,14 @@ class TrainingConfig:
         warmup: Fraction of the steps used for the warmup, in [0, 1].
         weight_decay: See `parameter_groups`.
         layer_decay: See `parameter_groups`.
-        clip: Maximum norm of all gradients together.
+        clip: Maximum norm of all gradients together; inf does not clip.
         ema: Decay of the exponential moving average of the weights; None trains without one.
         precision: Lightning's `precision`, e.g. "32-true" or "bf16-mixed".
         every: Approximate number of steps between two validations. The model is saved as bricks after each.
         save_every: Number of steps between two checkpoints. A checkpoint also follows each validation.
-        monitor: Name of the validation metric that selects the best model.
-        mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best; None is "min" for a loss
-            and "max" for other metrics.
+        monitor: Name of the validation metric that selects the best model, see `resolve_monitor`.
+        mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best; None is what the metric
+            declares.
         seed: Seed of the order and augmentation of the images, and of random layers of the model.
 
     Raises:
@@ -60,11 +60,10 @@ class TrainingConfig:
                 raise BrickInputError(name, "1 or more", f"{value}")
         if not 0 <= self.warmup <= 1:
             raise BrickInputError("warmup", "a fraction of the steps in [0, 1]", f"{self.warmup}")
-
-    @property
-    def best_mode(self) -> Mode:
-        """Whether the smallest or the largest value of `monitor` is best."""
-        return self.mode or ("min" if "loss" in self.monitor else "max")
+        if not self.clip > 0:
+            raise BrickInputError("clip", "a norm above 0, inf for none", f"{self.clip}")
+        if self.mode not in ("min", "max", None):
+            raise BrickInputError("mode", "'min', 'max' or None", f"{self.mode!r}")
 
     @property
     def num_validations(self) -> int:

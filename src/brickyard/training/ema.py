@@ -6,6 +6,7 @@ from typing import Any, final
 
 import torch
 from timm.utils import ModelEmaV3
+from torch import nn
 
 from brickyard.collection import BrickCollection
 from brickyard.errors import BrickInputError, MissingExtraError
@@ -14,6 +15,20 @@ try:
     import pytorch_lightning as pl
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
+
+
+@final
+class _State(nn.Module):
+    """The state of a collection without repetitions: a module that two bricks share is averaged and swapped once."""
+
+    def __init__(self, model: BrickCollection) -> None:
+        super().__init__()
+        self.model = model
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]  # what `ModelEmaV3` reads
+        unique = {id(value): name for name, value in reversed(self.model.state_dict(keep_vars=True).items())}
+        names = set(unique.values())
+        return {name: value for name, value in self.model.state_dict().items() if name in names}
 
 
 @final
@@ -43,8 +58,8 @@ class MovingAverage(pl.Callback):  # type: ignore[misc]
     def averaged(self) -> BrickCollection:
         """The model with the averaged weights: a copy of the model before the first step."""
         if self._average is None:
-            self._average = ModelEmaV3(self.model, self.decay, use_warmup=True)
-        averaged: BrickCollection = self._average.module
+            self._average = ModelEmaV3(_State(self.model), self.decay, use_warmup=True)
+        averaged: BrickCollection = self._average.module.model
         return averaged
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -59,7 +74,7 @@ class MovingAverage(pl.Callback):  # type: ignore[misc]
     ) -> None:
         if trainer.global_step > self._step and self._average is not None:  # once a step, also with several batches
             self._step = trainer.global_step
-            self._average.update(self.model, self._step)
+            self._average.update(_State(self.model), self._step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._swap()
@@ -80,7 +95,8 @@ class MovingAverage(pl.Callback):  # type: ignore[misc]
     @torch.no_grad()
     def _swap(self) -> None:
         """Swap the values of the model's weights and of their average."""
-        for value, average in zip(self.model.state_dict().values(), self.averaged.state_dict().values(), strict=True):
+        state, averaged = _State(self.model).state_dict(), _State(self.averaged).state_dict()
+        for value, average in zip(state.values(), averaged.values(), strict=True):
             previous = value.clone()
             value.copy_(average)
             average.copy_(previous)

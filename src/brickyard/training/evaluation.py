@@ -19,7 +19,7 @@ from brickyard.data.batches import checked, evaluation_batches
 from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
-from brickyard.recipe.inspection import images_of
+from brickyard.recipe.inspection import heads_of, images_of
 from brickyard.training.matching import check_labels
 
 _TAGS = Stage.TEST.tags - {Tag.LOSS}
@@ -37,6 +37,8 @@ def evaluate(
     progress: bool = False,
 ) -> dict[str, float]:
     """Compute every scalar metric of a model on a data set. Results are reproducible on one machine.
+
+    A warning tells if the images have another size than those that the heads were trained on.
 
     Args:
         model: A model, which is copied, or the path of a file written by `export_onnx` or `quantize_onnx`.
@@ -63,6 +65,7 @@ def evaluate(
     else:
         measured, device = _collection_of_file(os.fspath(model), device), "cpu"
     check_labels(measured, data)
+    _check_image_size(measured, data)
     measured.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     batches = evaluation_batches(data, batch_size, workers=workers)
     with torch.inference_mode():
@@ -77,6 +80,29 @@ def resize_mode_of(model: BrickCollection | str | os.PathLike[str]) -> ResizeMod
     """Return how the images of a model, or of a file written by `export_onnx` or `quantize_onnx`, are resized."""
     images = images_of(model.bricks()) if isinstance(model, BrickCollection) else OnnxRunner(model).images
     return "squash" if images is None else images.resize_mode
+
+
+def image_size_of(model: BrickCollection | str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Return (H, W) of the images that a model takes, None if it does not declare them.
+
+    Args:
+        model: A model, or the path of a file written by `export_onnx` or `quantize_onnx`.
+    """
+    images = images_of(model.bricks()) if isinstance(model, BrickCollection) else OnnxRunner(model).images
+    return None if images is None else images.size
+
+
+def _check_image_size(model: BrickCollection, data: LabelledDataset) -> None:
+    """Warn if images have another size than those that the heads were trained on: the metrics can be much lower."""
+    heads = heads_of(model.bricks())
+    trained = {heads[head].image_size: head for head in data.labels if head in heads and heads[head].image_size}
+    if not trained or not len(data):
+        return
+    height, width = data[0]["image"].shape[-2:]
+    for size, head in trained.items():
+        if size is not None and size != (height, width):
+            expected = f"head '{head}' was trained on images of {size[0]}x{size[1]} pixels (H x W)"
+            warnings.warn(f"{expected} and is evaluated on images of {height}x{width}.", stacklevel=3)
 
 
 def _collection_of_file(file: str, device: str | None) -> BrickCollection:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from math import ceil, cos, pi
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.dataset import LabelledDataset
-from brickyard.data.transforms import Augmented
 from brickyard.errors import (
     BrickInputError,
     BrickIntegrityError,
@@ -31,15 +31,18 @@ from brickyard.storage.atomic import write_whole
 from brickyard.training.checkpoints import AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
+from brickyard.training.finite import FiniteLosses
 from brickyard.training.lightning import LightningBrickCollection
-from brickyard.training.matching import check_classes
+from brickyard.training.matching import check_classes, describe_training, unlabelled_heads
+from brickyard.training.monitor import resolve_monitor
 from brickyard.training.optim import parameter_groups
+from brickyard.training.progress import ProgressCallback, Validation
 from brickyard.training.run_folder import CHECKPOINT, SETTINGS, remove_run, removed_if_not_started
 from brickyard.training.run_log import RunLog
 
 try:
     import pytorch_lightning as pl
-    from pytorch_lightning.callbacks import TQDMProgressBar
+    from pytorch_lightning.plugins import MixedPrecision
     from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 except ImportError:
@@ -65,9 +68,11 @@ def fit(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    allow_unlabelled: bool = False,
+    allow_nan: bool = False,
     provenance: Mapping[str, Any] | None = None,
     progress: bool = False,
-    on_validation: Callable[[int, dict[str, float]], None] | None = None,
+    on_validation: Callable[[Validation], None] | None = None,
 ) -> dict[str, float]:
     """Train a model.
 
@@ -82,20 +87,24 @@ def fit(
         trainer_config: The hardware.
         resume: Resume from the last checkpoint in `out`, with the same results as an uninterrupted training.
         overwrite: Replace the run in `out`; without one, nothing is replaced.
+        allow_unlabelled: Whether the training data may lack the labels of a head. Its loss is 0, and unless it has
+            trained weights, it is marked as not trained, so that prediction warns.
+        allow_nan: Whether to train on when a loss is not finite.
         provenance: JSON values stored with the settings (model, data, ...). They must be the same to resume a run.
         progress: Whether to show a progress bar.
-        on_validation: Called after each validation, on rank 0, with the step and the metrics.
+        on_validation: Called after each validation, on rank 0, when the model is saved.
 
     Returns:
         The metrics of the last validation.
 
     Raises:
-        BrickInputError: No trainable parameters, an empty data set, or an accelerator or precision that Lightning
-            refuses.
+        BrickInputError: No trainable parameters, an empty data set, an accelerator or precision that Lightning refuses,
+            or a loss that is not finite.
+        UnknownNameError: The model has no metric `config.monitor`.
         FileExistsError: `out` holds a run, and both `resume` and `overwrite` are False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
         BrickMismatchError: The run in `out` has other settings or provenance, or the data has other classes than the
-            heads.
+            heads, or no labels for one of them.
         BrickIntegrityError, UnsafeBrickError: The files in `out` are damaged, or loading them would run code.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -105,26 +114,33 @@ def fit(
             raise BrickInputError(what, "one image or more", "none")
         check_classes(model, data, what)
     run_log = RunLog(out)
-    _store_images(model, train)
+    unlabelled = unlabelled_heads(model, train, allow=allow_unlabelled)
+    describe_training(model, train)
     if trainer_config.strategy != FSDP:  # FSDP2 keeps torch's default memory format
         model.to(memory_format=torch.channels_last)
     module = LightningBrickCollection(
         out.parent,
         out.name,
         model,
-        lambda _: _optimizer_and_schedule(model, config),
+        lambda _: _optimizer_and_schedule(model, config, is_mixed=isinstance(trainer.precision_plugin, MixedPrecision)),
         num_visualizations=_NUM_VISUALIZATIONS,
     )
+    monitor, mode = resolve_monitor(model, config.monitor, config.mode)
     average = None if config.ema is None else MovingAverage(model, config.ema)
+    reporter = ProgressCallback(config.total_steps, config.batch_size, show_bar=progress, on_validation=on_validation)
     checkpoints = CheckpointCallback(
-        out, model, average, run_log, every=config.save_every, monitor=config.monitor, mode=config.best_mode
+        out,
+        model,
+        average,
+        run_log,
+        every=config.save_every,
+        monitor=monitor,
+        mode=mode,
+        on_saved=reporter.report,
     )
     callbacks: list[pl.Callback] = [average] if average else []
-    callbacks.append(checkpoints)
-    if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
-    if on_validation:
-        callbacks.append(_ProgressCallback(on_validation))
+    callbacks += [] if allow_nan else [FiniteLosses()]
+    callbacks += [reporter, checkpoints]
     with _expected_messages_ignored(), removed_if_not_started(out):
         trainer = _create_trainer(
             accelerator=trainer_config.accelerator,
@@ -142,7 +158,7 @@ def fit(
             logger=run_log,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=progress,
+            enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=out,
         )
@@ -155,12 +171,13 @@ def fit(
         if resumes:
             check_checkpoint(checkpoint)
         torch.manual_seed(config.seed)
-        trainer.fit(
-            module,
-            datamodule=_DataModule(train, val, config, trainer_config.workers),
-            ckpt_path=checkpoint if resumes else None,
-            weights_only=True,
-        )
+        with _without_gradients([model[head] for head in unlabelled]):
+            trainer.fit(
+                module,
+                datamodule=_DataModule(train, val, config, trainer_config.workers),
+                ckpt_path=checkpoint if resumes else None,
+                weights_only=True,
+            )
     return checkpoints.metrics
 
 
@@ -169,16 +186,6 @@ def _create_trainer(**options: Any) -> pl.Trainer:
         return pl.Trainer(**options)
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise BrickInputError("fit", "hardware and a precision that Lightning supports", f"{error}") from None
-
-
-def _store_images(model: BrickCollection, data: LabelledDataset) -> None:
-    """Store the size of the images, and how they are resized to it, in the heads that are trained on them."""
-    heads = [model[f"{head}/head"] for head in data.labels if f"{head}/head" in model]
-    if heads:
-        height, width = data[0]["image"].shape[-2:]
-        resize_mode = data.augment.resize_mode if isinstance(data, Augmented) else None
-        for head in heads:
-            head.head = replace(head.head, image_size=(int(height), int(width)), resize_mode=resize_mode)
 
 
 def _open_run(out: Path, settings: dict[str, Any], resume: bool) -> None:
@@ -207,10 +214,11 @@ def _read_settings(file: Path) -> dict[str, Any]:
         raise BrickIntegrityError(f"{file} is damaged: expected the settings of a training, as JSON.") from None
 
 
-def _optimizer_and_schedule(model: BrickCollection, config: TrainingConfig) -> dict[str, Any]:
+def _optimizer_and_schedule(model: BrickCollection, config: TrainingConfig, *, is_mixed: bool) -> dict[str, Any]:
     groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
-    # The fused AdamW takes half the time. With "16-mixed" it unscales gradients itself, so Lightning cannot clip them.
-    optimizer = AdamW(groups, lr=config.lr, fused=config.precision != "16-mixed")
+    # The fused AdamW takes half the time. It can unscale gradients itself, so Lightning's mixed precisions refuse to
+    # clip them, also in bfloat16, which needs no scaling.
+    optimizer = AdamW(groups, lr=config.lr, fused=not is_mixed)
     warmup_steps = ceil(config.warmup * config.total_steps)
 
     def factor(step: int) -> float:
@@ -254,17 +262,17 @@ class _DataModule(pl.LightningDataModule):  # type: ignore[misc]
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
 
-@final
-class _ProgressCallback(pl.Callback):  # type: ignore[misc]
-    """Call a function after each validation, on rank 0, with the step and the metrics."""
-
-    def __init__(self, on_validation: Callable[[int, dict[str, float]], None]) -> None:
-        self.on_validation = on_validation
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if "validation/" in name}
-            self.on_validation(trainer.global_step, metrics)
+@contextmanager
+def _without_gradients(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Leave the parameters of modules as they are within the block: weight decay would shrink them without a loss."""
+    trainable = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,9 +22,11 @@ from brickyard.errors import BrickGraphError, MissingExtraError
 from brickyard.training.loss_bricks import LossBricks
 from brickyard.training.running_means import RunningMeans
 from brickyard.training.stage_metrics import StageMetrics
+from brickyard.training.validation_images import draw_batch
 
 try:
     import pytorch_lightning as pl
+    from pytorch_lightning.trainer.states import TrainerFn
 except ImportError:
     raise MissingExtraError("Training with Lightning", "train") from None
 
@@ -107,19 +110,33 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         # Before the next step and not after this one: a checkpoint between them never splits a row of the log.
         if self.global_step > self._summarized_step and self.global_step % self.trainer.log_every_n_steps == 0:
             self._log_training()
-        total = self._step(self._named_inputs(batch), Stage.TRAIN)
+        total = self._step(self.named_inputs(batch), Stage.TRAIN)
         if self._has_bar:
             self.log(TOTAL, total, prog_bar=True, logger=False)
         return total
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        named_inputs = self._named_inputs(batch)
+        named_inputs = self.named_inputs(batch)
         self._step(named_inputs, Stage.VALIDATION)
         if self.num_visualizations and batch_idx == 0:
             self._log_visualizations(named_inputs)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._step(self._named_inputs(batch), Stage.TEST)
+        self._step(self.named_inputs(batch), Stage.TEST)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Return the outputs of the model for a batch by name, without losses and metrics.
+
+        Args:
+            batch: As for training, but without the values that only losses and metrics read. A tensor is the first of
+                `batch_names`.
+            batch_idx: The index of the batch.
+        """
+        values = (batch,) if isinstance(batch, Tensor) else batch
+        if isinstance(values, Sequence):
+            values = dict(zip(self.batch_names, values, strict=False))  # a loader may have no labels
+        outputs: dict[str, Any] = self.bricks(checked(values), tags=Stage.INFERENCE.tags, return_inputs=False)
+        return outputs
 
     def on_train_start(self) -> None:
         self._has_bar = self.trainer.progress_bar_callback is not None
@@ -144,8 +161,10 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
 
     def on_validation_epoch_end(self) -> None:
         summary = self._summary(Stage.VALIDATION)
-        if not self.trainer.sanity_checking:
-            self._to_loggers(summary)
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.log_dict(summary, sync_dist=True)  # `Trainer.validate` returns what goes to the loggers
+        elif not self.trainer.sanity_checking:
+            self._to_loggers(summary)  # in the row of this step
             self.log_dict(summary, logger=False, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
@@ -177,7 +196,13 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         """Return the state of this process's GPU only: a training may be resumed on a machine with fewer GPUs."""
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
-    def _named_inputs(self, batch: Any) -> Mapping[str, Any]:
+    def named_inputs(self, batch: Any) -> Mapping[str, Any]:
+        """Return the values of a batch by name.
+
+        Raises:
+            ValueError: A list or tuple has another number of values than `batch_names`.
+            BrickError: The batch is an error of a data loading process.
+        """
         checked(batch)
         return batch if isinstance(batch, Mapping) else dict(zip(self.batch_names, batch, strict=True))
 
@@ -231,18 +256,16 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
 
     def _log_visualizations(self, named_inputs: Mapping[str, Any]) -> None:
         loggers = [logger for logger in self.loggers if isinstance(logger, ImageLogger)]
-        drawing_bricks = [brick for brick in self.bricks.bricks().values() if Tag.VISUALIZATION in brick.tags]
-        if not loggers or not drawing_bricks or self.trainer.sanity_checking:
+        has_drawing = any(Tag.VISUALIZATION in brick.tags for brick in self.bricks.bricks().values())
+        if not loggers or not has_drawing or self.trainer.sanity_checking:
             return
-        first = {
-            name: value[: self.num_visualizations]
-            for name, value in named_inputs.items()
-            if isinstance(value, (Tensor, list))
-        }
-        values = self.bricks(first, tags=Stage.INFERENCE.tags | {Tag.VISUALIZATION}, skip_missing=True)
-        for name in (name for brick in drawing_bricks for name in brick.writes if name in values):
-            for logger in loggers:
-                logger.log_image(f"{Stage.VALIDATION.value}/{name}", values[name], self.global_step)
+        try:
+            for name, images in draw_batch(self.bricks, named_inputs, self.num_visualizations).items():
+                for logger in loggers:
+                    logger.log_image(f"{Stage.VALIDATION.value}/{name}", images, self.global_step)
+        except Exception as error:  # drawing must not end a training, and a brick may wrap any function
+            notes = " ".join(getattr(error, "__notes__", []))
+            warnings.warn(f"No visualizations: {type(error).__name__}: {error} {notes}", stacklevel=2)
 
 
 def average_statistics(collection: BrickCollection) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
 from brickyard.catalog import model_info
 from brickyard.collection import BrickCollection
+from brickyard.core.names import prefix_of
 from brickyard.core.specs import HeadInfo
 from brickyard.create import create_model
 from brickyard.data.dataset import LabelledDataset
 from brickyard.data.label_kinds import TARGETS
+from brickyard.data.transforms import Augmented
 from brickyard.errors import BrickMismatchError
 from brickyard.recipe.inspection import heads_of
 from brickyard.tasks.registry import get_task
@@ -75,6 +78,43 @@ def check_classes(model: BrickCollection, data: LabelledDataset, what: str) -> N
     """
     if problems := _compare(model, data)[2]:
         raise BrickMismatchError(f"{what}: {_WHAT}", problems)
+
+
+def unlabelled_heads(model: BrickCollection, data: LabelledDataset, *, allow: bool) -> list[str]:
+    """Return the heads that data has no labels for.
+
+    Args:
+        model: The model.
+        data: The training data.
+        allow: Whether heads that would be trained may be without labels.
+
+    Raises:
+        BrickMismatchError: A head with trainable parameters has no labels, and `allow` is False.
+    """
+    heads = [head for head in heads_of(model.bricks()) if head not in data.labels]
+    trained = [head for head in heads if any(parameter.requires_grad for parameter in model[head].parameters())]
+    if trained and not allow:
+        hint = "Leave the head out of the model, freeze it, or allow it (--allow-unlabelled, allow_unlabelled=True)."
+        labels = f"expected labels, found labels for {list(data.labels)} only. {hint}"
+        raise BrickMismatchError("training data", [f"head '{head}': {labels}" for head in trained])
+    return heads
+
+
+def describe_training(model: BrickCollection, data: LabelledDataset) -> None:
+    """Store in the heads of a model that they are trained on data, the size of its images and how they are resized.
+
+    A head without labels in the data is marked as not trained, unless it has trained weights.
+    """
+    height, width = data[0]["image"].shape[-2:]
+    resize_mode = data.augment.resize_mode if isinstance(data, Augmented) else None
+    for path, brick in model.bricks().items():
+        if brick.head is None:
+            continue
+        if prefix_of(path) in data.labels:
+            size = (int(height), int(width))
+            brick.head = replace(brick.head, image_size=size, resize_mode=resize_mode, trained=True)
+        elif brick.head.trained is None and brick.provenance is None:
+            brick.head = replace(brick.head, trained=False)
 
 
 def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, HeadInfo], list[str], list[str]]:
