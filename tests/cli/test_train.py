@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from PIL import Image
 
 import brickyard
 from brickyard import BrickCollection, BrickInputError, BrickMismatchError, BrickNotFoundError
+from brickyard.cli.main import main
+from brickyard.cli.report import TrainingReport
 from brickyard.cli.train import evaluate, train
 from brickyard.data.readers import KINDS
+from brickyard.training.progress import Validation
 
 NAME = "test_resnet_cls-multilabel_seg-lraspp"
 SHORT = ["--data", "digits", "--image-size", "48", "--steps", "4", "--batch-size", "2", "--every", "2"]
@@ -42,9 +46,111 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_a_training_prints_the_metrics_of_each_validation(trained: tuple[Path, str]) -> None:
     lines = trained[1].splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["step 2", "step 4"]
-    assert "seg/MeanIoU 0." in lines[1]
-    assert "IoU/background" not in lines[1]
+    steps = [number for number, line in enumerate(lines) if line.startswith("step ")]
+    assert [lines[number].split(",")[0].split(";")[0] for number in steps] == ["step 2 of 4", "step 4 of 4"]
+    assert "48x48 pixels" in lines[steps[0]]
+    tables = [lines[steps[0] + 1 : steps[1]], lines[steps[1] + 1 : steps[1] + 5]]
+    for table in tables:
+        assert [row.split()[0] for row in table] == ["head", "all", "cls", "seg"]
+        assert "MeanIoU 0." in table[3]
+        assert "background" not in table[3]
+    assert max(map(len, lines)) < 120
+
+
+def test_a_training_ends_with_a_summary(trained: tuple[Path, str]) -> None:
+    lines = trained[1].splitlines()
+    rows = [json.loads(line) for line in (trained[0] / "log.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["validation/loss"] for row in rows if "validation/loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    assert f"Finished 4 steps. Best: step {best}, validation/loss {losses[best]:.4f}." in lines
+    assert f"  brickyard eval {trained[0] / 'best'} --data digits" in lines
+
+
+def test_the_options_of_the_schedule_and_the_best_model_are_on_the_command_line(tmp_path: Path) -> None:
+    options = ["--monitor", "seg/MeanIoU", "--mode", "min", "--clip", "1.5", "--warmup", "0.5", "--save-every", "1"]
+    output = run(train, NAME, *SHORT, "--out", tmp_path / "run", *options)
+    settings = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert [settings[name] for name in ("monitor", "mode", "clip", "warmup", "save_every")] == [
+        "seg/MeanIoU",
+        "min",
+        1.5,
+        0.5,
+        1,
+    ]
+    assert "validation/seg/MeanIoU" in output
+
+
+def test_a_model_is_evaluated_and_trained_on_with_its_own_image_size(trained: tuple[Path, str], tmp_path: Path) -> None:
+    output = run(evaluate, trained[0] / "last", "--data", "digits", "--json", tmp_path / "own.json")
+    assert "48x48 pixels" in output
+    own = json.loads((tmp_path / "own.json").read_text())
+    assert own["image_size"] == 48
+    assert own == evaluated(trained[0] / "last", tmp_path / "explicit.json")
+    with pytest.warns(UserWarning, match="trained on images of 48x48"):
+        assert "96x96 pixels" in run(evaluate, trained[0] / "last", "--data", "digits", "--image-size", 96)
+    short = ["--data", "digits", "--steps", "1", "--every", "1", "--batch-size", "2"]
+    assert "48x48 pixels" in run(train, trained[0] / "last", *short, "--out", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "train.json").read_text())["image_size"] == 48
+    assert "96x96 pixels" in run(train, "test_resnet_seg", *short, "--out", tmp_path / "new")
+
+
+def test_the_stages_of_a_fine_tuning(trained: tuple[Path, str], tmp_path: Path) -> None:
+    def weights(folder: Path) -> dict[str, Any]:
+        return BrickCollection.from_pretrained(folder)["backbone"].state_dict()
+
+    assert "backbone: 372,688 parameters, frozen" in run(main, "info", trained[0] / "last")
+    before = weights(trained[0] / "last")
+    arguments = [str(argument) for argument in (trained[0] / "last", *SHORT, "--out")]
+    kept = CliRunner().invoke(train, [*arguments, str(tmp_path / "kept")], catch_exceptions=False)
+    assert "Brick 'backbone' stays frozen, as it is stored. --unfreeze backbone trains it" in kept.stderr
+    assert all((value == before[name]).all() for name, value in weights(tmp_path / "kept" / "last").items())
+    for option, is_changed in (("--freeze", False), ("--unfreeze", True)):
+        folder = tmp_path / option
+        result = CliRunner().invoke(train, [*arguments, str(folder), option, "backbone"], catch_exceptions=False)
+        assert "stays frozen" not in result.stderr
+        after = weights(folder / "last")
+        assert any((value != before[name]).any() for name, value in after.items()) == is_changed
+        info = run(main, "info", folder / "last")
+        assert ("frozen" in info) != is_changed
+
+
+def test_the_losses_are_stated_by_info() -> None:
+    output = run(main, "info", "test_resnet_cls_seg")
+    assert "seg: cross-entropy + 1.0 * Dice" in output
+    assert "cls: cross-entropy" in output
+
+
+def test_brackets_in_names_are_printed_and_the_json_is_written_first(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {"det/map/car [small]": 0.5, "det/map/x[/b]": float("nan"), "det/map_50": -1.0}
+    monkeypatch.setattr(brickyard, "evaluate", lambda *_, **__: metrics, raising=False)
+    folder = tmp_path / "a [run]"
+    shutil.copytree(trained[0] / "last", folder)
+    lines = run(evaluate, folder, "--data", "digits", "--json", tmp_path / "a.json")
+    assert "car [small]" in lines
+    assert "x[/b]" in lines
+    assert "a [run]" in lines
+    assert json.loads((tmp_path / "a.json").read_text())["metrics"]["det/map/x[/b]"] is None
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no terminal")
+
+    monkeypatch.setattr("rich.console.Console.print", fail)
+    with pytest.raises(RuntimeError, match="no terminal"):
+        run(evaluate, folder, "--data", "digits", "--json", tmp_path / "b.json")
+    assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()
+
+
+def test_a_table_of_a_validation_escapes_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    metrics = {"validation/loss": 1.0, "validation/a[/b]/loss": 2.0, "validation/a[/b]/map [all]": -1.0}
+    report = TrainingReport(tmp_path, "digits", (48, 64))
+    report.add(Validation(1, 2, metrics, "validation/a[/b]/map [all]", 1, -1.0, 3.0))
+    report.end()
+    output = capsys.readouterr().out
+    assert "map [all] -" in output
+    assert "a[/b]" in output
+    assert "64x48 pixels" in output
 
 
 def test_a_trained_model_has_the_classes_of_the_data_and_its_frozen_brick_unchanged(trained: tuple[Path, str]) -> None:
@@ -106,7 +212,7 @@ def test_length_split_and_seed_select_the_images(trained: tuple[Path, str], tmp_
 
 def test_a_training_is_resumed_or_refused(trained: tuple[Path, str], tmp_path: Path) -> None:
     options = [NAME, *SHORT, "--freeze", "backbone", "--ema", "0.5"]
-    assert run(train, *options, "--out", trained[0], "--resume") == ""  # it is finished
+    assert "was finished before" in run(train, *options, "--out", trained[0], "--resume")
     for arguments, error in (
         ([*options, "--out", trained[0]], FileExistsError),
         ([*options, "--out", tmp_path / "none", "--resume"], BrickNotFoundError),
@@ -146,6 +252,7 @@ def test_a_saved_model_can_be_trained_on(trained: tuple[Path, str], tmp_path: Pa
     [
         (["--brick", "backbone"], "expected BRICK=SOURCE, found 'backbone'"),
         (["--freeze", "neck"], "unknown brick 'neck': expected one of preprocessor, backbone, cls, seg"),
+        (["--unfreeze", "neck"], "unknown brick 'neck'"),
         (["--steps", "0"], "--steps"),
         (["--ema", "2"], "--ema"),
     ],

@@ -14,8 +14,8 @@ import click
 from tqdm import tqdm
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import load_trained, resize_mode_of
-from brickyard.cli.output import echo_table
+from brickyard.cli.models import image_size_of, load_trained, resize_mode_of
+from brickyard.cli.output import echo_table, format_metric
 
 _MAX_CALIBRATION_IMAGES = 256  # more images do not change the scales
 _KINDS = ["onnx", "pt2", "aoti"]
@@ -91,7 +91,7 @@ def export(
     "--data", help="Labelled data set, see `brickyard eval --help`: metrics are measured on it before and after."
 )
 @click.option(
-    "--image-size", type=click.IntRange(min=1), help="Image side of --data in pixels.  [default: that of the data]"
+    "--image-size", type=click.IntRange(min=1), help="Image side of --data in pixels.  [default: that of SOURCE]"
 )
 @click.option("--length", type=click.IntRange(min=1), help="Measure on the first images of --data only, this many.")
 @click.option(
@@ -122,9 +122,10 @@ def quantize(
     if data is None and (image_size is not None or length is not None):
         raise click.UsageError("--image-size and --length need --data.")
     _refuse_existing(file, overwrite)
-    resized: dict[str, Any] = (
-        {} if data is None else {"image_size": image_size, "resize_mode": resize_mode_of(str(source))}
-    )
+    resized: dict[str, Any] = {}
+    if data is not None:
+        size = image_size or image_size_of(str(source))
+        resized = {"image_size": size, "resize_mode": resize_mode_of(str(source))}
     labelled = None if data is None else brickyard.open_data(data, "test", length=length, **resized)
     measure = partial(brickyard.evaluate, batch_size=batch_size, progress=sys.stderr.isatty())
     before = {} if labelled is None else measure(source, labelled)
@@ -136,8 +137,10 @@ def quantize(
     click.echo(f"{file}  {file.stat().st_size / 1e6:.1f} MB, was {source.stat().st_size / 1e6:.1f} MB")
     if labelled is not None:
         after = measure(file, labelled)
-        rows = [(metric, f"{value:.4f}", f"{after[metric]:.4f}") for metric, value in before.items()]
-        echo_table(["metric", "before", "after"], rows, title=f"{data}, {len(labelled)} images of test")
+        height, width = labelled[0]["image"].shape[-2:]
+        rows = [(metric, format_metric(value), format_metric(after[metric])) for metric, value in before.items()]
+        title = f"{data}, {len(labelled)} images of test, {width}x{height} pixels"
+        echo_table(["metric", "before", "after"], rows, title=title)
 
 
 def _refuse_existing(file: Path, overwrite: bool) -> None:

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from math import isnan
 
 import click
 from rich.box import HEAVY_HEAD
@@ -71,3 +72,8 @@ def replace_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def format_metric(value: float) -> str:
+    """Format a metric with four decimals; "-" where it is undefined (nan)."""
+    return "-" if isnan(value) else f"{value:.4f}"

@@ -7,14 +7,19 @@ import sys
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import load_trained, locate, resize_mode_of
-from brickyard.cli.output import echo_table, make_console
+from brickyard.cli.models import frozen_bricks, image_size_of, load_trained, locate, resize_mode_of
+from brickyard.cli.output import echo_table, format_metric
+from brickyard.cli.report import TrainingReport
 from brickyard.core.specs import RESIZE_MODES
+
+if TYPE_CHECKING:
+    from brickyard.collection import BrickCollection
+    from brickyard.core.specs import ResizeMode
 
 _DATA = click.option(
     "--data",
@@ -24,13 +29,17 @@ _DATA = click.option(
 )
 _SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave out samples that are damaged.")
 _SIZE = click.option(
-    "--image-size", type=click.IntRange(min=1), help="Image side in pixels.  [default: that of the data]"
+    "--image-size",
+    type=click.IntRange(min=1),
+    help="Image side in pixels.  [default: that of the model; 96 for digits and a new model]",
 )
 _WORKERS = click.option(
     "--workers", default=0, show_default=True, type=click.IntRange(min=0), help="Number of data loading processes."
 )
 _POSITIVE, _FRACTION = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0, max=1)
 _COUNT = click.IntRange(min=1)
+_MONITOR = "validation/loss"
+_DIGITS_SIZE = 96  # pixels, the default of `open_data`
 
 
 @click.command()
@@ -44,17 +53,33 @@ _COUNT = click.IntRange(min=1)
     "--brick", "bricks", multiple=True, metavar="BRICK=SOURCE", help="Start from a brick of another model; repeatable."
 )
 @click.option("--freeze", multiple=True, metavar="BRICK", help="Freeze a brick: backbone, ...; repeatable.")
+@click.option(
+    "--unfreeze", multiple=True, metavar="BRICK", help="Train a brick that is stored as frozen in NAME; repeatable."
+)
+@click.option("--allow-unlabelled", is_flag=True, help="Train although the data has no labels for some of the heads.")
 @click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Number of optimizer steps.")
 @click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per step and device.")
 @click.option("--lr", default=1e-3, show_default=True, type=_POSITIVE, help="Peak learning rate.")
+@click.option("--warmup", default=0.05, show_default=True, type=_FRACTION, help="Fraction of the steps for warmup.")
 @click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="Weight decay.")
 @click.option(
     "--layer-decay", default=1.0, show_default=True, type=_FRACTION, help="Learning rate factor per backbone layer."
 )
+@click.option("--clip", default=5.0, show_default=True, type=_POSITIVE, help="Maximum norm of the gradients, or inf.")
 @click.option("--ema", type=_FRACTION, metavar="DECAY", help="Decay of a moving average of the weights, e.g. 0.999.")
 @click.option("--precision", default="32-true", show_default=True, help="Precision: bf16-mixed, 16-mixed, ...")
+@click.option("--allow-nan", is_flag=True, help="Train on when a loss is nan or infinite.")
 @click.option("--every", default=1000, show_default=True, type=_COUNT, help="Approximate steps between validations.")
 @_SKIP_BAD
+@click.option("--save-every", default=500, show_default=True, type=_COUNT, help="Steps between checkpoints.")
+@click.option(
+    "--monitor", default=_MONITOR, show_default=True, help="Metric that selects the best model, e.g. seg/MeanIoU."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["min", "max"]),
+    help="Whether the smallest or largest value of --monitor is best.  [default: what the metric declares]",
+)
 @_SIZE
 @click.option(
     "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
@@ -79,6 +104,13 @@ def train(
     pretrained: bool,
     bricks: Sequence[str],
     freeze: Sequence[str],
+    unfreeze: Sequence[str],
+    allow_unlabelled: bool,
+    allow_nan: bool,
+    image_size: int | None,
+    resize_mode: ResizeMode | None,
+    flip: bool,
+    skip_bad: bool,
     **options: Any,
 ) -> None:
     """Train the model NAME on labelled images.
@@ -92,6 +124,11 @@ def train(
     last and the best model, the metrics (log.jsonl), visualizations of the validation and a checkpoint are written to
     --out. To resume an interrupted training, run the same command with --resume: results are the same as without the
     interruption.
+
+    \b
+    Fine-tuning in two stages, first the heads, then everything:
+        brickyard train resnet18_seg --data pets:data --pretrained --freeze backbone --out runs/heads
+        brickyard train runs/heads/best --data pets:data --unfreeze backbone --lr 1e-4 --out runs/all
     """  # noqa: D301 - click reads the \b
     if resume and overwrite:
         raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
@@ -102,47 +139,49 @@ def train(
         strategy=options.pop("strategy"),
         workers=options.pop("workers"),
     )
-    images = {name: options.pop(name) for name in ("image_size", "flip", "resize_mode", "skip_bad")}
-    images["resize_mode"] = images["resize_mode"] or brickyard.model_info(locate(name)).spec.input.resize_mode
-    seed = options["seed"]
-    datasets = {split: brickyard.open_data(data, split, seed=seed, **images) for split in ("train", "val")}
+    config = brickyard.TrainingConfig(**options)
+    height, width = (image_size, image_size) if image_size else _training_size(name, data)
+    resize_mode = resize_mode or brickyard.model_info(locate(name)).spec.input.resize_mode
+    images: dict[str, Any] = {"flip": flip, "resize_mode": resize_mode, "skip_bad": skip_bad}
+    datasets = {
+        split: brickyard.open_data(data, split, image_size=(height, width), seed=config.seed, **images)
+        for split in ("train", "val")
+    }
     model = brickyard.create_model_for(
-        datasets["train"], locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=seed
+        datasets["train"], locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
     )
-    for path in freeze:
-        if path not in model:
-            raise click.BadParameter(
-                f"unknown brick '{path}': expected one of {', '.join(model)}", param_hint="--freeze"
-            )
-        model.freeze(path)
+    _freeze(model, freeze, unfreeze)
     provenance = {
         "model": name,
         "data": data,
+        "image_size": height if height == width else [height, width],
         **images,
         "pretrained": pretrained,
         "bricks": list(bricks),
         "freeze": list(freeze),
+        "unfreeze": list(unfreeze),
     }
-    console = make_console()
+    report = TrainingReport(out, data, (height, width))
     try:
         brickyard.fit(
             model,
             datasets["train"],
             datasets["val"],
             out,
-            brickyard.TrainingConfig(**options),
+            config,
             trainer_config,
             resume=resume,
             overwrite=overwrite,
+            allow_unlabelled=allow_unlabelled,
+            allow_nan=allow_nan,
             provenance=provenance,
             progress=sys.stderr.isatty(),
-            on_validation=lambda step, metrics: console.print(
-                _format_metrics(step, metrics), highlight=False, markup=False
-            ),
+            on_validation=report.add,
         )
     except (KeyboardInterrupt, SystemExit):  # Lightning converts the first to the second
         click.echo("Interrupted. Run the same command with --resume to resume from the last checkpoint.", err=True)
         sys.exit(130)
+    report.end()
 
 
 @click.command(name="eval")
@@ -178,24 +217,21 @@ def evaluate(
     `brickyard export` or `brickyard quantize` (.onnx). Results are reproducible on one machine.
     """
     model = name if name.endswith(".onnx") else load_trained(name)
+    size = image_size or image_size_of(model)
     dataset = brickyard.open_data(
-        data,
-        split,
-        length=length,
-        image_size=image_size,
-        seed=seed,
-        resize_mode=resize_mode_of(model),
-        skip_bad=skip_bad,
+        data, split, length=length, image_size=size, seed=seed, resize_mode=resize_mode_of(model), skip_bad=skip_bad
     )
     metrics = brickyard.evaluate(
         model, dataset, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
     )
-    if file is not None:
-        settings = {"model": name, "data": data, "split": split, "length": len(dataset), "image_size": image_size}
+    height, width = dataset[0]["image"].shape[-2:]
+    if file is not None:  # first: whatever happens to the table, the measurement is not lost
+        settings = {"model": name, "data": data, "split": split, "length": len(dataset)}
+        settings["image_size"] = height if height == width else [height, width]
         numbers = {metric: None if isnan(value) else value for metric, value in metrics.items()}  # JSON has no nan
         file.write_text(json.dumps({**settings, "seed": seed, "metrics": numbers}, indent=2) + "\n", encoding="utf-8")
-    rows = [(metric, f"{value:.4f}") for metric, value in metrics.items()]
-    echo_table(["metric", data], rows, title=f"{name}, {len(dataset)} images of {split}")
+    rows = [(metric, format_metric(value)) for metric, value in metrics.items()]
+    echo_table(["metric", data], rows, title=f"{name}, {len(dataset)} images of {split}, {width}x{height} pixels")
 
 
 def _parse_bricks(bricks: Sequence[str]) -> dict[str, str] | None:
@@ -209,10 +245,24 @@ def _parse_devices(devices: str) -> int | str:
     return int(devices) if devices.isdigit() else devices
 
 
-def _format_metrics(step: int, metrics: dict[str, float]) -> str:
-    """Format the metrics of a validation in one line, without those of single classes and undefined ones (-1)."""
-    names = {name: name.partition("/")[2] for name in metrics}
-    texts = [
-        f"{names[name]} {value:.4f}" for name, value in metrics.items() if names[name].count("/") < 2 and value != -1
-    ]
-    return f"step {step}  " + "  ".join(texts)
+def _training_size(name: str, data: str) -> tuple[int, int]:
+    """Return the image size of the model; digit scenes have a size of their own for a model that takes any size."""
+    info = brickyard.model_info(locate(name))
+    images = info.spec.input
+    if data == "digits" and info.weights is None and not images.fixed:
+        return _DIGITS_SIZE, _DIGITS_SIZE
+    return images.size
+
+
+def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Sequence[str]) -> None:
+    """Freeze and unfreeze bricks, and tell which others are frozen as they were stored."""
+    for option, paths in (("--freeze", freeze), ("--unfreeze", unfreeze)):
+        for path in paths:
+            if path not in model:
+                known = ", ".join(model)
+                raise click.BadParameter(f"unknown brick '{path}': expected one of {known}", param_hint=option)
+            model.freeze(path) if option == "--freeze" else model.unfreeze(path)
+    for path in frozen_bricks(model):
+        if not any(path == chosen or path.startswith(f"{chosen}/") for chosen in freeze):
+            hint = f"--unfreeze {path} trains it, --freeze {path} confirms it."
+            click.echo(f"Brick '{path}' stays frozen, as it is stored. {hint}", err=True)

@@ -17,7 +17,7 @@ from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.data.transforms import Augment, Augmented
 from brickyard.data.voc import Voc
 from brickyard.data.yolo import Yolo
-from brickyard.errors import UnknownNameError
+from brickyard.errors import BrickInputError, UnknownNameError
 
 
 class _Reader(Protocol):
@@ -41,7 +41,7 @@ def open_data(
     split: str,
     *,
     length: int | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     flip: bool = True,
     resize_mode: ResizeMode = "squash",
@@ -58,7 +58,8 @@ def open_data(
         text: `digits`, or a format and a folder as in `coco:path/to/folder`.
         split: "train", whose images are augmented at random, "val" or "test", or any other split that a folder has.
         length: The number of images, the first ones; None for all, of digit scenes a million, 500 and 1000.
-        image_size: The side of an image in pixels; None for 96 for digit scenes, 224 for others.
+        image_size: The side of an image in pixels, or (H, W); None for 96 for digit scenes, which are square, 224 for
+            others.
         seed: The seed of the digit scenes.
         flip: Whether half of the training images of a folder are flipped horizontally; not for text or digits.
         resize_mode: How images of a folder are resized to a square: "squash" changes the aspect ratio, "letterbox"
@@ -76,6 +77,10 @@ def open_data(
     if text == _DIGITS:
         known = _split_of_scenes(split)
         num_scenes = _NUM_SCENES[known] if length is None else length
+        if isinstance(image_size, tuple):
+            if image_size[0] != image_size[1]:
+                raise BrickInputError("image_size", "one side, since digit scenes are square", f"{image_size}")
+            image_size = image_size[0]
         return DigitScenes(known, num_scenes, image_size=image_size or _SCENE_SIZE, seed=seed)
     if name not in _FORMATS or not folder:
         raise UnknownNameError("data", text, KINDS)

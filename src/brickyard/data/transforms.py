@@ -31,7 +31,7 @@ _Move = Callable[[Any, float], Any]
 
 @final
 class Augment:
-    """Resize a sample to a square and, for training, change it at random, labels included.
+    """Resize a sample to one size and, for training, change it at random, labels included.
 
     Training crops the image or pads it to a larger grey frame (as `torchvision.transforms.v2.RandomZoomOut`), flips it
     and jitters its colors, drawing from torch's global generator. Labels move with the image by their kind: boxes are
@@ -41,7 +41,7 @@ class Augment:
     what they name. Crops keep nearly the aspect ratio of the image, so that "squash" distorts them like whole images.
 
     Args:
-        image_size: The side of the output in pixels.
+        image_size: The side of the output in pixels, or (H, W).
         kinds: The kind of each label by its name, `LabelledDataset.kinds`.
         train: Whether to change at random.
         flip: Whether half of the training images are flipped horizontally; not for text or digits.
@@ -57,7 +57,7 @@ class Augment:
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | tuple[int, int],
         kinds: Mapping[str, LabelKind],
         *,
         train: bool,
@@ -67,11 +67,12 @@ class Augment:
         interpolation: str = "bilinear",
         resize_mode: ResizeMode = "squash",
     ) -> None:
-        _check("image_size", image_size >= 1, "1 or more", image_size)
+        sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+        _check("image_size", min(sides) >= 1, "1 or more", image_size)
         _check("min_area", 0 < min_area <= 1, "a fraction in (0, 1]", min_area)
         _check("interpolation", interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'", interpolation)
         _check("resize_mode", resize_mode in RESIZE_MODES, " or ".join(map(repr, RESIZE_MODES)), resize_mode)
-        self.size = (image_size, image_size)
+        self.size = sides
         self.resize_mode: ResizeMode = resize_mode
         self.kinds, self.train, self.flip, self.min_area = kinds, train, flip, min_area
         self.flip_pairs = dict(flip_pairs)
@@ -92,7 +93,7 @@ class Augment:
                 any other values, which are passed on.
 
         Returns:
-            The same names: `image` (3, S, S) uint8, and labels in the form that they had, for S x S pixels.
+            The same names: `image` (3, H, W) uint8, and labels in the form that they had, for H x W pixels.
 
         Raises:
             BrickInputError: A label has no declared kind, or not the form of its kind.
