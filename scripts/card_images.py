@@ -29,8 +29,8 @@ def _photos(name: str) -> Image.Image:
     samples = Path(brickyard.__file__).parent / "samples"
     images = []
     for prediction in Predictor(name).predict(samples, draw=True):
-        assert prediction.drawn is not None
-        images.append(prediction.drawn.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS))
+        assert prediction.visualization is not None
+        images.append(prediction.visualization.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS))
     return _grid(images, len(images))
 
 
@@ -64,7 +64,8 @@ def _visualize(pixels: npt.NDArray[np.uint8], values: dict[str, npt.NDArray[Any]
         pixels = np.asarray(DrawSegmentation(DigitScenes.labels["seg"])(pixels, large).crop((0, 0, width, height)))
     if (boxes := values.get("det/boxes")) is not None:
         draw = DrawBoxes(DigitScenes.labels["det"])
-        pixels = np.asarray(draw(pixels, boxes * SCALE, values["det/scores"], values["det/labels"]))
+        drawn = draw(pixels, boxes * SCALE, values["det/scores"], values["det/labels"])
+        pixels = np.asarray(drawn.crop((0, 0, width, height)))
     canvas = Image.new("RGB", (width, height + LINE), "white")
     canvas.paste(Image.fromarray(pixels))
     if (probabilities := values.get("cls/probabilities")) is not None:

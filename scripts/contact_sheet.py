@@ -32,7 +32,7 @@ def labelled_pair(scene: dict[str, Any]) -> Image.Image:
     labelled = DrawBoxes(DigitScenes.labels["det"])(np.asarray(masks), boxes, np.ones(len(boxes)), labels)
     pair = Image.new("RGB", (2 * width, height))
     pair.paste(Image.fromarray(pixels))
-    pair.paste(labelled, (width, 0))
+    pair.paste(labelled.crop((0, 0, width, height)), (width, 0))
     return pair
 
 

@@ -38,6 +38,8 @@ def test_the_boxes_of_labels_are_drawn_in_both_forms() -> None:
     first = draw_batch(model, batch, 2)["det/visualization"]
     assert all(image.width > 320 for image in first)
     outputs = [get_task("det").labels_as_outputs(labels, 3) for labels in (batch["targets/det"], padded)]
+    ignoring = [{**target, "ignore": torch.ones(1, dtype=torch.bool)} for target in batch["targets/det"]]
+    assert [len(rows) for rows in get_task("det").labels_as_outputs(ignoring, 3)["boxes"]] == [0, 0]
     for name in ("boxes", "scores", "labels"):
         for one, other in zip(outputs[0][name], outputs[1][name], strict=True):
             np.testing.assert_array_equal(one, other)

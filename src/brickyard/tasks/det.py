@@ -181,10 +181,13 @@ class Detection(Task):
         return {**values, "boxes": boxes_to_original(torch.from_numpy(values["boxes"]), geometry).numpy()}
 
     def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
-        """Return `boxes`, `scores` of 1 and `labels`, a list with the arrays of each image."""
+        """Return `boxes`, `scores` of 1 and `labels`, a list with the arrays of each image, without boxes to ignore."""
         if isinstance(labels, Mapping):
             labels = [{name: value[row] for name, value in labels.items()} for row in range(len(labels["labels"]))]
-        arrays = [{name: torch_to_numpy(image[name]) for name in ("boxes", "labels")} for image in labels]
+        objects = [
+            {name: image[name][~image["ignore"]] for name in image} if "ignore" in image else image for image in labels
+        ]
+        arrays = [{name: torch_to_numpy(image[name]) for name in ("boxes", "labels")} for image in objects]
         return {
             "boxes": [image["boxes"] for image in arrays],
             "scores": [np.ones(len(image["labels"])) for image in arrays],
