@@ -141,8 +141,7 @@ class BrickCollection(nn.ModuleDict):
         wait for the result. There, call this before a batch is moved.
 
         Raises:
-            BrickInputError: A label is not what its head expects, or a name under `targets/` or `labelled/` is
-                misspelled.
+            BrickInputError: A label is not what its head expects, or its name is misspelled.
         """
         self._check_labels(named_inputs, named_inputs)
 

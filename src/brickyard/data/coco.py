@@ -26,6 +26,7 @@ from brickyard.data.objects import (
     rasterize,
 )
 from brickyard.data.orientation import check_header, read_oriented
+from brickyard.data.reading import damage_as_input_error
 from brickyard.errors import BrickInputError
 from brickyard.parts.segmentation import IGNORED
 
@@ -174,7 +175,7 @@ def _files(folder: Path, split: str) -> tuple[Path, Path]:
 
 
 def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
+    with damage_as_input_error(str(file), "images, annotations and categories in COCO's format", ""):
         content: dict[str, list[dict[str, Any]]] = json.loads(file.read_bytes())
         for section, types in _REQUIRED.items():
             for entry in content[section]:
@@ -183,9 +184,6 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
                     raise ValueError(f"{section}: expected entries with {expected}, found {str(entry)[:200]}")
             if "id" in types and len({entry["id"] for entry in content[section]}) < len(content[section]):
                 raise ValueError(f"{section}: duplicate ids")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise BrickInputError(str(file), "images, annotations and categories in COCO's format", cause) from None
     return content
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from brickyard.data.reading import damage_as_input_error
 from brickyard.errors import BrickInputError
 
 MIN_SIDE = 8  # pixels
@@ -24,8 +23,7 @@ _UNREADABLE_SUFFIXES = frozenset(
     (".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".orf", ".raf", ".rw2", ".svg")
 )
 _log = logging.getLogger(__name__)
-# Of the errors of a system call, those that are due to the file; Pillow's own errors have no number.
-_ERRNO_OF_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+IMAGE_HINT = "Is the file complete, and an image?"
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -88,7 +86,7 @@ def read_image(file: str | Path) -> Image.Image:
         BrickInputError: The file is missing, damaged or truncated, or the image is too small, too narrow or too large.
         OSError, MemoryError: The machine failed, e.g. with too many open files: the file may be sound.
     """
-    with _image_errors(str(file)), warnings.catch_warnings():
+    with damage_as_input_error(str(file), "an image", IMAGE_HINT), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's error at twice the size stays
         if isinstance(file, (str, Path)) and os.path.exists(file) and not os.path.isfile(file):
             raise BrickInputError(str(file), "an image", "no regular file")  # reading a pipe could block forever
@@ -106,24 +104,10 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
         BrickInputError: The image is damaged, too small or too narrow, or its grey values are out of range.
     """
-    with _image_errors(name):
+    with damage_as_input_error(name, "an image", IMAGE_HINT):
         image = _as_rgb(ImageOps.exif_transpose(image), name)
     check_size(image.size, name)
     return image
-
-
-@contextmanager
-def _image_errors(name: str) -> Iterator[None]:
-    """Raise one kind of error for every damage; errors of the machine pass."""
-    try:
-        yield
-    except (BrickInputError, MemoryError):
-        raise
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        if isinstance(error, OSError) and error.errno not in _ERRNO_OF_FILE:
-            raise
-        hint = "Is the file complete, and an image?"
-        raise BrickInputError(name, "an image", f"{type(error).__name__}: {error}", hint) from None
 
 
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:

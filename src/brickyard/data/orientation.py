@@ -15,8 +15,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
 from brickyard.data.geometry import horizontal_flip, transpose, vertical_flip
-from brickyard.data.images import check_size, read_image
+from brickyard.data.images import IMAGE_HINT, check_size, read_image
 from brickyard.data.label_kinds import KIND_RULES, LabelKind
+from brickyard.data.reading import damage_as_input_error
 from brickyard.errors import BrickInputError
 
 
@@ -100,7 +101,7 @@ def check_header(file: Path, labelled_size: tuple[int, int] | None = None) -> tu
 
 def _read_header(file: Path) -> tuple[tuple[int, int], _Orientation]:
     """Return (height, width) of an image as it is stored, and its orientation."""
-    try:
+    with damage_as_input_error(str(file), "an image", IMAGE_HINT):
         if not file.is_file():
             raise BrickInputError(str(file), "an image", "no regular file" if file.exists() else "no such file")
         with warnings.catch_warnings():
@@ -108,11 +109,6 @@ def _read_header(file: Path) -> tuple[tuple[int, int], _Orientation]:
             with Image.open(file) as opened:
                 exif = opened.getexif().get(ExifTags.Base.Orientation, 1)
                 return (opened.height, opened.width), _BY_EXIF.get(exif, _UPRIGHT)
-    except BrickInputError:
-        raise
-    except Exception as error:  # a plugin of Pillow may raise anything on a damaged file
-        hint = "Is the file complete, and an image?"
-        raise BrickInputError(str(file), "an image", f"{type(error).__name__}: {error}", hint) from None
 
 
 def _labelled(
@@ -151,12 +147,9 @@ def read_class_map(file: Path) -> Tensor:
     Raises:
         BrickInputError: The file cannot be read, or has several channels.
     """
-    try:
-        with Image.open(file) as opened:
-            values = np.array(opened)
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        cause = f"{type(error).__name__}: {error}"
-        raise BrickInputError(str(file), "a mask", cause, "Does the file exist, and is it complete?") from None
+    hint = "Does the file exist, and is it complete?"
+    with damage_as_input_error(str(file), "a mask", hint), Image.open(file) as opened:
+        values = np.array(opened)
     if values.ndim != 2:
         hint = "Save it as a palette or greyscale image."
         raise BrickInputError(str(file), "a mask with one class per pixel", f"{values.shape[2]} channels", hint)

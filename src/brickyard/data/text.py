@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from brickyard.errors import BrickInputError
+from brickyard.data.reading import damage_as_input_error
 
 
 def read_text(file: Path, expected: str, hint: str = "") -> str:
@@ -17,13 +17,12 @@ def read_text(file: Path, expected: str, hint: str = "") -> str:
 
     Raises:
         BrickInputError: The file does not exist, is no regular file, or is not text in UTF-8.
+        OSError: The machine failed, see `damage_as_input_error`.
     """
-    try:
+    with damage_as_input_error(str(file), expected, hint):
         if file.exists() and not file.is_file():
             raise OSError("no regular file")  # reading a pipe could block forever
         return file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise BrickInputError(str(file), expected, f"{error}", hint) from None
 
 
 def read_lines(file: Path, expected: str, hint: str = "") -> list[str]:

@@ -19,6 +19,7 @@ from brickyard.data.images import find_images
 from brickyard.data.label_kinds import check_pixels
 from brickyard.data.objects import OBJECT_KINDS, box_target, check_box, count_small, object_labels, presence
 from brickyard.data.orientation import check_header, read_class_map, read_oriented
+from brickyard.data.reading import damage_as_input_error
 from brickyard.data.text import read_lines
 from brickyard.errors import BrickInputError, UnknownNameError
 from brickyard.parts.segmentation import IGNORED
@@ -241,10 +242,8 @@ def read_objects(file: Path) -> list[XmlObject]:
     Raises:
         BrickInputError: The file is absent or damaged, or has an object without a name or a box.
     """
-    try:
+    with damage_as_input_error(str(file), "an annotation in VOC's XML format", ""):
         return [_object_of(element) for element in ElementTree.parse(file).getroot().iterfind("object")]
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise BrickInputError(str(file), "an annotation in VOC's XML format", f"{error}") from None
 
 
 def _object_of(element: ElementTree.Element) -> XmlObject:

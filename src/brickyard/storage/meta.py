@@ -24,7 +24,7 @@ from brickyard.storage.fit import BrickInfo
 from brickyard.storage.weights import uninitialised, weight_problems
 from brickyard.storage.wrappers import plain_state
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")  # of `nn.Module`
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # parameters, buffers, submodules, hooks
 _PLAIN = frozenset([bool, int, float, str, type(None), type, FunctionType, MethodType, BuiltinFunctionType])
 _MOST_BYTES = 2**28  # of the tensors of a brick that are not among its weights
 _SMALL = 4096  # an argument up to which a brick without weights needs no check
@@ -96,7 +96,7 @@ def _unstored(brick: Brick) -> list[Tensor]:
     found: list[Tensor] = [tensor for tensor in (*module.parameters(), *module.buffers()) if id(tensor) not in stored]
     for each in module.modules():
         for name, value in vars(each).items():
-            if type(value) not in _PLAIN and name not in _REGISTRIES:
+            if name not in _OF_EVERY_MODULE and type(value) not in _PLAIN:
                 found += _tensors_in(value)
     return found
 

@@ -240,9 +240,12 @@ class uninitialised(TorchFunctionMode):  # noqa: N801 - it is used as a function
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in _FILLING and args and (type(args[0]) is nn.Parameter or args[0].is_meta):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _FILLING:
+            filled = args[0] if args else kwargs.get("tensor")  # `nn.init` passes it by keyword
+            if type(filled) is nn.Parameter or (isinstance(filled, Tensor) and filled.is_meta):
+                return filled
+        return func(*args, **kwargs)
 
 
 def refuse_pickle(stem: Path) -> None:
