@@ -240,7 +240,10 @@ def test_a_saved_model_takes_other_classes_with_a_warning(saved):
 
 
 def test_a_saved_model_takes_other_names_of_its_classes(saved):
-    model = create_model(f"local-dir:{saved}", labels=["x", "y", "z"])
+    with pytest.warns(UserWarning, match="'cls/head' starts with fresh weights"):
+        model = create_model(f"local-dir:{saved}", labels=["x", "y", "z"])
+    assert list(model["cls/head"].head.labels) == ["x", "y", "z"]
+    model = create_model(f"local-dir:{saved}", labels=["x", "y", "z"], rename=True)
     assert list(model["cls/head"].head.labels) == ["x", "y", "z"]
     assert same_weights(model["cls/head"].model, create_model(f"local-dir:{saved}")["cls/head"].model)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from brickyard import BrickInputError
 from brickyard.data.images import read_image
-from brickyard.data.orientation import read_class_map, check_header
+from brickyard.data.orientation import check_header, read_class_map
 from brickyard.data.text import read_text
 from brickyard.data.voc import read_objects
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from brickyard import BrickCollection, BrickError, BrickLoss, BrickTrainable, create_model, create_part
 from brickyard.core.specs import HeadInfo
-from brickyard.storage.atomic import write_whole
 from tests.storage.test_save_load_damaged import contents
 
 
@@ -111,8 +110,9 @@ def test_a_folder_that_is_read_only_in_part_is_found_before_anything_changes(tmp
     (tmp_path / "model" / "cls").chmod(0o555)
     for path in (tmp_path, *tmp_path.rglob("*")):
         os.chown(path, 65534, 65534)
-    for parent in (tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.getuid() and parent.name.startswith(("pytest-", "popen-")):
+            parent.chmod(0o755)
     before = contents(tmp_path)
     model = classifier()
     os.seteuid(65534)
@@ -193,15 +193,6 @@ def test_files_are_flushed_to_disk_before_the_save_counts(tmp_path):
     names = {os.path.basename(path) for path in before}
     assert {"bricks.json", "head.json", "head.safetensors", "a"} <= names
     assert str(tmp_path) in after
-
-
-def test_temporary_files_of_killed_writers_are_removed_after_a_day(tmp_path):
-    for name, age in {".x.json-old": 2 * 86400, ".x.json-new": 10, ".y.json-old": 2 * 86400}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.json").write_text("{")
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    write_whole(tmp_path / "x.json", "{}")
-    assert {path.name for path in tmp_path.iterdir()} == {"x.json", ".x.json-new", ".y.json-old"}
 
 
 @pytest.mark.parametrize(

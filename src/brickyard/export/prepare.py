@@ -57,6 +57,8 @@ def _input_spec(model: BrickCollection, dynamic: Sequence[str], image_size: int 
         hint = "Export it for one size, or create the model with dynamic_img_size=True if timm supports that."
         raise BrickInputError("dynamic", "a backbone without a fixed image size", f"the size {images.size}", hint)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or images.size
+    if min(size) < 1:
+        raise BrickInputError("image_size", "1 or more", f"{image_size}")
     return replace(images, size=size, fixed=not is_dynamic)
 
 

@@ -131,7 +131,7 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
             if config.get(name) is not None and not is_right(config[name]):
                 raise TypeError(f"unexpected type of '{name}': {str(config[name])[:100]}")
         for name in ("inputs", "outputs", "tags"):
-            if len(config[name]) > _MOST_NAMES:
+            if len(config.get(name) or ()) > _MOST_NAMES:
                 raise UnsafeBrickError(
                     f"{location}: expected at most {_MOST_NAMES} names in '{name}', found {len(config[name])}."
                 )
@@ -160,7 +160,7 @@ def _check_head(config: Mapping[str, Any], location: str) -> None:
 
 def _number_of_classes(config: Mapping[str, Any]) -> Any:
     """Return the number of classes among the arguments of a head, None for a part that states it otherwise."""
-    arguments = config["args"]
+    arguments = config.get("args", {})
     return arguments.get("out_features" if (config["type"], config["task"]) == ("linear", "cls") else "num_classes")
 
 

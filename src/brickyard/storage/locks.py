@@ -48,10 +48,9 @@ def temp_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         parent: The folder that contains it, by default that of the system for temporary files.
     """
     root = Path(tempfile.gettempdir()) if parent is None else parent
-    for abandoned in root.glob(f"{glob.escape(prefix)}*"):
-        if abandoned.is_dir() and not abandoned.is_symlink():
-            with suppress(OSError), exclusive_lock(_lock_of(abandoned), timeout=0):  # TimeoutError: it is in use
-                shutil.rmtree(abandoned, ignore_errors=True)
+    for lock in root.glob(_lock_of(root / f"{glob.escape(prefix)}*").name):
+        with suppress(OSError), exclusive_lock(lock, timeout=0):  # TimeoutError: it is in use
+            shutil.rmtree(lock.with_name(lock.stem[1:]), ignore_errors=True)
     folder = root / f"{prefix}{uuid4().hex}"
     with exclusive_lock(_lock_of(folder)):
         folder.mkdir(mode=0o700)
