@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from brickyard import BrickCollection, MissingInputError
+from brickyard import BrickCollection, BrickInputError, MissingInputError
 from tests.runs import SIDE, Rectangles, collate_rectangles, small_model
 from tests.training.toys import MULTITASK, lightning, quiet_trainer
 
@@ -74,3 +74,12 @@ def test_losses_of_a_validation_are_means_over_labelled_rows_whatever_the_batche
             lightning(model, tmp_path), DataLoader(data, batch_size, collate_fn=collate_rectangles), verbose=False
         )
         assert trainer.callback_metrics["validation/loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_are_checked_before_a_batch_moves_to_a_gpu(tmp_path, monkeypatch):
+    module = lightning(small_model("test_resnet_cls"), tmp_path)
+    batch = collate_rectangles([Rectangles(2)[0], Rectangles(2)[1]])
+    batch["targets/cls"] = torch.tensor([0, 99])
+    monkeypatch.setattr(type(module), "device", torch.device("cuda"))
+    with pytest.raises(BrickInputError, match="targets/cls, row 1: expected classes"):
+        module.on_before_batch_transfer(batch, 0)

@@ -138,6 +138,11 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
         outputs: dict[str, Any] = self.bricks(checked(values), tags=Stage.INFERENCE.tags, return_inputs=False)
         return outputs
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self.device.type != "cpu":  # the collection checks the values of labels on the CPU only
+            self.bricks.check_labels(self.named_inputs(batch))
+        return batch
+
     def on_train_start(self) -> None:
         self._has_bar = self.trainer.progress_bar_callback is not None
         if self._random_states is not None:  # not earlier: setup draws random numbers too
