@@ -92,3 +92,14 @@ def test_a_zoo_model_is_called_what_create_model_calls_it():
     assert info.name == "test_resnet_cls-multilabel_seg-tower_det.digits_v1"
     assert (info.tasks, info.spec.input.size) == ({"cls": "cls", "seg": "seg", "det": "det"}, (96, 96))
     assert info.metrics["det/map_50"] > 0.9
+
+
+def test_the_settings_of_a_decoder_are_those_that_the_model_computes_with(tmp_path):
+    model = create_model("test_resnet_cls_det-retinanet", num_classes={"cls": 2, "det": 3})
+    model["det/decode"].model.class_agnostic = True
+    model.save_pretrained(tmp_path)
+    decoders = model_info(f"local-dir:{tmp_path}").decoders
+    assert decoders == {
+        "det": "score_threshold=0.05, iou_threshold=0.5, candidates=1000, count=100, class_agnostic=True"
+    }
+    assert model_info("test_resnet_det-centernet").decoders["det"].endswith("class_agnostic=False")

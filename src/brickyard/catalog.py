@@ -18,6 +18,7 @@ from brickyard.parts.backbones import TimmNames, timm_modules, timm_tags
 from brickyard.recipe.build import build
 from brickyard.recipe.inspection import (
     BACKBONE,
+    decoders_of,
     frozen_of,
     head_metadata,
     heads_of,
@@ -49,6 +50,7 @@ class ModelInfo:
         parameters: The number of parameters of each brick that has any.
         frozen: The paths of the bricks with parameters that are stored as frozen; a training leaves them unchanged.
         losses: The loss of each head as text.
+        decoders: The settings of the decoder of each head that has one, as text.
         spec: The images that the model takes, and what the backbone provides to heads.
         licence: The licence of each brick with weights, if known.
         metrics: The measured metrics, by head and name, if known.
@@ -64,6 +66,7 @@ class ModelInfo:
     parameters: dict[str, int]
     frozen: list[str]
     losses: dict[str, str]
+    decoders: dict[str, str]
     spec: BackboneSpec
     licence: dict[str, str]
     metrics: dict[str, float]
@@ -108,6 +111,7 @@ def model_info(name: str) -> ModelInfo:
         },
         frozen=frozen_of(bricks),
         losses=losses_of(bricks),
+        decoders=decoders_of(bricks),
         spec=replace(spec, input=images),
         licence={path: brick.metadata["licence"] for path, brick in bricks.items() if "licence" in brick.metadata},
         metrics={

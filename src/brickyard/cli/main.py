@@ -120,6 +120,7 @@ def info(name: str) -> None:
         frozen = ", frozen" if path in model.frozen else ""
         rows.append(("brick", f"{path}: {count:,} parameters{frozen}{licence}"))
     rows += [("loss", f"{head}: {formula}") for head, formula in model.losses.items()]
+    rows += [("decoder", f"{head}: {settings}") for head, settings in model.decoders.items()]
     rows += [("metric", f"{metric}: {value:.4g}") for metric, value in model.metrics.items()]
     timm = f"timm weights of the backbone: {', '.join(model.backbone_weights) or 'none'}"
     rows.append(("weights", str(model.weights) if model.weights else timm))

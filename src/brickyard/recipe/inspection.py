@@ -47,6 +47,13 @@ def losses_of(bricks: Mapping[str, Brick]) -> dict[str, str]:
     return {head: loss.formula for head, loss in losses.items() if isinstance(loss, BrickLoss)}
 
 
+def decoders_of(bricks: Mapping[str, Brick]) -> dict[str, str]:
+    """Return the settings of the decoder of each head that has one, as `repr` shows them, by the name of the head."""
+    decoders = {head: bricks.get(f"{head}/decode") for head in heads_of(bricks)}
+    texts = {head: brick.module.extra_repr() for head, brick in decoders.items() if brick and brick.module}
+    return {head: text for head, text in texts.items() if text}
+
+
 def provided_by(bricks: Mapping[str, Brick]) -> BackboneSpec | None:
     """Return what the backbone provides to heads, None without a backbone that declares it."""
     return bricks[BACKBONE].provides if BACKBONE in bricks else None

@@ -164,6 +164,10 @@ class CenterNetDecode(nn.Module):
         self.count = count
         self.class_agnostic = class_agnostic
 
+    def extra_repr(self) -> str:
+        names = ("score_threshold", "count", "class_agnostic")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
     def forward(
         self, heatmap: Tensor, sizes: Tensor, offsets: Tensor, points: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

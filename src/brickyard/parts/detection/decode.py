@@ -34,6 +34,10 @@ class NMSDecode(nn.Module, ABC):
         self.count = count
         self.class_agnostic = class_agnostic
 
+    def extra_repr(self) -> str:
+        names = ("score_threshold", "iou_threshold", "candidates", "count", "class_agnostic")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
     def select(self, scores: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Call `batched_nms` with these settings, for images (B, C, H, W)."""
         return batched_nms(
