@@ -73,7 +73,7 @@ class DrawBoxes:
             draw.rectangle(outline, outline=self.colors[labels[index]], width=line)
             taken.append((left, top, right, bottom))
         for index, box in zip(shown, taken[::-1], strict=True):
-            color, text = self.colors[labels[index]], f"{self.names[labels[index]]} {scores[index]:.0%}"
+            color, text = self.colors[labels[index]], f"{self.names[labels[index]]}: {scores[index]:.0%}"
             width, height = (round(side) for side in draw.textbbox((0, 0), text, font=font, anchor="lt")[2:])
             spot = free_spot(box, (width + 2 * line + 2, height + 2 * line + 2), taken, canvas.width)
             if spot is None:
