@@ -125,6 +125,10 @@ def test_boxes_relative_to_the_image_are_refused(boxes):
         ({"boxes": torch.zeros(0), "labels": torch.zeros(0).long()}, r"row 1: expected boxes \(M, 4\).*\(0,\)"),
         ({"boxes": torch.zeros(3, 4), "labels": torch.zeros(2).long()}, r"row 1: expected labels \(3,\).*\(2,\)"),
         ({"boxes": torch.zeros(1, 4), "labels": torch.zeros(1)}, r"row 1: expected labels of an integer dtype"),
+        (
+            {"boxes": torch.zeros(1, 4, dtype=torch.complex64), "labels": torch.zeros(1).long()},
+            r"row 1: expected boxes \(M, 4\) of a real dtype, found .* complex64",
+        ),
         ({"boxes": torch.zeros(1, 4)}, r"row 1: expected a dictionary.*no \['labels'\]"),
     ],
 )

@@ -141,6 +141,8 @@ def _check_entries(target: Any, location: str, ndim: int, *, integers: bool) -> 
     shape = "(M, 4)" if ndim == 2 else "(B, M, 4)"
     if not isinstance(boxes, Tensor) or boxes.ndim != ndim or boxes.shape[-1] != 4:
         raise BrickInputError(location, f"boxes {shape}, (x1, y1, x2, y2) in pixels", _form_of(boxes))
+    if boxes.is_complex():
+        raise BrickInputError(location, f"boxes {shape} of a real dtype", _form_of(boxes))
     if not isinstance(labels, Tensor) or labels.shape != boxes.shape[:-1]:
         raise BrickInputError(location, f"labels {tuple(boxes.shape[:-1])} of its boxes", _form_of(labels))
     is_integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
@@ -205,7 +207,7 @@ def _check_form(
     if label.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, label.shape, strict=True)):
         raise BrickInputError(context.location, expected, _form_of(label))
     if label.dtype not in dtypes if dtypes is not None else label.is_complex():
-        hint = "" if label.is_floating_point() else "Convert it with `.long()`."
+        hint = "" if label.is_floating_point() or label.is_complex() else "Convert it with `.long()`."
         raise BrickInputError(context.location, expected, _form_of(label), hint)
 
 
