@@ -136,3 +136,8 @@ def test_the_images_are_resized_as_those_that_a_head_was_trained_on():
     assert images_of(model.bricks()) == replace(backbone, size=(320, 320), crop_mode="letterbox", crop_pct=1.0)
     model["cls/head"].head = replace(model["cls/head"].head, image_size=(400, 400), resize_mode="squash")
     assert images_of(model.bricks()) == replace(backbone, size=(400, 400), crop_mode="squash", crop_pct=1.0)
+
+
+def test_an_option_that_the_backbone_does_not_take_is_an_error_that_names_both():
+    with pytest.raises(BrickInputError, match=r"backbone 'test_resnet': expected options.*'drop_rat': 0\.1"):
+        create_model("test_resnet_cls", drop_rat=0.1)

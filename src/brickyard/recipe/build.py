@@ -37,11 +37,18 @@ def build(recipe: Recipe) -> dict[str, Brick]:
 
     Raises:
         UnknownNameError: No such backbone, task or head.
-        BrickInputError: The number of labels is not the number of classes, or `loss_weights` names no head.
+        BrickInputError: The number of labels is not the number of classes, `loss_weights` names no head, or the
+            backbone does not take an option.
     """
     tag = recipe.weights if recipe.weights in timm_tags(recipe.backbone) else None
     name = f"{recipe.backbone}.{tag}" if tag else recipe.backbone
-    model = create_part("timm", name=name, in_chans=recipe.in_chans, **recipe.options)
+    try:
+        model = create_part("timm", name=name, in_chans=recipe.in_chans, **recipe.options)
+    except TypeError as error:
+        if not recipe.options:  # a fault of timm, not of the caller
+            raise
+        expected = "options that `timm.create_model` takes"
+        raise BrickInputError(f"backbone '{name}'", expected, f"{dict(recipe.options)}: {error}") from error
     spec = timm_spec(model, recipe.in_chans, **recipe.options)
     backbone = BrickBackbone(
         model,
