@@ -100,7 +100,7 @@ class BackboneSpec:
         return asdict(self)
 
 
-def check_labels(labels: Any, location: str, *, distinct: bool = True) -> tuple[str, ...]:
+def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> tuple[str, ...]:
     """Return class names as a tuple.
 
     Args:

@@ -14,7 +14,7 @@ from brickyard.core.brick import Brick
 from brickyard.core.graph import flatten, set_paths
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside
-from brickyard.core.specs import check_labels
+from brickyard.core.specs import check_class_names
 from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import adapt_to_channels
 from brickyard.recipe.build import build, head_bricks, loss_sum
@@ -180,7 +180,9 @@ def _change_head(head: HeadRecipe, number: int | None, names: Sequence[str] | No
         raise BrickInputError(f"num_classes of '{head.name}'", "1 or more", f"{number}")
     if names is not None:
         return replace(
-            head, labels=check_labels(names, f"'{head.name}'"), num_classes=len(names) if number is None else number
+            head,
+            labels=check_class_names(names, f"'{head.name}'"),
+            num_classes=len(names) if number is None else number,
         )
     if number is not None and number != head.num_classes:
         return replace(head, num_classes=number, labels=None)  # the names belong to the other classes

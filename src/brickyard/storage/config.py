@@ -14,7 +14,7 @@ from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics, BrickMetricSingle
 from brickyard.core.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, check_labels
+from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, check_class_names
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, UnsafeBrickError
 from brickyard.parts.registry import create_part, part_of
@@ -112,7 +112,7 @@ def describe(brick: Brick) -> dict[str, Any]:
         config["trainable"] = brick.trainable
     config |= names
     if brick.head is not None:
-        check_labels(brick.head.labels, f"brick '{brick.path}'", distinct=False)
+        check_class_names(brick.head.labels, f"brick '{brick.path}'", distinct=False)
         config |= brick.head.to_json()
     if brick.provides is not None:
         config["provides"] = brick.provides.to_json()
@@ -152,7 +152,7 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
 def _check_head(config: Mapping[str, Any], location: str) -> None:
     if config["labels"] is None or config["variant"] is None:
         raise TypeError("a head must have labels and a variant")
-    labels = check_labels(config["labels"], location, distinct=False)
+    labels = check_class_names(config["labels"], location, distinct=False)
     if (count := _number_of_classes(config)) not in (None, len(labels)):
         problem = f"labels: expected {count}, one for each class, found {len(labels)}"
         raise BrickMismatchError(f"{location} is not of one head", [problem])

@@ -60,7 +60,7 @@ def _stored_replacements(
         stored = stored.with_hashes()
         refuse(f"'{source}'", fits(stored.info, model, check), check)
     info = stored.info
-    _check_labels(bricks, name, info)
+    _check_classes(bricks, name, info)
     if info.task is not None and not name.endswith("/head"):
         return _head(bricks, name, HeadInfo.from_json(info.config), partial(_sibling, stored))
     if info.provides is not None:
@@ -68,7 +68,7 @@ def _stored_replacements(
     return {_path_of(bricks, name): fetch_brick(stored)}
 
 
-def _check_labels(bricks: Mapping[str, Brick], name: str, info: BrickInfo) -> None:
+def _check_classes(bricks: Mapping[str, Brick], name: str, info: BrickInfo) -> None:
     """Refuse the weights of a head alone if they are those of other classes than its loss and metrics have."""
     before = bricks[name].head if name in bricks else None
     if before is not None and info.task is not None and list(before.labels) != info.labels:
