@@ -22,16 +22,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-_MOST_CHARACTERS = 4000  # of a message: names and values in it may come from a damaged file
-_MOST_PROBLEMS = 20  # in a message
+_MAX_CHARACTERS = 4000  # of a message: names and values in it may come from a damaged file
+_MAX_PROBLEMS = 20  # in a message
 
 
 class BrickError(Exception):
     """The base class of all errors that brickyard raises."""
 
     def __str__(self) -> str:
-        text, half = self._text(), _MOST_CHARACTERS // 2
-        return text if len(text) <= _MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+        text, half = self._text(), _MAX_CHARACTERS // 2
+        return text if len(text) <= _MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
     def _text(self) -> str:
         return super().__str__()
@@ -128,8 +128,8 @@ class BrickMismatchError(BrickError, ValueError):
         return list(self.args[1])
 
     def _text(self) -> str:
-        more = len(self.problems) - _MOST_PROBLEMS
-        shown = [*self.problems[:_MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        more = len(self.problems) - _MAX_PROBLEMS
+        shown = [*self.problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
         return "\n  - ".join([f"{self.args[0]}:", *shown])
 
 

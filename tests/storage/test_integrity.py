@@ -89,7 +89,7 @@ def test_notes_lie_in_the_home_of_the_client_only(file, tmp_path):
 
 
 def test_notes_of_verified_files_do_not_grow_without_bound(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(integrity, "_MOST_NOTES", 4)
+    monkeypatch.setattr(integrity, "_MAX_NOTES", 4)
     notes = Path(constants.HF_HOME) / "brickyard" / "verified"
     for number in range(12):  # each file has an inode of its own
         other = tmp_path / f"file {number}"

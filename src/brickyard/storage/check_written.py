@@ -11,7 +11,7 @@ from brickyard.storage.config import check_fields
 from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import FORMAT, MANIFEST, Manifest, dump, parse
 from brickyard.storage.meta import brick_on_meta, build_for_weights
-from brickyard.storage.sources.files import MOST
+from brickyard.storage.sources.files import MAX_JSON_SIZE
 from brickyard.storage.tensor_file import SUFFIX, open_tensors
 from brickyard.storage.weights import weight_problems
 from brickyard.storage.wrappers import plain_state
@@ -74,6 +74,6 @@ def _encoded(values: Mapping[str, Any], what: str) -> bytes:
     except (TypeError, ValueError, RecursionError) as error:
         expected = "JSON values: text, finite numbers, booleans, None, and lists and dictionaries of them"
         raise BrickInputError(what, expected, f"{type(error).__name__}: {error}") from None
-    if len(content) > MOST:
-        raise BrickInputError(what, f"at most {MOST} bytes of JSON", f"{len(content)}")
+    if len(content) > MAX_JSON_SIZE:
+        raise BrickInputError(what, f"at most {MAX_JSON_SIZE} bytes of JSON", f"{len(content)}")
     return content

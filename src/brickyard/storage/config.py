@@ -38,7 +38,7 @@ _HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "train
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
 _TIMM_NUMBER = 65_536  # the largest option of timm, such as an image's side or a number of layers
-_MOST_NAMES = 1000  # inputs, outputs or tags of a brick
+_MAX_NAMES = 1000  # inputs, outputs or tags of a brick
 _MAX_MODULES = 10_000  # arguments that ask for more would take the memory and time of the machine
 
 
@@ -131,9 +131,9 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
             if config.get(name) is not None and not is_right(config[name]):
                 raise TypeError(f"unexpected type of '{name}': {str(config[name])[:100]}")
         for name in ("inputs", "outputs", "tags"):
-            if len(config.get(name) or ()) > _MOST_NAMES:
+            if len(config.get(name) or ()) > _MAX_NAMES:
                 raise UnsafeBrickError(
-                    f"{location}: expected at most {_MOST_NAMES} names in '{name}', found {len(config[name])}."
+                    f"{location}: expected at most {_MAX_NAMES} names in '{name}', found {len(config[name])}."
                 )
         if "task" in config:
             _check_head(config, location)

@@ -19,7 +19,7 @@ from brickyard.storage.atomic import write_whole
 from brickyard.storage.regular import open_regular
 
 _TICK = 100_000_000  # nanoseconds within which a file can change without a change of its times
-_MOST_NOTES = 1000  # the oldest are removed beyond it, with those of files that no longer exist among them
+_MAX_NOTES = 1000  # the oldest are removed beyond it, with those of files that no longer exist among them
 
 
 def sha256_of(file: Path) -> str:
@@ -77,9 +77,9 @@ def note_verified(status: os.stat_result, sha256: str) -> None:
     with suppress(OSError):  # without a writable home, the file is hashed each time
         write_whole(note, _seen(status, sha256))
         notes = list(note.parent.iterdir())
-        if len(notes) > _MOST_NOTES:
+        if len(notes) > _MAX_NOTES:
             notes.sort(key=lambda each: each.stat().st_mtime_ns)
-            for old in notes[: len(notes) - _MOST_NOTES // 2]:
+            for old in notes[: len(notes) - _MAX_NOTES // 2]:
                 old.unlink()
 
 

@@ -17,7 +17,7 @@ MANIFEST = "bricks.json"
 PUBLISHED = re.compile(r"(?P<model>hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}|zoo://[\w.-]+)/(?P<path>\w+(/\w+)*)", re.A)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST = 200  # characters of a brick's path, valid on every file system
-_MOST_BRICKS = 1000  # of a model
+_MAX_BRICKS = 1000  # of a model
 _LARGEST = 2**60  # bytes of a file
 _DEEPEST = 50  # levels of a JSON
 MAX_NUMBER = 1_000_000  # the largest argument of a part: a larger one could fill the memory
@@ -87,9 +87,9 @@ class Manifest:
             BrickMismatchError: A field is absent or of another type.
         """
         try:
-            if len(values["bricks"]) > _MOST_BRICKS:
+            if len(values["bricks"]) > _MAX_BRICKS:
                 found = len(values["bricks"])
-                raise UnsafeBrickError(f"{location}: expected at most {_MOST_BRICKS} bricks, found {found}.")
+                raise UnsafeBrickError(f"{location}: expected at most {_MAX_BRICKS} bricks, found {found}.")
             bricks = {path: _entry(entry) for path, entry in values["bricks"].items()}
             collection = values["collection"]
         except (KeyError, TypeError, AttributeError) as error:

@@ -26,7 +26,7 @@ from brickyard.storage.wrappers import plain_state
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # parameters, buffers, submodules, hooks
 _PLAIN = frozenset([bool, int, float, str, type(None), type, FunctionType, MethodType, BuiltinFunctionType])
-_MOST_BYTES = 2**28  # of the tensors of a brick that are not among its weights
+_MAX_BYTES = 2**28  # of the tensors of a brick that are not among its weights
 _SMALL = 4096  # an argument up to which a brick without weights needs no check
 
 
@@ -80,7 +80,7 @@ def plan_brick(info: BrickInfo) -> PlannedBrick | None:
     with suppress(BrickMismatchError):  # raised again where it is built with memory, if the arguments are wrong
         brick = brick_on_meta(info)
         unstored = _unstored(brick)
-        size, limit = sum(tensor.nbytes for tensor in unstored), _MOST_BYTES + ((info.weights or {}).get("size") or 0)
+        size, limit = sum(tensor.nbytes for tensor in unstored), _MAX_BYTES + ((info.weights or {}).get("size") or 0)
         if size > limit:
             raise UnsafeBrickError(f"{info.file}: arguments for {size} bytes of memory, expected at most {limit}.")
         return PlannedBrick(brick, is_whole=not unstored)

@@ -21,7 +21,7 @@ from brickyard.storage.regular import open_regular
 from brickyard.storage.tensor_file import SUFFIX, open_tensors
 from brickyard.storage.weights import refuse_pickle
 
-MOST = 8_000_000  # bytes of a JSON file
+MAX_JSON_SIZE = 8_000_000  # bytes of a JSON file
 Check = Callable[[Mapping[str, Tensor]], None]
 
 
@@ -255,7 +255,9 @@ def read_small(file: Path) -> bytes:
         UnsafeBrickError: It is too large, or not a regular file.
     """
     with open_regular(file) as stream:
-        content = stream.read(MOST + 1)
-    if len(content) > MOST:
-        raise UnsafeBrickError(f"{file} has {file.stat().st_size} bytes, expected at most {MOST} for a JSON file.")
+        content = stream.read(MAX_JSON_SIZE + 1)
+    if len(content) > MAX_JSON_SIZE:
+        raise UnsafeBrickError(
+            f"{file} has {file.stat().st_size} bytes, expected at most {MAX_JSON_SIZE} for a JSON file."
+        )
     return content

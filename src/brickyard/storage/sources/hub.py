@@ -16,7 +16,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from brickyard.errors import BrickIntegrityError, BrickNotFoundError, HubConnectionError, UnsafeBrickError
 from brickyard.storage.integrity import check_file
-from brickyard.storage.sources.files import MOST, Access, Files, read_small
+from brickyard.storage.sources.files import MAX_JSON_SIZE, Access, Files, read_small
 from brickyard.storage.sources.limits import COMMIT, TRIES, UNBOUNDED, download
 
 _log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class HubFiles(Files):
         is_first, cached = self._pinned is None, self._cached(name, self._revision)
         try:
             get, tries = partial(self._get, name), 1 if cached else TRIES
-            self._read[name] = download(self._name(name), get, most=MOST, tries=tries)
+            self._read[name] = download(self._name(name), get, most=MAX_JSON_SIZE, tries=tries)
         except RemoteEntryNotFoundError:
             raise self._absent(name) from None
         except HubConnectionError:
@@ -119,7 +119,7 @@ class HubFiles(Files):
 
     def _download(self, name: str, size: int | None, revision: str) -> Path:
         """Download a file that is not in the cache."""
-        least, most = (size, size) if size is not None else (0, MOST if name.endswith(".json") else UNBOUNDED)
+        least, most = (size, size) if size is not None else (0, MAX_JSON_SIZE if name.endswith(".json") else UNBOUNDED)
         call = partial(self.api.hf_hub_download, self.repo, name, revision=revision)
         try:
             file = Path(download(self._name(name), call, least=least, most=most))
