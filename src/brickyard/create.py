@@ -90,7 +90,8 @@ def create_model(
 
     Raises:
         UnknownNameError: No such model, task, head or weights; the message has the nearest names.
-        BrickInputError: `num_classes` or `labels` do not fit the heads; other arguments than these with a module.
+        BrickInputError: `num_classes` or `labels` do not fit the heads, or an argument cannot be combined with a
+            module as backbone.
         BrickNotFoundError, BrickMismatchError, BrickIntegrityError, UnsafeBrickError: A stored model or brick cannot be
             loaded, or does not fit.
         huggingface_hub's own errors for a model on the Hub.

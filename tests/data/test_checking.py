@@ -75,7 +75,7 @@ def test_data_without_a_good_sample_is_refused(count, bad, skip_bad):
 
 def test_objects_that_are_too_small_for_a_box_are_counted(caplog):
     checked_subset(Numbers(5), None, "numbers", skip_bad=False)
-    assert "numbers: 2 objects have no box, since a side of it is shorter than one pixel." in caplog.text
+    assert "numbers: 2 objects have no box, because a side would be shorter than one pixel." in caplog.text
     caplog.clear()
     checked_subset(Numbers(1), None, "numbers", skip_bad=False)
     assert not caplog.records

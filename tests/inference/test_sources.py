@@ -183,7 +183,7 @@ def test_a_url_that_fails_is_a_prediction_with_an_error(predictor, pixels, url):
 
 def test_a_url_without_end_or_answer_is_given_up(predictor, url, monkeypatch):
     monkeypatch.setattr(sources_module, "_MAX_DOWNLOAD", 3 << 20)
-    monkeypatch.setattr(sources_module, "_SILENCE", 0.2)
+    monkeypatch.setattr(sources_module, "_TIMEOUT", 0.2)
     endless, hang = predictor.predict([f"{url}/endless.png", f"{url}/hang.png"])
     assert "an image of at most 3 MiB" in endless.error
     assert "TimeoutError" in hang.error or "timed out" in hang.error

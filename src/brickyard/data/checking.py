@@ -60,7 +60,7 @@ def checked_subset(data: CheckableDataset, length: int | None, name: str, *, ski
         except BrickInputError as error:
             problems[index] = error
     if num_small:
-        _log.warning("%s: %d objects have no box, since a side of it is shorter than one pixel.", name, num_small)
+        _log.warning("%s: %d objects have no box, because a side would be shorter than one pixel.", name, num_small)
     if not problems:
         return data if length is None else Subset(data, range(length))
     found = f"{len(problems)} bad:{_listed([*problems.values()])}"

@@ -76,7 +76,7 @@ class Coco(Dataset[dict[str, Any]]):
 
     layout: ClassVar[str] = (
         "annotations/instances_<split>.json with the images in <split>/ or images/<split>/, or as Roboflow writes it "
-        "<split>/_annotations.coco.json with the images beside it"
+        "<split>/_annotations.coco.json with the images in the same folder"
     )
 
     def __init__(self, folder: str | Path, split: str) -> None:

@@ -47,5 +47,5 @@ class CheckableDataset(LabelledDataset, Protocol):
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """Return the names that a split has in data sets: "val" is "valid" or "validation", too."""
+    """Return the names that a split has in data sets: "val" may also be named "valid" or "validation"."""
     return (split, "valid", "validation") if split == "val" else (split,)

@@ -102,7 +102,7 @@ def points_to_original(points: Tensor, geometry: ResizeGeometry) -> Tensor:
 
 
 def masks_to_original(masks: Tensor, geometry: ResizeGeometry) -> Tensor:
-    """Map masks (..., H, W) of classes or of 0 and 1 to the original image, by the nearest pixels."""
+    """Map dense values (..., H, W), such as classes or depths, to the original image by the nearest pixels."""
     top, left, height, width = geometry.content
     content = masks[..., top : top + height, left : left + width]
     channels = content.reshape(-1, height, width)

@@ -79,5 +79,5 @@ def _folders(folder: Path) -> list[Path]:
 def _class_of(image: Path, folder: Path, classes: list[str]) -> int:
     relative = image.relative_to(folder)
     if len(relative.parts) < 2:
-        raise BrickInputError(str(image), "images in the folders of their classes", "one beside these folders")
+        raise BrickInputError(str(image), "an image in the folder of its class", "an image outside these folders")
     return classes.index(relative.parts[0])

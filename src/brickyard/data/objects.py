@@ -90,8 +90,8 @@ def check_shape(shape: Any, size: tuple[int, int], location: str) -> None:
         location: The location that an error names.
 
     Raises:
-        BrickInputError: Polygons with coordinates that are not numbers, not finite or far from the image, or of an
-            absurd perimeter, which would take memory without bound; a run-length encoding of another size.
+        BrickInputError: Polygons with coordinates that are not numbers, not finite or far from the image, or a
+            perimeter that would take memory without bound to draw; a run-length encoding of another size.
     """
     if not isinstance(shape, list):
         try:

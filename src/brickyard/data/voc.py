@@ -99,7 +99,7 @@ class Voc(Dataset[dict[str, Any]]):
     layout: ClassVar[str] = (
         "JPEGImages/, Annotations/*.xml and ImageSets/Segmentation/<split>.txt or ImageSets/Main/<split>.txt, with "
         "masks in SegmentationClass/*.png and the class names in classes.txt if there is one; VOCdevkit/VOC<year>/ "
-        "with these, as in torchvision; or as Roboflow writes it <split>/ with each .xml beside its image"
+        "with these, as in torchvision; or as Roboflow writes it <split>/ with each .xml next to its image"
     )
 
     def __init__(self, root: str | Path, split: str, *, year: str = "2012", download: bool = False) -> None:
@@ -113,7 +113,7 @@ class Voc(Dataset[dict[str, Any]]):
             self._samples = _listed_samples(folder, split)
             annotations = [folder / "Annotations"]
         else:
-            self._samples = _samples_beside(folder, split, published)
+            self._samples = _unlisted_samples(folder, split, published)
             annotations = [child for child in folder.iterdir() if child.is_dir()]
         names, are_ordered = (_NAMES, True) if folder == published else _class_names(folder, annotations)
         self._index_of = {name: index for index, name in enumerate(names)}
@@ -178,6 +178,7 @@ class Voc(Dataset[dict[str, Any]]):
                     str(xml), f"objects of the {len(self._index_of)} classes {known}", f"'{entry.name}'"
                 )
             check_box(entry.box, size, f"{xml}, '{entry.name}'")
+        # Before `read_objects` subtracts 1, a box in [0, 1] is one of fractions.
         as_written = torch.tensor([entry.box for entry in objects]).reshape(-1, 4) + torch.tensor([1, 1, 0, 0])
         check_pixels(as_written, str(xml))
         return objects, [self._index_of[entry.name] for entry in objects]
@@ -204,8 +205,8 @@ def _listed_samples(folder: Path, split: str) -> list[_Files]:
     return samples
 
 
-def _samples_beside(folder: Path, split: str, published: Path) -> list[_Files]:
-    """Return the files of a split whose annotations are beside its images."""
+def _unlisted_samples(folder: Path, split: str, published: Path) -> list[_Files]:
+    """Return the files of a split whose annotations are in the folder of its images."""
     for name in split_names(split):
         if (folder / name).is_dir() and any((folder / name).glob("*.xml")):
             images = find_images([folder / name])

@@ -80,7 +80,7 @@ class Yolo(Dataset[dict[str, Any]]):
     layout: ClassVar[str] = (
         "data.yaml (or the path of another file with these settings) with the `names` of the classes and, by split, "
         "the location of the images: a folder, several folders, or a text file that lists images; by default "
-        "images/<split>/. The labels of images/<split>/a.jpg are in labels/<split>/a.txt, or in a.txt beside the image"
+        "images/<split>/. The labels of images/<split>/a.jpg are in labels/<split>/a.txt, or in a.txt next to the image"
     )
 
     def __init__(self, folder: str | Path, split: str) -> None:
@@ -231,24 +231,26 @@ def _find(folder: Path, settings: dict[str, Any], split: str) -> list[Path]:
 
 
 def _label_file(image: Path) -> Path:
-    """Return the label file of an image: `.../labels/train/a.txt` for `.../images/train/a.jpg`, else the one beside it.
+    """Return the label file of an image: `.../labels/train/a.txt` for `.../images/train/a.jpg`, or the one next to it.
 
     Only the last `images` is replaced.
     """
-    beside = image.with_suffix(".txt")
-    parts = list(beside.parts)
+    adjacent = image.with_suffix(".txt")
+    parts = list(adjacent.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     file = Path(*parts)
-    return beside if beside.is_file() and not file.exists() else file
+    return adjacent if adjacent.is_file() and not file.exists() else file
 
 
-def _check_single(file: Path, beside: Path) -> None:
+def _check_single(file: Path, adjacent: Path) -> None:
     """Raise `BrickInputError` where an image has two label files that differ."""
-    if file != beside and beside.is_file() and read_text(file, "labels").split() != read_text(beside, "labels").split():
+    if file == adjacent or not adjacent.is_file():
+        return
+    if read_text(file, "labels").split() != read_text(adjacent, "labels").split():
         hint = "Remove one of them."
         raise BrickInputError(
-            str(file), "one label file for an image", f"another one with other labels, {beside}", hint
+            str(file), "one label file for an image", f"another one with other labels, {adjacent}", hint
         )
 
 

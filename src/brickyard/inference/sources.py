@@ -27,7 +27,7 @@ ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | T
 _URLS = ("http://", "https://")
 _WILDCARDS = frozenset("*?[")
 _MAX_DOWNLOAD = 64 << 20  # bytes of an encoded image
-_SILENCE, _DEADLINE = 10.0, 60.0  # seconds without an answer, and of a whole download
+_TIMEOUT, _DEADLINE = 10.0, 60.0  # seconds without a byte, and of a whole download
 _TYPES = "a path, folder, pattern or URL, bytes, a Pillow image, an array (H, W, 3) uint8, or a tensor (3, H, W)"
 
 
@@ -159,7 +159,7 @@ def _download(url: str) -> bytes:
     end = time.monotonic() + _DEADLINE
     data = bytearray()
     try:
-        with urlopen(Request(url, headers={"User-Agent": "brickyard"}), timeout=_SILENCE) as response:
+        with urlopen(Request(url, headers={"User-Agent": "brickyard"}), timeout=_TIMEOUT) as response:
             while chunk := response.read1(1 << 16):
                 data += chunk
                 if len(data) > _MAX_DOWNLOAD:

@@ -66,7 +66,7 @@ class PlannedBrick:
 
 
 def plan_brick(info: BrickInfo) -> PlannedBrick | None:
-    """Build a stored brick on the meta device and check how much memory it needs besides its weights.
+    """Build a stored brick on the meta device and check how much memory it needs in addition to its weights.
 
     Returns:
         The brick; None if its part cannot be built on the meta device, or is small and has no weights.

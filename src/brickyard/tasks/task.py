@@ -134,7 +134,7 @@ class Task(ABC):
         return None
 
     def on_image(self, values: Mapping[str, Any], geometry: ResizeGeometry) -> dict[str, Any]:
-        """Map outputs back to the original image; dense tasks override it.
+        """Map outputs back to the original image; tasks whose outputs have pixels or coordinates override it.
 
         Args:
             values: See `results`.

@@ -31,7 +31,9 @@ def resolve_monitor(model: BrickCollection, monitor: str, mode: Mode | None) -> 
     losses = [_TOTAL, *LossBricks(model).names]
     metrics = [brick for brick in model.bricks().values() if isinstance(brick, BrickMetrics)]
     by_name = {
-        name: metric for brick in metrics for name, metric in zip(brick.reports, brick.metrics.values(), strict=True)
+        report: metric
+        for brick in metrics
+        for report, metric in zip(brick.reports, brick.metrics.values(), strict=True)
     }
     # A metric may compute a dictionary, whose keys are known after a validation only.
     if name not in losses and not any(is_inside(name, prefix_of(brick.path)) for brick in metrics):

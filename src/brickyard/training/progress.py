@@ -32,7 +32,8 @@ class Validation:
         monitor: The name of the metric that selects the best model.
         best_step: The step of the best model so far, None if `monitor` was never a number.
         best_score: The value of `monitor` at that step.
-        images_per_second: Speed of the training steps of this process's run, without validations.
+        images_per_second: Training speed of all processes together since the start or the resumption, without
+            validations.
     """
 
     step: int

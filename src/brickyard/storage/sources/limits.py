@@ -2,7 +2,7 @@
 
 Its client waits without limit for some responses and as long as a server asks it to, takes any amount of content, and
 uses the ETag of a response as the name of a file. The hooks of this module are set on the HTTP client that
-huggingface_hub shares, and act only within `limited`, in the thread that entered it.
+huggingface_hub shares, and act only within `download` and `pushing`, in the thread that called them.
 """
 
 from __future__ import annotations
