@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from brickyard.data.reading import damage_as_input_error
+from brickyard.errors import BrickInputError
 
 
 def read_text(file: Path, expected: str, hint: str = "") -> str:
@@ -21,7 +22,7 @@ def read_text(file: Path, expected: str, hint: str = "") -> str:
     """
     with damage_as_input_error(str(file), expected, hint):
         if file.exists() and not file.is_file():
-            raise OSError("no regular file")  # reading a pipe could block forever
+            raise BrickInputError(str(file), expected, "no regular file", hint)  # reading a pipe could block forever
         return file.read_text(encoding="utf-8-sig")
 
 
