@@ -23,8 +23,9 @@ FLOORS = [
     "recipe",
     "storage",
     "collection",
+    "importers",  # below `create`, which imports a model by its name
     "create catalog",
-    "importers export",
+    "export",
     "inference",
     "training",
     "cli __init__",

@@ -5,6 +5,7 @@ from .core.brick import (
     Brick as Brick,
     BrickInterface as BrickInterface,
 )
+from .importers.importing import import_model as import_model
 from .collection import (
     BrickCollection as BrickCollection,
 )

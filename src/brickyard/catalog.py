@@ -14,6 +14,8 @@ import torch
 from brickyard.core.names import prefix_of
 from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.importers.entry import ImportEntry
+from brickyard.importers.importing import IMPORTS, describe_import, find_import
 from brickyard.parts.backbones import TimmNames, timm_modules, timm_tags
 from brickyard.recipe.build import build
 from brickyard.recipe.inspection import (
@@ -54,7 +56,8 @@ class ModelInfo:
         spec: The images that the model takes, and what the backbone provides to heads.
         licence: The licence of each brick with weights, if known.
         metrics: The measured metrics, by head and name, if known.
-        weights: The source of trained weights for the whole model, None without.
+        weights: The source of trained weights for the whole model, None without: the location of a stored model, or
+            the argument of `import_model`.
         backbone_weights: The tags of timm's weights for the backbone, the default first.
     """
 
@@ -90,8 +93,11 @@ def model_info(name: str) -> ModelInfo:
         >>> brickyard.model_info("test_resnet_cls").tasks
         {'cls': 'cls'}
     """
-    files, full_name = _find(name)
-    if files is None:
+    stored, full_name = _find(name)
+    files = None if isinstance(stored, ImportEntry) else stored
+    if isinstance(stored, ImportEntry):
+        bricks = describe_import(stored)
+    elif files is None:
         with torch.device("meta"):
             bricks = build(parse_name(name, TimmNames(), task_variants()))
     else:
@@ -105,7 +111,7 @@ def model_info(name: str) -> ModelInfo:
         backbone=recipe.backbone or bricks[BACKBONE].module_name,
         tasks={path: head.task for path, head in heads.items()},
         num_classes={path: len(head.labels) for path, head in heads.items()},
-        labels={path: list(head.labels) for path, head in heads.items() if files is not None},
+        labels={path: list(head.labels) for path, head in heads.items() if stored is not None},
         parameters={
             path: count for path, brick in bricks.items() if (count := sum(p.numel() for p in brick.parameters()))
         },
@@ -119,13 +125,13 @@ def model_info(name: str) -> ModelInfo:
             for head, metadata in head_metadata(bricks).items()
             for metric, value in metadata.get("metrics", {}).items()
         },
-        weights=None if files is None else files.location,
+        weights=None if stored is None else stored.source if isinstance(stored, ImportEntry) else stored.location,
         backbone_weights=timm_tags(recipe.backbone) if recipe.backbone else [],
     )
 
 
-def _find(name: str) -> tuple[Files | None, str | None]:
-    """Return the files of a stored model, None if it is not stored; and its full name, None if it has none."""
+def _find(name: str) -> tuple[Files | ImportEntry | None, str | None]:
+    """Return a model's files or checkpoint of another library, None if untrained; and its full name, if it has one."""
     source = locate(name)
     if is_source(source) or "/" in source:
         files, _ = open_source(source)
@@ -133,23 +139,27 @@ def _find(name: str) -> tuple[Files | None, str | None]:
     recipe = parse_name(name, TimmNames(), task_variants())
     zoo = find_in_zoo(recipe.stem, recipe.weights)
     if zoo is None:
-        check_tag(recipe)
-        return None, recipe.name
+        entry = find_import(recipe.stem, recipe.weights)
+        if entry is None:
+            check_tag(recipe)
+        return entry, recipe.name
     return zoo, zoo.folder.name
 
 
 @final
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model on this machine.
+    """A trained model on this machine, or one that can be imported from another library.
 
     Attributes:
         name: The full name.
+        source: The argument of `import_model`, "" for a model on this machine.
         size: The bytes of its weights.
         metrics: The first measured metric of each head, as "head/name" and value.
     """
 
     name: str
+    source: str
     size: int
     metrics: tuple[tuple[str, float], ...]
 
@@ -173,16 +183,25 @@ class Family:
 
 
 def list_trained(filter: str | Sequence[str] = "*", *, tasks: Sequence[str] | None = None) -> list[TrainedModel]:
-    """Describe the trained models on this machine, of which only the JSON is read; see `list_models`."""
+    """Describe the trained models, of which only the JSON is read; see `list_models`."""
     models = []
+    imports = {entry.name: entry for entry in IMPORTS.values()}
+    folders = zoo_folders()
     for name in list_models(filter, pretrained=True, tasks=tasks):
+        if name not in folders:
+            entry = imports[name]
+            metrics_of_import = [
+                (f"{head}/{key}", values[key]) for head, values in entry.metrics.items() for key in list(values)[:1]
+            ]
+            models.append(TrainedModel(name, entry.source, entry.size, tuple(metrics_of_import)))
+            continue
         infos = {path: stored.info for path, stored in read_bricks(open_zoo(name))[1].items()}
         size = sum(info.weights["size"] for info in infos.values() if info.weights)
         metrics = {path: info.config.get("metrics", {}) for path, info in infos.items()}
         first = [
             (f"{prefix_of(path)}/{key}", values[key]) for path, values in metrics.items() for key in list(values)[:1]
         ]
-        models.append(TrainedModel(name, size, tuple(first)))
+        models.append(TrainedModel(name, "", size, tuple(first)))
     return models
 
 
@@ -211,7 +230,8 @@ def list_models(
 
     Args:
         filter: A pattern with wildcards as in timm, such as "resnet*_cls", or several, of which one must match.
-        pretrained: Only models with trained weights for all bricks on this machine, with their weights tags.
+        pretrained: Only models with trained weights for all bricks, with their weights tags: those on this machine, and
+            those that can be imported from other libraries, see `import_model`.
         tasks: Only models with all of these tasks.
 
     Raises:
@@ -222,13 +242,17 @@ def list_models(
         if task not in TASKS:
             raise UnknownNameError("task", task, TASKS)
     wildcards = [filter] if isinstance(filter, str) else list(filter)
-    names = zoo_folders() if pretrained else _all_names()
+    names = _trained_names() if pretrained else _all_names()
     return [
         name
         for name in names
         if any(fnmatchcase(name, wildcard or "*") for wildcard in wildcards)
         and (not tasks or set(tasks) <= {token.partition("-")[0] for token in name.partition(".")[0].split("_")})
     ]
+
+
+def _trained_names() -> list[str]:
+    return list(dict.fromkeys([*zoo_folders(), *(entry.name for entry in IMPORTS.values())]))
 
 
 def _all_names() -> Iterator[str]:

@@ -15,6 +15,9 @@ from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, BrickNotFoundError, HubConnectionError, UnknownNameError
+from brickyard.importers.checkpoint import open_checkpoint
+from brickyard.importers.entry import ImportEntry
+from brickyard.importers.importing import build_import, find_import, import_bricks
 from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
 from brickyard.recipe.build import build, build_around
 from brickyard.recipe.inspection import BACKBONE
@@ -71,8 +74,9 @@ def create_model(
         tasks: The task of each head by the head's name, such as {"age": "cls", "breed": "cls", "parts": "seg-unet"}, if
             several heads have one task.
         pretrained: Load trained weights: from the zoo in the package, else from a folder in `BRICKYARD_ZOO`, else from
-            the Hub organisation in `BRICKYARD_HUB` ("brickyard" by default), else timm's own for the backbone, with
-            fresh heads (and timm's classifier, unless another number of classes is asked for). The source is logged.
+            the Hub organisation in `BRICKYARD_HUB` ("brickyard" by default), else from another library, if the name is
+            that of a model that `import_model` knows, else timm's own for the backbone, with fresh heads (and timm's
+            classifier, unless another number of classes is asked for). The source is logged.
         num_classes: A number for a model of one head, otherwise {head: number}; by default that of the weights.
         labels: The class names, as for `num_classes`. Trained weights of a class follow its name, in any order; a name
             that the weights do not have starts with fresh weights, with a warning. Weights whose classes have no names
@@ -127,22 +131,33 @@ def _bricks(
         return change_trained(load_files(source, only=path or None), changes, name)
     recipe = _recipe(name, backbone, tasks)
     zoo = None if name is None else find_in_zoo(recipe.stem, recipe.weights)
+    imported = find_import(recipe.stem, recipe.weights) if zoo is None and name is not None else None
     if not pretrained:
-        if zoo is None:
-            check_tag(recipe)
-            return build(change_recipe(recipe, changes))
-        infos = {path: stored.info for path, stored in read_bricks(zoo)[1].items()}
-        return change_bricks(build_fresh(infos), changes, recipe.name)
+        return _fresh(recipe, zoo, imported, changes)
     if zoo is None:
         change_recipe(recipe, changes)  # raises for invalid arguments before the network is asked
     files: Files | None = zoo
     if files is None and name is not None:
         files = _on_hub(recipe.name)
+    if files is None and imported is not None:
+        _log.info("'%s': weights from %s", recipe.name, imported.source)
+        return change_trained(import_bricks(imported, open_checkpoint(imported, None)), changes, recipe.name)
     if files is None:
         check_tag(recipe)
         return _from_timm(change_recipe(recipe, changes))
     _log.info("'%s': weights from %s", recipe.name, files.location)
     return change_trained(load_files(files), changes, recipe.name)
+
+
+def _fresh(recipe: Recipe, zoo: Files | None, imported: ImportEntry | None, changes: Changes) -> dict[str, Brick]:
+    """Build the architecture of a name, which is that of the trained model of this name, if there is one."""
+    if zoo is not None:
+        infos = {path: stored.info for path, stored in read_bricks(zoo)[1].items()}
+        return change_bricks(build_fresh(infos), changes, recipe.name)
+    if imported is not None:
+        return change_bricks(build_import(imported), changes, recipe.name)
+    check_tag(recipe)
+    return build(change_recipe(recipe, changes))
 
 
 def _around(

@@ -142,7 +142,10 @@ class UnsafeBrickError(BrickError, ValueError):
 
 
 class HubConnectionError(BrickError, ConnectionError):
-    """The Hub does not respond, is busy or too slow, or cuts the connection; the message names the file and repo."""
+    """The Hub, or another server of weights, does not respond, is busy or too slow, or cuts the connection.
+
+    The message names the file and its source.
+    """
 
 
 class PushConflictError(BrickError):

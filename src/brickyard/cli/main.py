@@ -12,7 +12,7 @@ import click
 from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolutionError
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli import export, hub, predict, train
+from brickyard.cli import export, hub, importers, predict, train
 from brickyard.cli.models import locate
 from brickyard.cli.output import echo_rows, echo_table, error_text, replace_unprintable
 from brickyard.errors import BrickError
@@ -67,7 +67,7 @@ def main(modules: Sequence[str]) -> None:
 
 @main.command(name="list")
 @click.argument("filter", default="*")
-@click.option("--pretrained", is_flag=True, help="Only models with trained weights on this machine.")
+@click.option("--pretrained", is_flag=True, help="Only models with trained weights, here or imported.")
 @click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only models with this task; repeatable.")
 @click.option("--names", "only_names", is_flag=True, help="All names, one per line, for scripts.")
 def list_command(filter: str, pretrained: bool, tasks: Sequence[str], only_names: bool) -> None:
@@ -84,11 +84,16 @@ def list_command(filter: str, pretrained: bool, tasks: Sequence[str], only_names
 
     trained = list_trained(filter, tasks=tasks)
     rows = [
-        (model.name, f"{model.size / 1e6:.1f} MB", ", ".join(f"{name} {value:.3g}" for name, value in model.metrics))
+        (
+            model.name,
+            f"{model.size / 1e6:.1f} MB",
+            ", ".join(f"{name} {value:.3g}" for name, value in model.metrics),
+            model.source,
+        )
         for model in trained
     ]
     if rows:
-        echo_table(["trained model", "weights", "metrics"], rows)
+        echo_table(["trained model", "weights", "metrics", "imported from"], rows)
     if pretrained:
         return
     names = brickyard.list_models(filter, tasks=tasks)
@@ -136,6 +141,7 @@ def graph(name: str) -> None:
 
 for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify, export.export, export.quantize):
     main.add_command(command)
+main.add_command(importers.import_command)
 main.add_command(predict.predict)
 main.add_command(train.train)
 main.add_command(train.evaluate)

@@ -22,10 +22,19 @@ class NMSDecode(nn.Module, ABC):
         candidates: The number of highest scores per image that take part.
         count: N, the number of detections per image.
         class_agnostic: Whether a box suppresses boxes of every class, so that an object gets one label.
+        strides: The strides of the feature maps, to select that many candidates from each map, as torchvision does;
+            None to select them from all maps together. Maps have the size of the image divided by the stride, rounded
+            up.
     """
 
     def __init__(
-        self, score_threshold: float, iou_threshold: float, candidates: int, count: int, class_agnostic: bool
+        self,
+        score_threshold: float,
+        iou_threshold: float,
+        candidates: int,
+        count: int,
+        class_agnostic: bool,
+        strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.score_threshold = score_threshold
@@ -33,6 +42,7 @@ class NMSDecode(nn.Module, ABC):
         self.candidates = candidates
         self.count = count
         self.class_agnostic = class_agnostic
+        self.strides = None if strides is None else list(strides)
 
     def extra_repr(self) -> str:
         names = ("score_threshold", "iou_threshold", "candidates", "count", "class_agnostic")
@@ -49,7 +59,15 @@ class NMSDecode(nn.Module, ABC):
             candidates=self.candidates,
             count=self.count,
             class_agnostic=self.class_agnostic,
+            map_sizes=None if self.strides is None else self._map_sizes(scores, image),
         )
+
+    def _map_sizes(self, scores: Tensor, image: Tensor) -> list[int]:
+        """Compute the number of anchors of each map from the size of the image."""
+        height, width = image.shape[-2:]
+        cells = [-(-height // stride) * -(-width // stride) for stride in self.strides or ()]
+        anchors_per_cell = scores.shape[1] // sum(cells)
+        return [count * anchors_per_cell for count in cells]
 
 
 def batched_nms(
@@ -62,11 +80,12 @@ def batched_nms(
     candidates: int,
     count: int,
     class_agnostic: bool = False,
+    map_sizes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Apply non-maximum suppression to a whole batch, in one call and with outputs of fixed size.
 
-    The steps are those of torchvision's `FCOS.postprocess_detections`, except that the best candidates are selected
-    over all feature maps together instead of per map, so that the cost does not grow with the number of maps.
+    The steps are those of torchvision's `FCOS.postprocess_detections`, except that by default the best candidates are
+    selected over all feature maps together instead of per map, so that the cost does not grow with the number of maps.
 
     Args:
         scores: (B, P, K), in [0, 1].
@@ -77,6 +96,8 @@ def batched_nms(
         candidates: The number of highest scores per image that take part.
         count: N.
         class_agnostic: Whether boxes of different classes suppress each other, too.
+        map_sizes: The number of anchors of each feature map, whose sum is P, to select that many candidates from each
+            map; None to select them from all maps together.
 
     Returns:
         boxes (B, N, 4) float32, scores (B, N) float32 and labels (B, N) int64, sorted by decreasing score and padded
@@ -88,9 +109,9 @@ def batched_nms(
         >>> batched_nms(scores, boxes, (16, 16), **options)[2]
         tensor([[ 0, -1]])
     """
-    batch, anchors, classes = scores.shape
+    batch, _, classes = scores.shape
     height, width = image_size
-    best, index = scores.float().flatten(1).topk(min(candidates, anchors * classes), dim=1)
+    best, index = _best_scores(scores.float().flatten(1), candidates, classes, map_sizes)
     labels = index % classes
     anchor = torch.div(index, classes, rounding_mode="floor")
     selected = clip(boxes.float().gather(1, anchor[..., None].expand(-1, -1, 4)), image_size)
@@ -109,6 +130,24 @@ def batched_nms(
 
     is_kept = torch.zeros_like(functional.pad(valid.flatten(), (0, 2))).scatter(0, kept, True)[:-2].view_as(valid)
     return _top_detections(best.masked_fill(~(is_kept & valid), 0), selected, labels, count)
+
+
+def _best_scores(
+    scores: Tensor, candidates: int, classes: int, map_sizes: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
+    """Select the highest of the scores (B, P * K), of each map or of all, with their indices: both (B, C)."""
+    if map_sizes is None:
+        best, index = scores.topk(min(candidates, scores.shape[1]), dim=1)
+        return best, index
+    values, indices, start = [], [], 0
+    for size in map_sizes:
+        of_map = scores[:, start : start + size * classes]
+        # Padded, so that the number of candidates does not depend on the size of the image; no score is below 0.
+        best, index = functional.pad(of_map, (0, candidates)).topk(candidates, dim=1)
+        values.append(best)
+        indices.append((index + start).clamp(max=scores.shape[1] - 1))
+        start += size * classes
+    return torch.cat(values, dim=1), torch.cat(indices, dim=1)
 
 
 def _top_detections(scores: Tensor, boxes: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

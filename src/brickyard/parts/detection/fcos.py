@@ -18,7 +18,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from brickyard.parts.detection.boxes import area_of, decode_distances
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
-from brickyard.parts.detection.points import anchors_around, cell_centers
+from brickyard.parts.detection.points import anchors_around, cell_centers, torchvision_anchors
 from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask, one_hot
 from brickyard.parts.detection.torchvision_heads import head_outputs
 
@@ -35,6 +35,8 @@ class FCOS(nn.Module):
         strides: The strides of the backbone's maps, increasing.
         num_classes: K.
         width: The channels of the pyramid and the head, divisible by 32.
+        torchvision_anchors: Whether the cells are those of torchvision, see `points.torchvision_anchors`, for heads
+            that were trained with them.
 
     Attributes:
         strides: The strides of the pyramid's maps.
@@ -44,8 +46,16 @@ class FCOS(nn.Module):
     cells.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        width: int = 64,
+        torchvision_anchors: bool = False,
+    ) -> None:
         super().__init__()
+        self.torchvision_anchors = torchvision_anchors
         self.neck = DetectionNeck(channels, strides, width, finest=FINEST)
         self.strides = self.neck.strides
         self.head = FCOSHead(width, num_anchors=1, num_classes=num_classes)
@@ -55,8 +65,12 @@ class FCOS(nn.Module):
     def forward(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         maps = self.neck(features)
         outputs = head_outputs(self.head, maps)
-        centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
-        anchors = anchors_around(centers, [[(stride, stride)] for stride in self.strides])
+        shapes = [[(stride, stride)] for stride in self.strides]
+        if self.torchvision_anchors:
+            anchors = torchvision_anchors(maps, image.shape[-2:], shapes)
+        else:
+            centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
+            anchors = anchors_around(centers, shapes)
         logits = outputs["cls_logits"]
         anchors = anchors.expand(logits.shape[0], -1, -1)
         return logits, outputs["bbox_regression"], outputs["bbox_ctrness"], anchors
@@ -167,6 +181,7 @@ class FCOSDecode(NMSDecode):
         candidates: The number of highest scores per image that take part.
         count: N, the number of detections per image.
         class_agnostic: Whether a box suppresses boxes of every class, so that an object gets one label.
+        strides: See `NMSDecode`.
     """
 
     def __init__(
@@ -176,8 +191,9 @@ class FCOSDecode(NMSDecode):
         candidates: int = 1000,
         count: int = 100,
         class_agnostic: bool = False,
+        strides: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(score_threshold, iou_threshold, candidates, count, class_agnostic)
+        super().__init__(score_threshold, iou_threshold, candidates, count, class_agnostic, strides)
 
     def forward(
         self, logits: Tensor, regression: Tensor, centerness: Tensor, anchors: Tensor, image: Tensor

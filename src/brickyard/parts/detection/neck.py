@@ -21,6 +21,8 @@ class DetectionNeck(nn.Module):
         strides: The strides of the backbone's maps, increasing.
         width: The channels of the output maps.
         finest: The stride of the finest output map, see `levels_from`.
+        extra_from_backbone: Whether the first of the two further maps is computed from the last map of the backbone
+            instead of the last map of the pyramid, as in torchvision's second version of RetinaNet.
 
     Attributes:
         strides: The strides of the output maps.
@@ -30,15 +32,22 @@ class DetectionNeck(nn.Module):
     Shape: maps (B, C_i, H / s_i, W / s_i) -> list of (B, width, H / s_j, W / s_j).
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, finest: int) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        width: int,
+        finest: int,
+        extra_from_backbone: bool = False,
+    ) -> None:
         super().__init__()
         self.levels = levels_from(strides, finest)
         self.num_backbone_maps = len(self.levels)
         backbone_strides = [strides[level] for level in self.levels]
         self.strides = (*backbone_strides, backbone_strides[-1] * 2, backbone_strides[-1] * 4)
-        self.fpn = FeaturePyramidNetwork(
-            [channels[level] for level in self.levels], width, extra_blocks=LastLevelP6P7(width, width)
-        )
+        extra_blocks = LastLevelP6P7(channels[self.levels[-1]] if extra_from_backbone else width, width)
+        extra_blocks.use_P5 = not extra_from_backbone  # torchvision guesses it from the numbers of channels
+        self.fpn = FeaturePyramidNetwork([channels[level] for level in self.levels], width, extra_blocks=extra_blocks)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         return list(self.fpn({str(level): features[level] for level in self.levels}).values())

@@ -2,8 +2,9 @@
 
 Unlike torchvision's `AnchorGenerator`, which computes strides by integer division of sizes (wrong for images that are
 not divisible by the stride) and centres anchors on the corners of cells
-(https://github.com/pytorch/vision/issues/7473), this module uses the strides of the backbone, and the centre of cell
+(https://github.com/pytorch/vision/issues/7473), `cell_centers` uses the strides of the backbone, and the centre of cell
 (i, j) of stride s is ((j + 1/2) s, (i + 1/2) s), as in FCOS (Tian et al. 2019, https://arxiv.org/abs/1904.01355).
+Heads with weights of torchvision need its anchors, `torchvision_anchors`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,32 @@ def anchors_around(centers: Sequence[Tensor], shapes: Sequence[Sequence[tuple[fl
         corners = [points[:, None] - half, points[:, None] + half]
         anchors.append(torch.cat(corners, dim=-1).flatten(0, 1))
     return torch.cat(anchors)
+
+
+def torchvision_anchors(
+    maps: Sequence[Tensor], image_size: Sequence[int], shapes: Sequence[Sequence[tuple[float, float]]]
+) -> Tensor:
+    """Create the anchors of torchvision's `AnchorGenerator`, for heads that were trained on them.
+
+    They are around the top left corners of cells, the distance between cells is the size of the image divided by that
+    of the map, rounded down, and half the sides are rounded to integers.
+
+    Args:
+        maps: Feature maps (B, C, h, w), fine to coarse.
+        image_size: (H, W).
+        shapes: For each map the widths and heights of the anchors of a cell, in pixels, before rounding.
+
+    Returns:
+        (P, 4), ordered as those of `anchors_around`.
+    """
+    corners = []
+    for features in maps:
+        height, width = features.shape[-2:]
+        x = torch.arange(width, device=features.device, dtype=torch.float32) * (image_size[1] // width)
+        y = torch.arange(height, device=features.device, dtype=torch.float32) * (image_size[0] // height)
+        corners.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1))
+    rounded = [[(2.0 * round(width / 2), 2.0 * round(height / 2)) for width, height in sizes] for sizes in shapes]
+    return anchors_around(corners, rounded)
 
 
 def _start(size: int, cells: int, stride: int) -> float:

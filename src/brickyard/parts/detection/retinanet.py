@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwise_iou
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
-from brickyard.parts.detection.points import anchors_around, cell_centers
+from brickyard.parts.detection.points import anchors_around, cell_centers, torchvision_anchors
 from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask, one_hot
 from brickyard.parts.detection.torchvision_heads import head_outputs
 
@@ -37,6 +37,10 @@ class RetinaNet(nn.Module):
         strides: The strides of the backbone's maps, increasing.
         num_classes: K.
         width: The channels of the pyramid and the head, divisible by 32.
+        torchvision_anchors: Whether the anchors are those of torchvision, see `points.torchvision_anchors`, with sides
+            of an integer number of pixels, for heads that were trained with them.
+        extra_from_backbone: See `DetectionNeck`.
+        norm: Whether the convolutions of the head are followed by group norm.
 
     Attributes:
         strides: The strides of the pyramid's maps.
@@ -45,19 +49,37 @@ class RetinaNet(nn.Module):
     `encode_deltas`; anchors (B, P, 4), with sides of 4 to 8 cells.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int = 64) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        width: int = 64,
+        torchvision_anchors: bool = False,
+        extra_from_backbone: bool = False,
+        norm: bool = True,
+    ) -> None:
         super().__init__()
-        self.neck = DetectionNeck(channels, strides, width, finest=FINEST)
+        self.torchvision_anchors = torchvision_anchors
+        self.neck = DetectionNeck(channels, strides, width, FINEST, extra_from_backbone)
         self.strides = self.neck.strides
         self.head = RetinaNetHead(
-            width, num_anchors=len(_RATIOS) * _STEPS, num_classes=num_classes, norm_layer=partial(nn.GroupNorm, 32)
+            width,
+            num_anchors=len(_RATIOS) * _STEPS,
+            num_classes=num_classes,
+            norm_layer=partial(nn.GroupNorm, 32) if norm else None,
         )
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.neck(features)
         outputs = head_outputs(self.head, maps)
-        centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
-        anchors = anchors_around(centers, [_shapes(stride) for stride in self.strides])
+        if self.torchvision_anchors:
+            anchors = torchvision_anchors(
+                maps, image.shape[-2:], [_shapes(stride, whole=True) for stride in self.strides]
+            )
+        else:
+            centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
+            anchors = anchors_around(centers, [_shapes(stride) for stride in self.strides])
         logits = outputs["cls_logits"]
         return logits, outputs["bbox_regression"], anchors.expand(logits.shape[0], -1, -1)
 
@@ -142,6 +164,7 @@ class RetinaNetDecode(NMSDecode):
         candidates: The number of highest scores per image that take part.
         count: N, the number of detections per image.
         class_agnostic: Whether a box suppresses boxes of every class, so that an object gets one label.
+        strides: See `NMSDecode`.
     """
 
     def __init__(
@@ -151,8 +174,9 @@ class RetinaNetDecode(NMSDecode):
         candidates: int = 1000,
         count: int = 100,
         class_agnostic: bool = False,
+        strides: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(score_threshold, iou_threshold, candidates, count, class_agnostic)
+        super().__init__(score_threshold, iou_threshold, candidates, count, class_agnostic, strides)
 
     def forward(
         self, logits: Tensor, regression: Tensor, anchors: Tensor, image: Tensor
@@ -164,7 +188,13 @@ class RetinaNetDecode(NMSDecode):
         )
 
 
-def _shapes(stride: int) -> list[tuple[float, float]]:
-    """Compute the widths and heights of a cell's anchors: three areas for each aspect ratio."""
+def _shapes(stride: int, whole: bool = False) -> list[tuple[float, float]]:
+    """Compute the widths and heights of a cell's anchors: three areas for each aspect ratio.
+
+    Args:
+        stride: The stride of the map.
+        whole: Whether the roots of the areas are rounded down to integers.
+    """
     sizes = [_SCALE * stride * 2 ** (step / _STEPS) for step in range(_STEPS)]
+    sizes = [float(int(size)) for size in sizes] if whole else sizes
     return [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for ratio in _RATIOS for size in sizes]

@@ -1,0 +1,1 @@
+"""Public checkpoints of other libraries as bricks."""

@@ -1,0 +1,106 @@
+"""Read and download checkpoints of other libraries, without running code from them."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, final
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from brickyard.errors import BrickIntegrityError, HubConnectionError, UnsafeBrickError
+from brickyard.importers.entry import ImportEntry
+from brickyard.storage.tensor_file import SUFFIX, read_weights
+
+_NESTED = ("state_dict", "model")  # keys of training checkpoints that hold the weights
+
+
+@final
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint.
+
+    Attributes:
+        state: The tensors by name.
+        location: The file, or "the state dict".
+        sha256: The hash of the file, None for a state dict.
+        is_published: Whether it is the file that the source publishes, by its hash.
+    """
+
+    state: dict[str, Tensor]
+    location: str
+    sha256: str | None
+    is_published: bool
+
+
+def open_checkpoint(entry: ImportEntry, weights: str | Path | Mapping[str, Tensor] | None) -> Checkpoint:
+    """Read a checkpoint from a file or a state dict, or download it.
+
+    Args:
+        entry: The model.
+        weights: The file or state dict, None for the download. A file with the name of the published one must have its
+            hash.
+
+    Raises:
+        UnsafeBrickError: A pickle that would run code.
+        BrickIntegrityError: Another hash than published, or not a checkpoint.
+        HubConnectionError: The download failed.
+    """
+    if isinstance(weights, Mapping):
+        return Checkpoint(_state_of(weights, "the state dict"), "the state dict", None, is_published=False)
+    file = _download(entry) if weights is None else Path(weights)
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        is_published = entry.hash_prefix is not None and sha256.startswith(entry.hash_prefix)
+        if file.name == entry.file_name and not is_published:
+            raise BrickIntegrityError(
+                f"{file} has the sha256 {sha256}, expected one that begins with {entry.hash_prefix}. Delete it and "
+                f"download it again from {entry.url}."
+            )
+        stream.seek(0)
+        state = read_weights(file) if file.suffix == SUFFIX else _state_of(_load(stream, file), str(file))
+    return Checkpoint(state, str(file), sha256, is_published)
+
+
+def _load(stream: Any, file: Path) -> Any:
+    try:
+        return torch.load(stream, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UnsafeBrickError(
+            f"{file} is refused: it is a pickle with other objects than tensors and plain values, or no checkpoint."
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BrickIntegrityError(f"{file} is truncated or not a checkpoint ({str(error)[:200]}).") from None
+
+
+def _state_of(loaded: Any, location: str) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, or of the one that a training checkpoint holds."""
+    if isinstance(loaded, Mapping):
+        nested = next((loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)), loaded)
+        if nested and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in nested.items()):
+            return dict(nested)
+    raise BrickIntegrityError(f"{location} is not a checkpoint: expected tensors by name.")
+
+
+def _download(entry: ImportEntry) -> Path:
+    """Return the checkpoint in torch's cache, where it is downloaded to if it is absent."""
+    file = Path(torch.hub.get_dir(), "checkpoints", entry.file_name)
+    if file.exists():
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(entry.url, str(file), entry.hash_prefix, progress=True)
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        raise HubConnectionError(
+            f"'{entry.source}' cannot be downloaded ({str(error)[:200]}). Download {entry.url} on another machine, and "
+            f"pass the file: import_model('{entry.source}', weights='{entry.file_name}')."
+        ) from None
+    except RuntimeError as error:  # torch's for another hash; the file is not kept
+        raise BrickIntegrityError(f"{entry.url} has another hash than its name states ({str(error)[:200]}).") from None
+    return file

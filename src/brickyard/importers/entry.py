@@ -1,0 +1,86 @@
+"""The description of a checkpoint that can be imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, final
+
+from torch import Tensor
+
+from brickyard.core.specs import ResizeMode
+
+
+@final
+@dataclass(frozen=True)
+class Prefix:
+    """Tensors of the checkpoint that belong to one brick.
+
+    Attributes:
+        source: The beginning of their names in the checkpoint.
+        brick: The path of the brick, None for tensors that the model does not need.
+        target: What replaces `source` in the state of the brick.
+    """
+
+    source: str
+    brick: str | None
+    target: str = ""
+
+
+def _unchanged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return dict(state)
+
+
+@final
+@dataclass(frozen=True)
+class ImportEntry:
+    """A checkpoint of another library: what it is, the model that it becomes, and which tensors go where.
+
+    Attributes:
+        source: The argument of `import_model`, `<library>:<model>`.
+        name: The name of the model, with a weights tag.
+        labels: The class names of each head.
+        metrics: The metrics that the source states, of each head.
+        licence: The licence of the weights, as the Hub spells it.
+        url: The address of the checkpoint, whose file name ends with the beginning of its sha256.
+        size: The bytes of the checkpoint, rounded.
+        image_size: (H, W) in pixels of the images for the heads.
+        resize_mode: How images are brought to that size.
+        prefixes: Which tensors go where; the first prefix that fits counts.
+        options: Further arguments of `timm.create_model`.
+        parts: Further arguments of parts, by the path of the brick.
+        convert: From the state of the checkpoint to one whose tensors have the shapes of the bricks. It leaves tensors
+            as they are that have not the expected shape, so that they are reported.
+    """
+
+    source: str
+    name: str
+    labels: Mapping[str, tuple[str, ...]]
+    metrics: Mapping[str, Mapping[str, float]]
+    licence: str
+    url: str
+    size: int
+    image_size: tuple[int, int]
+    resize_mode: ResizeMode
+    prefixes: tuple[Prefix, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = _unchanged
+
+    @property
+    def file_name(self) -> str:
+        """The file name of the checkpoint."""
+        return PurePosixPath(self.url).name
+
+    @property
+    def hash_prefix(self) -> str | None:
+        """The beginning of the sha256 of the checkpoint, None if the file name does not have it."""
+        match = re.search(r"-([0-9a-f]{8,})\.", self.file_name)
+        return match.group(1) if match else None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the heads."""
+        return tuple(self.labels)

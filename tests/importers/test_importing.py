@@ -1,0 +1,181 @@
+import hashlib
+import json
+import pickle
+from dataclasses import replace
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from brickyard import (
+    BrickIntegrityError,
+    BrickMismatchError,
+    HubConnectionError,
+    UnknownNameError,
+    UnsafeBrickError,
+    create_model,
+    import_model,
+    inspect_brick,
+    list_models,
+    model_info,
+)
+from brickyard.cli.main import main
+from brickyard.importers.importing import IMPORTS
+from brickyard.storage.card import render_card
+from brickyard.storage.read import read_bricks
+from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
+
+SOURCE = "torchvision:fcn_resnet50"
+ENTRY = IMPORTS[SOURCE]
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    return torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None).state_dict()
+
+
+@pytest.fixture
+def published(state, tmp_path, monkeypatch):
+    """Address and hash of a published file that lies in torch's cache."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    file = tmp_path / "checkpoint.pth"
+    torch.save(state, file)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    entry = replace(ENTRY, url=f"https://example.org/fcn-{sha256[:8]}.pth")
+    monkeypatch.setitem(IMPORTS, SOURCE, entry)
+    file.rename(tmp_path / "hub" / "checkpoints" / entry.file_name)
+    return entry.url, sha256
+
+
+def test_an_unknown_source_lists_the_nearest():
+    with pytest.raises(UnknownNameError, match="'torchvision:fcn_resnet50'"):
+        import_model("torchvision:fcn_resnet5")
+
+
+def test_missing_extra_and_misshapen_tensors_are_one_error(state):
+    wrong = {key: tensor for key, tensor in state.items() if key not in ("classifier.4.bias", "backbone.conv1.weight")}
+    wrong |= {"backbone.extra": torch.zeros(1), "neck.weight": torch.zeros(1), "classifier.4.weight": torch.zeros(3)}
+    wrong["backbone.bn1.bias"] = torch.zeros(())
+    with pytest.raises(BrickMismatchError) as error:
+        import_model(SOURCE, weights=wrong)
+    texts = error.value.problems
+    for name in ("classifier.4.bias", "backbone.conv1.weight", "backbone.extra", "neck.weight", "classifier.4.weight"):
+        assert sum(f"'{name}'" in text for text in texts) == 1
+    assert len(texts) == 6
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, capsys):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(pickle.dumps({"classifier.4.bias": Evil()}, protocol=2))
+    with pytest.raises(UnsafeBrickError, match="is refused"):
+        import_model(SOURCE, weights=file)
+    torch.save({"classifier.4.bias": Evil()}, file)
+    with pytest.raises(UnsafeBrickError, match="is refused"):
+        import_model(SOURCE, weights=file)
+    assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"text"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content)
+    with pytest.raises((UnsafeBrickError, BrickIntegrityError), match=r"weights\.pth"):
+        import_model(SOURCE, weights=file)
+    torch.save([1, 2], file)
+    with pytest.raises(BrickIntegrityError, match="tensors by name"):
+        import_model(SOURCE, weights=file)
+
+
+def test_a_file_of_the_published_name_must_have_its_hash(tmp_path, state):
+    file = tmp_path / ENTRY.file_name
+    torch.save(state, file)
+    with pytest.raises(BrickIntegrityError, match=rf"(?s){ENTRY.hash_prefix}.*{ENTRY.url}"):
+        import_model(SOURCE, weights=file)
+    result = CliRunner().invoke(main, ["import", SOURCE, str(tmp_path / "out"), "--weights", str(file)])
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_network_the_error_states_address_and_argument(monkeypatch, tmp_path):
+    def no_network(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(HubConnectionError, match=rf"no route.*{ENTRY.url}.*weights="):
+        import_model(SOURCE)
+
+
+def test_a_safetensors_file_and_a_training_checkpoint_are_read(tmp_path, state):
+    save_file(state, tmp_path / "weights.safetensors")
+    torch.save({"model": state, "epoch": 3}, tmp_path / "weights.pth")
+    for file in ("weights.safetensors", "weights.pth"):
+        model = import_model(SOURCE, weights=tmp_path / file)
+        assert torch.equal(model["seg/head"].module.state_dict()["4.bias"], state["classifier.4.bias"])
+
+
+def test_weights_of_the_user_get_no_licence_and_share_no_memory(state):
+    model = import_model(SOURCE, weights=state)
+    assert model["seg/head"].metadata == {"source": f"{SOURCE} with weights of the user"}
+    before = state["classifier.4.bias"].clone()
+    with torch.no_grad():
+        model["seg/head"].module[4].bias.add_(1)
+    assert torch.equal(state["classifier.4.bias"], before)
+
+
+def test_a_saved_import_states_source_licence_and_hash(published, tmp_path):
+    url, sha256 = published
+    result = CliRunner().invoke(main, ["import", SOURCE, str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    for path in ("backbone", "seg/head"):
+        config = json.loads((tmp_path / "out" / f"{path}.json").read_text())
+        assert (config["source"], config["licence"]) == (f"{SOURCE}, {url}", "bsd-3-clause")
+        assert config["source_sha256"] == sha256
+    info = inspect_brick(str(tmp_path / "out" / "seg/head"))
+    assert (len(info.labels), info.labels[:2]) == (21, ["__background__", "aeroplane"])
+    manifest, stored = read_bricks(FolderFiles(tmp_path / "out", DEFAULT_ACCESS))
+    card = render_card("out", manifest, {path: each.info for path, each in stored.items()}, "out")
+    assert "license: bsd-3-clause" in card
+    assert url in card
+    assert "miou COCO-val2017-VOC-labels 60.5" in card
+
+
+def test_create_model_imports_by_name(published, monkeypatch):
+    monkeypatch.setattr("brickyard.create._on_hub", lambda name: None)
+    trained = create_model(ENTRY.name, pretrained=True)
+    assert trained["seg/head"].metadata["source_sha256"] == published[1]
+    fresh = create_model(ENTRY.name)
+    assert repr(fresh) == repr(trained)
+    assert fresh["seg/head"].head == trained["seg/head"].head
+    assert fresh["backbone"].provides == trained["backbone"].provides
+
+
+@pytest.mark.parametrize("source", IMPORTS)
+def test_every_import_is_listed_and_described(source):
+    entry = IMPORTS[source]
+    assert entry.name in list_models(pretrained=True)
+    assert entry.name in list_models(pretrained=True, tasks=entry.tasks)
+    info = model_info(entry.name)
+    assert (info.name, info.weights) == (entry.name, source)
+    assert set(info.licence.values()) == {entry.licence}
+    assert info.labels == {head: list(labels) for head, labels in entry.labels.items()}
+    assert list(info.metrics.values()) == [value for values in entry.metrics.values() for value in values.values()]
+    assert info.spec.input.size == entry.image_size
+
+
+def test_the_command_lists_every_source():
+    output = CliRunner().invoke(main, ["import", "--list"]).output
+    for entry in IMPORTS.values():
+        assert entry.source in output
+        assert entry.name in output
+    assert CliRunner().invoke(main, ["import", SOURCE]).exit_code == 2
