@@ -40,12 +40,12 @@ def reference(source):
             nn.init.uniform_(module.weight, 0.5, 1.0)
     if source in DETECTORS:
         classifier = model.head.classification_head.cls_logits
-        nn.init.normal_(classifier.weight, std=0.05)
+        nn.init.normal_(classifier.weight, std=0.02)
         with torch.no_grad():  # scores around the thresholds; the outputs without a class of COCO are off
             bias = classifier.bias.view(-1, len(CATEGORIES))
             bias.fill_(-1.0)
             bias[:, UNUSED] = -40.0
-        nn.init.normal_(model.head.regression_head.bbox_reg.weight, std=0.05)
+        nn.init.normal_(model.head.regression_head.bbox_reg.weight, std=0.01)  # boxes of the size of the image
     return model.eval()
 
 
