@@ -400,3 +400,10 @@ def test_a_run_is_overwritten_only_if_asked(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").exists()
     assert not (tmp_path / "last" / "old.json").exists()
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(rows.splitlines())
+
+
+def test_a_run_cannot_be_both_resumed_and_replaced(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(BrickInputError, match="either resume or overwrite"):
+        fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True, overwrite=True)
+    assert (tmp_path / "train.json").exists()

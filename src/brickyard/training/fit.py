@@ -53,6 +53,7 @@ _NUM_VISUALIZATIONS = 4  # images drawn at each validation
 _EXPECTED_WARNINGS = (
     (r"FSDP2-wrapped module .* returned a view tensor", UserWarning),  # views are not changed in place
     (r".*treespec, LeafSpec.*is deprecated", FutureWarning),  # raised by Lightning's use of torch
+    (r"You have overridden `on_before_batch_transfer`", UserWarning),  # it is the module's that checks labels
     (r"Found \d+ module\(s\) in eval mode", UserWarning),  # frozen bricks are in eval mode
     (r"The '\w+_dataloader' does not have many workers", UserWarning),  # the caller chooses the number
 )
@@ -99,7 +100,7 @@ def fit(
 
     Raises:
         BrickInputError: No trainable parameters, an empty data set, an accelerator or precision that Lightning refuses,
-            or a loss that is not finite.
+            a loss that is not finite, or both `resume` and `overwrite`.
         UnknownNameError: The model has no metric `config.monitor`.
         FileExistsError: `out` holds a run, and both `resume` and `overwrite` are False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
@@ -107,6 +108,8 @@ def fit(
             heads, or no labels for one of them.
         BrickIntegrityError, UnsafeBrickError: The files in `out` are damaged, or loading them would run code.
     """
+    if resume and overwrite:
+        raise BrickInputError("fit", "either resume or overwrite", "both")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise BrickInputError("fit", "a model with trainable parameters", "every brick frozen")
     for what, data in (("training data", train), ("validation data", val)):
@@ -141,7 +144,7 @@ def fit(
     callbacks: list[pl.Callback] = [average] if average else []
     callbacks += [] if allow_nan else [FiniteLosses()]
     callbacks += [reporter, checkpoints]
-    with _expected_messages_ignored(), removed_if_not_started(out):
+    with _expected_messages_ignored(), removed_if_not_started(out, overwrite=overwrite):
         trainer = _create_trainer(
             accelerator=trainer_config.accelerator,
             devices=trainer_config.devices,

@@ -25,12 +25,16 @@ def remove_run(folder: Path) -> None:
 
 
 @contextmanager
-def removed_if_not_started(folder: Path) -> Iterator[None]:
+def removed_if_not_started(folder: Path, *, overwrite: bool) -> Iterator[None]:
     """Remove a run that starts in this block if an error ends it before a row was logged or a state was saved.
 
-    A run that was in the folder before stays, and so does an interrupted one.
+    An interrupted run stays, and so does a run that was in the folder before, unless the block has replaced it.
+
+    Args:
+        folder: The folder of the run.
+        overwrite: Whether the block replaces a run that is in the folder.
     """
-    is_new = not (folder / SETTINGS).exists()
+    is_new = overwrite or not (folder / SETTINGS).exists()
     try:
         yield
     except Exception:
