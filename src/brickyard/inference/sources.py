@@ -138,6 +138,8 @@ def _from_array(array: npt.NDArray[Any], name: str) -> Image.Image:
         hint = "Pass tensors for (C, H, W) or floats, and a list of images for a batch."
         expected = "an array (H, W) or (H, W, C), C 1, 3 or 4, uint8"
         raise BrickInputError(name, expected, f"{array.shape} {array.dtype}", hint)
+    if not array.size:  # older versions of Pillow refuse to convert it; its size is checked when it is read
+        return Image.new("RGB", (array.shape[1], array.shape[0]))
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 

@@ -15,7 +15,7 @@ from brickyard.core.graph import flatten, set_paths
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
 from brickyard.core.specs import BackboneSpec, HeadInfo
 from brickyard.core.tags import Tag
-from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError, UnknownNameError
+from brickyard.errors import BrickError, BrickGraphError, BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.parts.backbones import timm_spec, timm_tags
 from brickyard.parts.registry import create_part
 from brickyard.recipe.recipe import HeadRecipe, Recipe
@@ -44,8 +44,8 @@ def build(recipe: Recipe) -> dict[str, Brick]:
     name = f"{recipe.backbone}.{tag}" if tag else recipe.backbone
     try:
         model = create_part("timm", name=name, in_chans=recipe.in_chans, **recipe.options)
-    except TypeError as error:
-        if not recipe.options:  # a fault of timm, not of the caller
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if isinstance(error, BrickError) or not recipe.options:  # the second is a fault of timm, not of the caller
             raise
         expected = "options that `timm.create_model` takes"
         raise BrickInputError(f"backbone '{name}'", expected, f"{dict(recipe.options)}: {error}") from error
