@@ -5,7 +5,7 @@ from torch import nn
 from brickyard import register_part
 
 
-@register_part("small_cnn")
+@register_part("plain_cnn")
 class SmallCNN(nn.Module):
     def __init__(self, width=8):
         super().__init__()

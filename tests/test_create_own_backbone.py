@@ -39,7 +39,7 @@ IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 def own(tasks=TASKS, seed=0, **classes):
     torch.manual_seed(seed)
-    backbone = create_part("small_cnn", width=8)
+    backbone = create_part("plain_cnn", width=8)
     return create_model(
         backbone=backbone, spec=SPEC, tasks=tasks, num_classes=classes or {t: CLASSES[t] for t in tasks}
     )

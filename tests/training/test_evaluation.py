@@ -125,7 +125,7 @@ def test_metrics_of_an_exported_file_equal_those_of_its_model(detecting_model: B
     data = Rectangles(5, {"cls": {1}, "det": {0}})
     expected = evaluate(detecting_model, data, batch_size=2)
     assert 0 < expected["det/map_50"] < 1, "without detections this compares nothing"
-    assert evaluate(file, data, batch_size=3) == pytest.approx(expected, abs=1e-4)
+    assert evaluate(file, data, batch_size=3) == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
 @pytest.mark.slow
