@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torchvision
 from huggingface_hub import file_download
 from huggingface_hub.utils import _http
 from torchmetrics import Metric
@@ -25,3 +26,8 @@ def reductions(metric: Metric) -> dict[str, Any]:
 def compile_aot_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
     """What `torch.compile(backend="aot_eager")` calls; the public names of backends are no functions."""
     return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+
+def overwrite_eps(model: torch.nn.Module, eps: float) -> None:
+    """Set the eps of frozen batch norms, as torchvision does for its first weights of RetinaNet."""
+    torchvision.models.detection._utils.overwrite_eps(model, eps)

@@ -53,7 +53,7 @@ def test_errors_name_what_is_missing(folder):
     with pytest.raises(BrickInputError, match=r"expected a folder test, found none\. Layout: <split>/<class>/"):
         ImageFolder(folder, "test")
     add(folder / "train" / "x.png")
-    with pytest.raises(BrickInputError, match=r"x\.png: expected images in the folders of their classes"):
+    with pytest.raises(BrickInputError, match=r"x\.png: expected an image in the folder of its class"):
         ImageFolder(folder, "train")
 
 

@@ -10,6 +10,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from brickyard import BrickCollection, export_onnx, import_model
 from brickyard.importers.importing import IMPORTS
+from tests.private_names import overwrite_eps
 
 DETECTORS = [name for name in IMPORTS if "det" in IMPORTS[name].tasks]
 SEGMENTERS = [name for name in IMPORTS if "seg" in IMPORTS[name].tasks]
@@ -32,7 +33,7 @@ def reference(source):
     if name in ("fcos_resnet50_fpn", "retinanet_resnet50_fpn"):
         freeze_norms(model.backbone)
     if name == "retinanet_resnet50_fpn":
-        torchvision.models.detection._utils.overwrite_eps(model, 0.0)  # as for its published weights
+        overwrite_eps(model, 0.0)  # as for its published weights
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
