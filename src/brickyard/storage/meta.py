@@ -54,15 +54,17 @@ class PlannedBrick:
 
     Attributes:
         brick: The brick.
+        state: The tensors of its module by name, None if it wraps no module.
         is_whole: Whether all of its tensors are among its weights, so that it can be used once these are assigned.
     """
 
     brick: Brick
+    state: Mapping[str, Tensor] | None
     is_whole: bool
 
     def problems(self, header: Mapping[str, Tensor]) -> list[str]:
         """List the reasons why a file with these tensors cannot be the weights of the brick."""
-        return [] if self.brick.module is None else weight_problems(plain_state(self.brick.module), header)
+        return [] if self.state is None else weight_problems(self.state, header)
 
 
 def plan_brick(info: BrickInfo) -> PlannedBrick | None:
@@ -79,20 +81,21 @@ def plan_brick(info: BrickInfo) -> PlannedBrick | None:
         return None
     with suppress(BrickMismatchError):  # raised again where it is built with memory, if the arguments are wrong
         brick = brick_on_meta(info)
-        unstored = _unstored(brick)
+        state = None if brick.module is None else plain_state(brick.module)
+        unstored = _unstored(brick, state or {})
         size, limit = sum(tensor.nbytes for tensor in unstored), _MAX_BYTES + ((info.weights or {}).get("size") or 0)
         if size > limit:
             raise UnsafeBrickError(f"{info.file}: arguments for {size} bytes of memory, expected at most {limit}.")
-        return PlannedBrick(brick, is_whole=not unstored)
+        return PlannedBrick(brick, state, is_whole=not unstored)
     return None
 
 
-def _unstored(brick: Brick) -> list[Tensor]:
+def _unstored(brick: Brick, state: Mapping[str, Tensor]) -> list[Tensor]:
     """Return the tensors that a brick holds and that are not among its weights, such as non-persistent buffers."""
     module = brick.wrapped
     if not isinstance(module, nn.Module):
         return list(_tensors_in(module))
-    stored = {id(tensor) for tensor in plain_state(module).values()}
+    stored = {id(tensor) for tensor in state.values()}
     found: list[Tensor] = [tensor for tensor in (*module.parameters(), *module.buffers()) if id(tensor) not in stored]
     for each in module.modules():
         for name, value in vars(each).items():

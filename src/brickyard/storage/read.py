@@ -37,7 +37,7 @@ from brickyard.storage.sources.files import Access, Files, LockFiles
 from brickyard.storage.sources.timm import TimmFiles
 from brickyard.storage.sources.uri import open_source
 from brickyard.storage.tensor_file import SUFFIX
-from brickyard.storage.weights import assign_weights
+from brickyard.storage.weights import assign_weights, set_tensors
 
 OF_WEIGHTS = ("licence", "source", "metrics", "measured")  # metadata that describes the weights
 
@@ -240,11 +240,14 @@ def restore(stored: StoredBrick) -> Brick:
         if info.weights is None:
             return _without_weights(info)
         tensors = stored.files.tensors(info.path, info.weights, partial(_check_planned, planned, what))
-        brick = planned.brick if planned is not None and planned.is_whole else build_for_weights(info)
-        if brick.module is None:
-            raise BrickMismatchError(info.file, ["it has weights, but wraps no module"])
-        with well_formed(info.file):
-            dtypes = assign_weights(brick.module, tensors, what)
+        if planned is not None and planned.is_whole and planned.state is not None:
+            brick, dtypes = planned.brick, set_tensors(planned.state, tensors)
+        else:
+            brick = build_for_weights(info)
+            if brick.module is None:
+                raise BrickMismatchError(info.file, ["it has weights, but wraps no module"])
+            with well_formed(info.file):
+                dtypes = assign_weights(brick.module, tensors, what)
     brick.provenance = Provenance(info.config, info.sha256, info.uri, dtypes)
     return brick
 

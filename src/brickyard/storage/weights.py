@@ -217,6 +217,11 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) 
     problems = weight_problems(state, tensors)
     if problems:
         raise BrickMismatchError(f"The weights do not fit {what}", problems)
+    return set_tensors(state, tensors)
+
+
+def set_tensors(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
+    """Set the tensors of a module's state, for which `weight_problems` has found none; see `assign_weights`."""
     for key, value in state.items():
         # As `load_state_dict(assign=True)`, without its walk over all modules, which costs more than reading, and with
         # tied weights that stay tied.
