@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, final
 
 from torch import nn
@@ -66,7 +66,7 @@ def flatten(tree: BrickTree, prefix: str = "") -> dict[str, Brick]:
 
 
 def replace_inside(
-    bricks: Mapping[str, Brick], prefixes: Iterable[str], added: Mapping[str, Brick]
+    bricks: Mapping[str, Brick], prefixes: Collection[str], added: Mapping[str, Brick]
 ) -> dict[str, Brick]:
     """Return bricks with those at or below some prefixes replaced by others, which take their positions."""
     merged: dict[str, Brick] = {}

@@ -11,9 +11,8 @@ import torch
 
 from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
-from brickyard.core.graph import flatten, set_paths
+from brickyard.core.graph import flatten, replace_inside, set_paths
 from brickyard.core.modules import BrickModule
-from brickyard.core.names import is_inside
 from brickyard.core.specs import check_class_names
 from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import adapt_to_channels
@@ -167,12 +166,7 @@ def _replace_heads(stored: Mapping[str, Brick], recipe: Recipe, wanted: Recipe) 
     tree = {head.name: head_bricks(backbone, head) for head in heads}
     if wanted.loss_weights != recipe.loss_weights:
         tree |= loss_sum(wanted)
-    new = set_paths(flatten(tree))
-    bricks: dict[str, Brick] = {}
-    for path, brick in stored.items():
-        top = next((top for top in tree if is_inside(path, top)), None)
-        bricks |= {path: brick} if top is None else {p: b for p, b in new.items() if is_inside(p, top)}
-    return {**bricks, **new}
+    return replace_inside(stored, tree, set_paths(flatten(tree)))
 
 
 def _change_head(head: HeadRecipe, number: int | None, names: Sequence[str] | None) -> HeadRecipe:
