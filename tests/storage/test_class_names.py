@@ -39,6 +39,7 @@ def test_the_same_classes_in_another_order_give_the_same_scores_by_name(token, l
     expected = torch.stack([before[NAMES.index(name)] for name in labels])
     assert torch.allclose(after, expected, atol=1e-6)
     assert other["cls/head"].head.labels == tuple(labels)
+    assert other["cls/head"].head.trained, "a training without labels for it must not mark it as fresh"
 
 
 @pytest.mark.parametrize("token", ["det", "det-retinanet", "det-ssdlite"])

@@ -147,8 +147,7 @@ def _copy_rows(brick: Brick, stored: Brick, bricks: Mapping[str, Brick]) -> bool
         metadata = {key: value for key, value in metadata.items() if key not in ("metrics", "measured")}
         what = f"{fresh[:5]}{' ...' if len(fresh) > 5 else ''}"
         warnings.warn(f"'{brick.path}' starts with fresh weights for the classes {what}.", stacklevel=6)
-    brick.metadata = {**metadata, **brick.metadata}
-    _freeze_like(brick, stored)
+    _inherit(brick, stored, metadata)
     return True
 
 
@@ -209,13 +208,20 @@ def _copy_weights(brick: Brick, stored: Brick | None, in_chans: int | None) -> b
     if shapes != {key: tensor.shape for key, tensor in weights.items()}:
         return False
     brick.module.load_state_dict(weights)
-    brick.metadata = {**stored.metadata, **brick.metadata}
-    if brick.head is not None and stored.head is not None:
-        brick.head = replace(brick.head, trained=stored.head.trained is not False)
-    _freeze_like(brick, stored)
+    _inherit(brick, stored, stored.metadata)
     return True
 
 
-def _freeze_like(brick: Brick, stored: Brick) -> None:
+def _inherit(brick: Brick, stored: Brick, metadata: Mapping[str, Any]) -> None:
+    """Note what is known about the stored weights that a brick has taken.
+
+    Args:
+        brick: The brick; its own metadata stays.
+        stored: The stored brick.
+        metadata: The metadata of the stored brick that describes the weights as they were taken.
+    """
+    brick.metadata = {**metadata, **brick.metadata}
+    if brick.head is not None and stored.head is not None:
+        brick.head = replace(brick.head, trained=stored.head.trained is not False)
     if isinstance(brick, BrickModule) and isinstance(stored, BrickModule) and not stored.trainable:
         brick.freeze()
