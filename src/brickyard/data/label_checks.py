@@ -17,7 +17,6 @@ from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import ignored_classes, is_ignored
 from brickyard.parts.segmentation import IGNORED
 
-_IN_PIXELS = "boxes in pixels"
 _TOLERANCE = 1.0  # pixels that boxes may exceed the image, because of rounding when images are resized
 
 
@@ -170,25 +169,26 @@ def _check_box_values(boxes: Tensor, labels: Tensor, rows: Tensor, context: Labe
     height, width = context.size or (torch.inf, torch.inf)
     limit = boxes.new_tensor([width, height, width, height]) + _TOLERANCE
     num_classes = torch.inf if context.num_classes is None else context.num_classes
-    checks = {
-        "finite coordinates": ~boxes.isfinite().all(dim=1),
-        "x1 < x2 and y1 < y2": (boxes[:, 2:] <= boxes[:, :2]).any(dim=1),
-        f"a box inside the image of {width}x{height} pixels": ((boxes < -_TOLERANCE) | (boxes > limit)).any(dim=1),
-        f"a class in [0, {num_classes})": (labels < 0) | (labels >= num_classes),
-        _IN_PIXELS: ((boxes <= 1).all() & (min(height, width) > 1)).expand(len(boxes)),
-    }
-    invalid = torch.stack(list(checks.values()))
+    are_relative = (boxes <= 1).all() & (min(height, width) > 1)
+    is_outside = ((boxes < -_TOLERANCE) | (boxes > limit)).any(dim=1)
+    checks = [  # the boxes that are invalid, what is expected, and the values that show it
+        (~boxes.isfinite().all(dim=1), "finite coordinates", boxes),
+        ((boxes[:, 2:] <= boxes[:, :2]).any(dim=1), "x1 < x2 and y1 < y2", boxes),
+        (is_outside, f"a box inside the image of {width}x{height} pixels", boxes),
+        ((labels < 0) | (labels >= num_classes), f"a class in [0, {num_classes})", labels),
+        (are_relative.expand(len(boxes)), "boxes in pixels", None),
+    ]
+    invalid = torch.stack([each for each, *_ in checks])
     if not invalid.any():
         return
     box = int(invalid.any(dim=0).nonzero()[0])
-    expected = list(checks)[int(invalid[:, box].nonzero()[0])]
+    _, expected, values = checks[int(invalid[:, box].nonzero()[0])]
     row = int(rows[box])
     location = f"{context.location}, row {row}, box {box - int((rows < row).sum())}"
-    if expected == _IN_PIXELS:
+    if values is None:
         hint = "Multiply them by the width and height of the image."
         raise BrickInputError(location, expected, "all coordinates of the batch in [0, 1]", hint)
-    found = labels if "class" in expected else boxes
-    raise BrickInputError(location, expected, f"{found[box].tolist()}")
+    raise BrickInputError(location, expected, f"{values[box].tolist()}")
 
 
 def _check_form(

@@ -7,7 +7,7 @@ it (`Task.label_kinds`). It is never inferred from a dtype or a rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, final
 
@@ -240,30 +240,23 @@ def _of_image(check: Callable[[Any, LabelContext], None]) -> KindRules:
     return KindRules(_no_parts, _unchanged, fill=0, neutral=_zeros, count=_count_rows, check=check)
 
 
+_BOXES = KindRules(
+    _wrap_boxes,
+    _unwrap_entries,
+    fill=0,
+    neutral=_no_rows,
+    count=_count_rows,
+    check=check_boxes,
+    is_stacked=False,
+)
 KIND_RULES: Mapping[LabelKind, KindRules] = {
     LabelKind.CLASS_INDEX: _of_image(check_class_index),
     LabelKind.MULTI_HOT: _of_image(check_multi_hot),
     LabelKind.MASK: KindRules(
         _wrap_mask, _unwrap_mask, fill=IGNORED, neutral=_ignored, count=_count_known_pixels, check=check_mask
     ),
-    LabelKind.BOXES: KindRules(
-        _wrap_boxes,
-        _unwrap_entries,
-        fill=0,
-        neutral=_no_rows,
-        count=_count_rows,
-        check=check_boxes,
-        is_stacked=False,
-    ),
-    LabelKind.INSTANCE_MASKS: KindRules(
-        _wrap_instance_masks,
-        _unwrap_entries,
-        fill=0,
-        neutral=_no_rows,
-        count=_count_rows,
-        check=check_boxes,
-        is_stacked=False,
-    ),
+    LabelKind.BOXES: _BOXES,
+    LabelKind.INSTANCE_MASKS: replace(_BOXES, wrap=_wrap_instance_masks),
     LabelKind.POINTS: KindRules(
         _wrap_points, _unwrap_points, fill=0, neutral=_zeros, count=_count_visible_points, check=check_points
     ),
