@@ -12,7 +12,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from brickyard.core.specs import InputSpec, ResizeMode
+from brickyard.core.specs import InputSpec
 from brickyard.data.geometry import FRAME_FILL, ResizeGeometry, resize_geometry
 from brickyard.errors import BrickInputError
 from brickyard.inference.shards import Shard
@@ -54,7 +54,7 @@ class ImageReader:
             (images.channels, *images.size),
             interpolation=images.interpolation,
             crop_pct=images.crop_pct,
-            crop_mode="squash" if images.crop_mode == _LETTERBOX else images.crop_mode,
+            crop_mode="squash" if images.resize_mode == _LETTERBOX else images.crop_mode,
             normalize=False,  # the model's preprocessor normalizes
         )
 
@@ -93,15 +93,14 @@ class ImageReader:
         if mode is None:
             raise BrickInputError("the model", "1 or 3 channels for images", f"{channels}", "Pass arrays.")
         image = image.convert(mode)
-        if self._images.crop_mode == _LETTERBOX:
+        if self._images.resize_mode == _LETTERBOX:
             image = self._letterboxed(image)
         tensor: Tensor = self._transform(image)
         return tensor
 
     def geometry(self, size: tuple[int, int]) -> ResizeGeometry:
         """Return where an image of `size`, (width, height), lies in the input of the model, unless it is cropped."""
-        mode: ResizeMode = "letterbox" if self._images.crop_mode == _LETTERBOX else "squash"
-        return resize_geometry(size[::-1], self._images.size, mode)
+        return resize_geometry(size[::-1], self._images.size, self._images.resize_mode)
 
     def _letterboxed(self, image: Image.Image) -> Image.Image:
         """Scale an image to fit into the input, and pad it with grey."""
