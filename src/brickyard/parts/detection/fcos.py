@@ -18,7 +18,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from brickyard.parts.detection.boxes import area_of, decode_distances
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
-from brickyard.parts.detection.points import anchors_around, cell_centers, torchvision_anchors
+from brickyard.parts.detection.points import create_anchors
 from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask, one_hot
 from brickyard.parts.detection.torchvision_heads import head_outputs
 
@@ -66,11 +66,8 @@ class FCOS(nn.Module):
         maps = self.neck(features)
         outputs = head_outputs(self.head, maps)
         shapes = [[(stride, stride)] for stride in self.strides]
-        if self.torchvision_anchors:
-            anchors = torchvision_anchors(maps, image.shape[-2:], shapes)
-        else:
-            centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
-            anchors = anchors_around(centers, shapes)
+        sizes = self.strides, image.shape[-2:], self.neck.num_backbone_maps
+        anchors = create_anchors(maps, *sizes, shapes, as_torchvision=self.torchvision_anchors)
         logits = outputs["cls_logits"]
         anchors = anchors.expand(logits.shape[0], -1, -1)
         return logits, outputs["bbox_regression"], outputs["bbox_ctrness"], anchors

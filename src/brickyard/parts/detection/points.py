@@ -78,6 +78,34 @@ def anchors_around(centers: Sequence[Tensor], shapes: Sequence[Sequence[tuple[fl
     return torch.cat(anchors)
 
 
+def create_anchors(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    image_size: Sequence[int],
+    num_backbone_maps: int,
+    shapes: Sequence[Sequence[tuple[float, float]]],
+    *,
+    as_torchvision: bool = False,
+) -> Tensor:
+    """Create the anchors of a detector.
+
+    Args:
+        maps: See `cell_centers`, as `strides`, `image_size` and `num_backbone_maps`.
+        strides: The strides of the maps.
+        image_size: (H, W).
+        num_backbone_maps: The number of maps that the backbone computes.
+        shapes: For each map the widths and heights of the anchors of a cell, in pixels.
+        as_torchvision: Whether they are those of torchvision, see `torchvision_anchors`, instead of being around the
+            centres of cells.
+
+    Returns:
+        (P, 4), ordered by map, cell and shape.
+    """
+    if as_torchvision:
+        return torchvision_anchors(maps, image_size, shapes)
+    return anchors_around(cell_centers(maps, strides, image_size, num_backbone_maps), shapes)
+
+
 def torchvision_anchors(
     maps: Sequence[Tensor], image_size: Sequence[int], shapes: Sequence[Sequence[tuple[float, float]]]
 ) -> Tensor:

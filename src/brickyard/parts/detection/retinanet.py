@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwise_iou
 from brickyard.parts.detection.decode import NMSDecode
 from brickyard.parts.detection.neck import DetectionNeck
-from brickyard.parts.detection.points import anchors_around, cell_centers, torchvision_anchors
+from brickyard.parts.detection.points import create_anchors
 from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask, one_hot
 from brickyard.parts.detection.torchvision_heads import head_outputs
 
@@ -73,13 +73,9 @@ class RetinaNet(nn.Module):
     def forward(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = self.neck(features)
         outputs = head_outputs(self.head, maps)
-        if self.torchvision_anchors:
-            anchors = torchvision_anchors(
-                maps, image.shape[-2:], [_shapes(stride, whole=True) for stride in self.strides]
-            )
-        else:
-            centers = cell_centers(maps, self.strides, image.shape[-2:], self.neck.num_backbone_maps)
-            anchors = anchors_around(centers, [_shapes(stride) for stride in self.strides])
+        shapes = [_shapes(stride, whole=self.torchvision_anchors) for stride in self.strides]
+        sizes = self.strides, image.shape[-2:], self.neck.num_backbone_maps
+        anchors = create_anchors(maps, *sizes, shapes, as_torchvision=self.torchvision_anchors)
         logits = outputs["cls_logits"]
         return logits, outputs["bbox_regression"], anchors.expand(logits.shape[0], -1, -1)
 

@@ -19,7 +19,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from brickyard.parts.detection.boxes import decode_deltas, encode_deltas, pairwise_iou
 from brickyard.parts.detection.decode import NMSDecode
-from brickyard.parts.detection.points import anchors_around, cell_centers, levels_from
+from brickyard.parts.detection.points import create_anchors, levels_from
 from brickyard.parts.detection.targets import gather_matches, ignored_anchors, labelled_mask
 from brickyard.parts.detection.torchvision_heads import head_outputs
 
@@ -65,8 +65,8 @@ class SSDLite(nn.Module):
         for layer in self.extra:
             maps.append(layer(maps[-1]))
         outputs = head_outputs(self.head, maps)
-        centers = cell_centers(maps, self.strides, image.shape[-2:], len(self.levels))
-        anchors = anchors_around(centers, [_shapes(stride) for stride in self.strides])
+        shapes = [_shapes(stride) for stride in self.strides]
+        anchors = create_anchors(maps, self.strides, image.shape[-2:], len(self.levels), shapes)
         logits = outputs["cls_logits"]
         return logits, outputs["bbox_regression"], anchors.expand(logits.shape[0], -1, -1)
 
