@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchmetrics.detection import MeanAveragePrecision
 
 from brickyard import BrickCollection, BrickInputError, BrickMismatchError, BrickNotFoundError, Stage, export_onnx
-from brickyard.training.evaluation import evaluate, image_size_of
+from brickyard.training.evaluation import evaluate, input_of
 from tests.runs import Rectangles, small_model
 
 
@@ -98,14 +98,14 @@ def test_metrics_are_reproducible_and_the_model_is_unchanged(model) -> None:
 def test_images_of_another_size_than_the_heads_were_trained_on_give_a_warning(model) -> None:
     trained = BrickCollection(model.to_dict())
     trained["seg/head"].head = replace(trained["seg/head"].head, image_size=(96, 64))
-    assert image_size_of(trained) == (160, 160)  # the largest: the other heads have that of the backbone
+    assert input_of(trained).size == (160, 160)  # the largest: the other heads have that of the backbone
     with pytest.warns(UserWarning, match=r"head 'seg' was trained on images of 96x64 pixels .* of 64x64"):
         evaluate(trained, Rectangles(2))
 
 
 @pytest.mark.slow
 def test_the_image_size_of_a_file_is_that_of_its_export(file: Path) -> None:
-    assert image_size_of(file) == (64, 64)
+    assert input_of(file).size == (64, 64)
 
 
 def test_a_head_without_labels_has_no_metrics(model) -> None:

@@ -14,7 +14,7 @@ import click
 from tqdm import tqdm
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import image_size_of, load_trained, resize_mode_of
+from brickyard.cli.models import image_options, load_trained
 from brickyard.cli.output import echo_table, format_metric
 
 _MAX_CALIBRATION_IMAGES = 256  # more images do not change the scales
@@ -122,10 +122,7 @@ def quantize(
     if data is None and (image_size is not None or length is not None):
         raise click.UsageError("--image-size and --length need --data.")
     _refuse_existing(file, overwrite)
-    resized: dict[str, Any] = {}
-    if data is not None:
-        size = image_size or image_size_of(str(source))
-        resized = {"image_size": size, "resize_mode": resize_mode_of(str(source))}
+    resized = {} if data is None else image_options(str(source), image_size)
     labelled = None if data is None else brickyard.open_data(data, "test", length=length, **resized)
     measure = partial(brickyard.evaluate, batch_size=batch_size, progress=sys.stderr.isatty())
     before = {} if labelled is None else measure(source, labelled)

@@ -97,8 +97,8 @@ def list_command(filter: str, pretrained: bool, tasks: Sequence[str], only_names
     if pretrained:
         return
     names = brickyard.list_models(filter, tasks=tasks)
-    families = list_families(names)
     if len(names) > _MOST_NAMES:
+        families = list_families(names)
         cells = [(family.name, str(family.backbones), str(family.pretrained), family.example) for family in families]
         echo_table(["family", "backbones", "with timm's weights", "for example"], cells)
         click.echo(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import brickyard
 
 if TYPE_CHECKING:
     from brickyard.collection import BrickCollection
-    from brickyard.core.specs import ResizeMode
 
 
 def locate(name: str) -> str:
@@ -18,18 +17,19 @@ def locate(name: str) -> str:
     return uri.locate(name)
 
 
-def resize_mode_of(model: BrickCollection | str) -> ResizeMode:
-    """Return how the images of a model or an exported file are resized; see `brickyard.training.evaluation`."""
-    from brickyard.training import evaluation  # noqa: PLC0415 - it loads torch, and --help must be fast
+def image_options(model: BrickCollection | str, image_size: int | None) -> dict[str, Any]:
+    """Return the arguments of `open_data` for the images that a model or an exported file takes.
 
-    return evaluation.resize_mode_of(model)
+    Args:
+        model: The model, or the path of the file.
+        image_size: Another size in pixels, None for that of the model.
+    """
+    from brickyard.training.evaluation import input_of  # noqa: PLC0415 - it loads torch, and --help must be fast
 
-
-def image_size_of(model: BrickCollection | str) -> tuple[int, int] | None:
-    """Return the image size of a model or an exported file; see `brickyard.training.evaluation.image_size_of`."""
-    from brickyard.training import evaluation  # noqa: PLC0415
-
-    return evaluation.image_size_of(model)
+    images = input_of(model)
+    if images is None:
+        return {"image_size": image_size}
+    return {"image_size": image_size or images.size, "resize_mode": images.resize_mode}
 
 
 def frozen_bricks(model: BrickCollection) -> list[str]:

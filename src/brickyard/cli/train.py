@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import frozen_bricks, image_size_of, load_trained, locate, resize_mode_of
+from brickyard.cli.models import frozen_bricks, image_options, load_trained, locate
 from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
+from brickyard.core.names import is_inside
 from brickyard.core.specs import RESIZE_MODES
 
 if TYPE_CHECKING:
+    from brickyard.catalog import ModelInfo
     from brickyard.collection import BrickCollection
     from brickyard.core.specs import ResizeMode
 
@@ -140,8 +142,9 @@ def train(
         workers=options.pop("workers"),
     )
     config = brickyard.TrainingConfig(**options)
-    height, width = (image_size, image_size) if image_size else _training_size(name, data)
-    resize_mode = resize_mode or brickyard.model_info(locate(name)).spec.input.resize_mode
+    info = brickyard.model_info(locate(name))
+    height, width = (image_size, image_size) if image_size else _training_size(info, data)
+    resize_mode = resize_mode or info.spec.input.resize_mode
     images: dict[str, Any] = {"flip": flip, "resize_mode": resize_mode, "skip_bad": skip_bad}
     datasets = {
         split: brickyard.open_data(data, split, image_size=(height, width), seed=config.seed, **images)
@@ -217,10 +220,8 @@ def evaluate(
     `brickyard export` or `brickyard quantize` (.onnx). Results are reproducible on one machine.
     """
     model = name if name.endswith(".onnx") else load_trained(name)
-    size = image_size or image_size_of(model)
-    dataset = brickyard.open_data(
-        data, split, length=length, image_size=size, seed=seed, resize_mode=resize_mode_of(model), skip_bad=skip_bad
-    )
+    options = image_options(model, image_size)
+    dataset = brickyard.open_data(data, split, length=length, seed=seed, skip_bad=skip_bad, **options)
     metrics = brickyard.evaluate(
         model, dataset, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
     )
@@ -245,9 +246,8 @@ def _parse_devices(devices: str) -> int | str:
     return int(devices) if devices.isdigit() else devices
 
 
-def _training_size(name: str, data: str) -> tuple[int, int]:
+def _training_size(info: ModelInfo, data: str) -> tuple[int, int]:
     """Return the image size of the model; digit scenes have a size of their own for a model that takes any size."""
-    info = brickyard.model_info(locate(name))
     images = info.spec.input
     if data == "digits" and info.weights is None and not images.fixed:
         return _DIGITS_SIZE, _DIGITS_SIZE
@@ -261,8 +261,11 @@ def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Sequence[st
             if path not in model:
                 known = ", ".join(model)
                 raise click.BadParameter(f"unknown brick '{path}': expected one of {known}", param_hint=option)
-            model.freeze(path) if option == "--freeze" else model.unfreeze(path)
+            if option == "--freeze":
+                model.freeze(path)
+            else:
+                model.unfreeze(path)
     for path in frozen_bricks(model):
-        if not any(path == chosen or path.startswith(f"{chosen}/") for chosen in freeze):
+        if not any(is_inside(path, chosen) for chosen in freeze):
             hint = f"--unfreeze {path} trains it, --freeze {path} confirms it."
             click.echo(f"Brick '{path}' stays frozen, as it is stored. {hint}", err=True)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from brickyard.collection import BrickCollection
 from brickyard.core.metrics import BrickMetrics
-from brickyard.core.specs import ResizeMode
+from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Stage, Tag
 from brickyard.data.batches import checked, evaluation_batches
 from brickyard.data.dataset import LabelledDataset
@@ -76,20 +76,13 @@ def evaluate(
     return {name: float(value) for name, value in summary.items() if isinstance(value, Tensor) and value.numel() == 1}
 
 
-def resize_mode_of(model: BrickCollection | str | os.PathLike[str]) -> ResizeMode:
-    """Return how the images of a model, or of a file written by `export_onnx` or `quantize_onnx`, are resized."""
-    images = images_of(model.bricks()) if isinstance(model, BrickCollection) else OnnxRunner(model).images
-    return "squash" if images is None else images.resize_mode
-
-
-def image_size_of(model: BrickCollection | str | os.PathLike[str]) -> tuple[int, int] | None:
-    """Return (H, W) of the images that a model takes, None if it does not declare them.
+def input_of(model: BrickCollection | str | os.PathLike[str]) -> InputSpec | None:
+    """Return the images that a model takes, None if it does not declare them.
 
     Args:
         model: A model, or the path of a file written by `export_onnx` or `quantize_onnx`.
     """
-    images = images_of(model.bricks()) if isinstance(model, BrickCollection) else OnnxRunner(model).images
-    return None if images is None else images.size
+    return images_of(model.bricks()) if isinstance(model, BrickCollection) else OnnxRunner(model).images
 
 
 def _check_image_size(model: BrickCollection, data: LabelledDataset) -> None:
