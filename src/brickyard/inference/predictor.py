@@ -282,17 +282,19 @@ class Predictor:
         Their names are the last parts of the names in the model.
         """
         outputs = self._run({"image": batch.image.numpy()}) if len(batch.image) else {}
+        by_head = {
+            head: {
+                name.removeprefix(f"{head}/"): value for name, value in outputs.items() if name.startswith(f"{head}/")
+            }
+            for head in self._run.heads
+        }
         rows = itertools.count()
         for size in batch.sizes:
             index = None if size is None else next(rows)
-            yield {} if index is None else {head: self._selected(head, outputs, index) for head in self._run.heads}
+            yield {} if index is None else {head: self._selected(head, by_head[head], index) for head in by_head}
 
     def _selected(self, head: str, outputs: Mapping[str, Any], index: int) -> dict[str, Any]:
-        values = {
-            name.removeprefix(f"{head}/"): value[index]
-            for name, value in outputs.items()
-            if name.startswith(f"{head}/")
-        }
+        values = {name: value[index] for name, value in outputs.items()}
         with _missing_output_error(head):
             return self._task(head).select(values, self._selections[head])
 
