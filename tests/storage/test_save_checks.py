@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -104,24 +105,33 @@ def test_files_follow_the_umask(umask, tmp_path):
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="drops the rights of root")
+@contextmanager
+def without_rights_of_root(folder):
+    """Give a folder to a user without rights, and be that user within the block, if this process is of root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for parent in folder.parents:
+        if parent.stat().st_uid == os.getuid() and parent.name.startswith(("pytest-", "popen-")):
+            parent.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 def test_a_folder_that_is_read_only_in_part_is_found_before_anything_changes(tmp_path):
     classifier().save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "cls").chmod(0o555)
-    for path in (tmp_path, *tmp_path.rglob("*")):
-        os.chown(path, 65534, 65534)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.getuid() and parent.name.startswith(("pytest-", "popen-")):
-            parent.chmod(0o755)
     before = contents(tmp_path)
     model = classifier()
-    os.seteuid(65534)
-    try:
+    with without_rights_of_root(tmp_path):
         with pytest.raises(PermissionError, match="cannot be written"):
             model.save_pretrained(tmp_path / "model")
         BrickCollection.from_pretrained(tmp_path / "model")
-    finally:
-        os.seteuid(0)
     assert contents(tmp_path) == before
 
 
