@@ -342,7 +342,7 @@ def test_what_a_killed_training_left_is_removed_at_the_next_start(tmp_path: Path
         fit(small_model("test_resnet_cls"), Interrupting(3, kill_at=3), Rectangles(2), tmp_path, SHORT_TWICE)
     (tmp_path / ".last.ckpt-abc123").mkdir()
     (tmp_path / ".last.ckpt-abc123" / "half").write_bytes(b"half")
-    (tmp_path / "..last.ckpt-abc123.lock").touch()
+    (tmp_path / ".last.ckpt-abc123.lock").touch()
     (tmp_path / ".other").mkdir()
     fit(small_model("test_resnet_cls"), Rectangles(3), Rectangles(2), tmp_path, SHORT_TWICE, resume=True)
     assert {file.name for file in tmp_path.iterdir() if file.name.startswith(".")} == {".other"}

@@ -18,7 +18,7 @@ from brickyard.errors import BrickInputError, BrickMismatchError, UnknownNameErr
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
 from brickyard.inference.shards import Shards, list_shards, load_pyarrow
 from brickyard.storage.atomic import write_atomically, write_whole
-from brickyard.storage.locks import exclusive_lock
+from brickyard.storage.locks import exclusive_lock, remove_abandoned
 from brickyard.storage.sources.uri import locate
 
 Kind = Literal["parquet", "jsonl"]
@@ -189,7 +189,9 @@ def _refuse_unknown_parts(out: Path) -> None:
 
 
 def _remove_unfinished(out: Path) -> None:
-    """Remove the temporary folders that killed runs left."""
+    """Remove the temporary folders that killed runs left, also those of parts that are whole."""
+    for prefix in (".part-", f".{JOB}-"):
+        remove_abandoned(prefix, out)
     for folder in [*out.glob(".part-*-*"), *out.glob(f".{JOB}-*")]:
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)

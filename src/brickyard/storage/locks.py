@@ -12,6 +12,8 @@ from uuid import uuid4
 
 from filelock import FileLock
 
+_LOCK = ".lock"  # appended to the name of a temporary folder
+
 
 @contextmanager
 def exclusive_lock(file: Path, *, timeout: float | None = None) -> Iterator[None]:
@@ -48,9 +50,7 @@ def temp_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         parent: The folder that contains it, by default that of the system for temporary files.
     """
     root = Path(tempfile.gettempdir()) if parent is None else parent
-    for lock in root.glob(_lock_of(root / f"{glob.escape(prefix)}*").name):
-        with suppress(OSError), exclusive_lock(lock, timeout=0):  # TimeoutError: it is in use
-            shutil.rmtree(lock.with_name(lock.stem[1:]), ignore_errors=True)
+    remove_abandoned(prefix, root)
     folder = root / f"{prefix}{uuid4().hex}"
     with exclusive_lock(_lock_of(folder)):
         folder.mkdir(mode=0o700)
@@ -60,5 +60,17 @@ def temp_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_abandoned(prefix: str, parent: Path) -> None:
+    """Remove the folders of `temp_folder`, and their locks, that processes left behind when they were killed.
+
+    Args:
+        prefix: The start of their names.
+        parent: The folder that contains them.
+    """
+    for lock in parent.glob(f"{glob.escape(prefix)}*{_LOCK}"):
+        with suppress(OSError), exclusive_lock(lock, timeout=0):  # TimeoutError: it is in use
+            shutil.rmtree(lock.with_name(lock.name.removesuffix(_LOCK)), ignore_errors=True)
+
+
 def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")
+    return folder.with_name(folder.name + _LOCK)
