@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +20,16 @@ def unwrapped(module: Any) -> Any:
 
 def plain_names(module: nn.Module) -> dict[str, str]:
     """Return the names of a module's state, each with the one that it has without wrappers."""
-    names = dict.fromkeys(module.state_dict(keep_vars=True))
+    return _without_wrappers(module, module.state_dict(keep_vars=True))
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's own tensors, not detached copies, by their names without wrappers."""
+    state = module.state_dict(keep_vars=True)
+    return {plain: state[name] for name, plain in _without_wrappers(module, state).items()}
+
+
+def _without_wrappers(module: nn.Module, names: Collection[str]) -> dict[str, str]:
     plain = {name: name for name in names}
     if not any(f"{inner}." in name for name in names for inner in (_COMPILED, _PARALLEL)):
         return plain
@@ -32,12 +42,6 @@ def plain_names(module: nn.Module) -> dict[str, str]:
             for name, shorter in plain.items()
         }
     return plain
-
-
-def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's own tensors, not detached copies, by their names without wrappers."""
-    state = module.state_dict(keep_vars=True)
-    return {plain: state[name] for name, plain in plain_names(module).items()}
 
 
 def _inner(module: Any) -> str | None:
