@@ -14,11 +14,15 @@ class Node:
     reads: tuple
     writes: tuple
     tags: frozenset
+    on_request: tuple = ()
 
 
-def node(reads: str, writes: str, tags: str = "MODEL") -> Node:
+def node(reads: str, writes: str, tags: str = "MODEL", on_request: str = "") -> Node:
     return Node(
-        tuple(parse_reference(read, "node") for read in reads.split()), tuple(writes.split()), frozenset(tags.split())
+        tuple(parse_reference(read, "node") for read in reads.split()),
+        tuple(writes.split()),
+        frozenset(tags.split()),
+        tuple(on_request.split()),
     )
 
 

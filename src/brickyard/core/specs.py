@@ -11,6 +11,12 @@ from brickyard.errors import BrickInputError
 ResizeMode = Literal["squash", "letterbox"]
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 
+# What a backbone of transformer blocks can provide for each block, besides the feature map; see `BackboneSpec`.
+NORMED_FEATURES = "normed_features"
+CLASS_TOKENS = "class_tokens"
+NORMED_CLASS_TOKENS = "normed_class_tokens"
+BLOCK_OUTPUTS = (NORMED_FEATURES, CLASS_TOKENS, NORMED_CLASS_TOKENS)
+
 
 @final
 @dataclass(frozen=True)
@@ -77,12 +83,16 @@ class BackboneSpec:
         embedding: The length of the pooled vector.
         input: The images that it takes.
         num_classes: The number of classes of timm's own classifier, 0 if it has none.
+        block_outputs: Of a backbone whose feature maps are those of transformer blocks, the further values that it can
+            provide for each block: "normed_features", the map after the backbone's final norm, and with a class token
+            "class_tokens" and "normed_class_tokens", (B, C).
     """
 
     features: FeatureSpec
     embedding: int
     input: InputSpec
     num_classes: int = 0
+    block_outputs: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -93,11 +103,15 @@ class BackboneSpec:
             embedding=values["embedding"],
             input=InputSpec.from_json(values["input"]),
             num_classes=values["num_classes"],
+            block_outputs=tuple(values.get("block_outputs", ())),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.block_outputs:
+            del values["block_outputs"]
+        return values
 
 
 def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ timm is imported in functions, because that takes about two seconds and most of 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,7 +13,7 @@ from typing import Any, final
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from brickyard.core.specs import BackboneSpec, FeatureSpec, InputSpec
+from brickyard.core.specs import BLOCK_OUTPUTS, NORMED_FEATURES, BackboneSpec, FeatureSpec, InputSpec
 from brickyard.errors import BrickMismatchError, UnknownNameError, UnsafeBrickError
 
 _DOWNLOADING = ("cache_dir", "checkpoint_path")
@@ -84,7 +85,25 @@ def timm_spec(model: Any, in_chans: int = 3, **options: Any) -> BackboneSpec:
             crop_mode=config["crop_mode"],
         ),
         num_classes=config["num_classes"],
+        block_outputs=_block_outputs(model),
     )
+
+
+def _block_outputs(model: Any) -> tuple[str, ...]:
+    """Return the values that a timm model has for each transformer block, none for a model without such blocks."""
+    # timm has no common class of these models: they have blocks and a final norm over channels, and can return tokens.
+    parameters = inspect.signature(model.forward_intermediates).parameters
+    children = {name for name, _ in model.named_children()}
+    if "return_prefix_tokens" not in parameters or not {"blocks", "norm"} <= children:
+        return ()
+    return BLOCK_OUTPUTS if getattr(model, "cls_token", None) is not None else (NORMED_FEATURES,)
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the names of the 1000 classes of ImageNet-1k, as timm spells them."""
+    from timm.data import ImageNetInfo  # noqa: PLC0415
+
+    return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
 
 
 @final

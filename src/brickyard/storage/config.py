@@ -145,6 +145,8 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
         if (gives := config.get("provides")) is not None:
             BackboneSpec.from_json(gives)
             _check_types(gives, embedding=int)
+            if not _list_of(_is_text)(gives.get("block_outputs", [])):
+                raise TypeError(f"unexpected type of 'block_outputs': {str(gives['block_outputs'])[:100]}")
             _check_types(gives["features"], channels=list, strides=list)
             _check_types(gives["input"], channels=int, mean=list, std=list)
 
