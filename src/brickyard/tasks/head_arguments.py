@@ -9,10 +9,9 @@ from typing import Any, get_origin
 from brickyard.core.names import Reference, parse_reference
 from brickyard.core.specs import BLOCK_OUTPUTS, NORMED_FEATURES, BackboneSpec, FeatureSpec
 from brickyard.errors import BrickGraphError, BrickMismatchError
+from brickyard.tasks.blocks import NO_BLOCKS
 from brickyard.tasks.task import HeadSpec
 from brickyard.tasks.wiring import signature_of
-
-NO_BLOCKS = "expected a backbone of transformer blocks, such as timm's vit_* models, found one without"
 
 
 def head_arguments(

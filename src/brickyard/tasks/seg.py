@@ -13,12 +13,13 @@ import torch
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import BackboneSpec
+from brickyard.core.specs import NORMED_FEATURES, BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.data.geometry import ResizeGeometry, masks_to_original
 from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
+from brickyard.tasks.blocks import last_blocks
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.selection import Selection
@@ -34,8 +35,11 @@ _HEAD_PARTS = {
     "segformer": "segmentation_segformer",
     "tower": "segmentation_tower",
     "unet": "segmentation_unet",
+    "linear": "segmentation_linear",
+    "linear4": "segmentation_linear",
 }
 _SINGLE_MAP = ("fcn", "deeplabv3")  # the heads that read one feature map instead of a pyramid
+_BLOCKS = {"linear": 1, "linear4": 4}  # the number of transformer blocks that DINOv2's heads read
 
 
 class Segmentation(Task):
@@ -56,6 +60,8 @@ class Segmentation(Task):
         segformer: SegFormer's head of linear layers.
         tower: Residual blocks on a pyramid's map of stride 8, refined at stride 4: for small objects.
         unet: U-Net's decoder, at the stride of the finest map.
+        linear: DINOv2's linear head, batch norm and a 1x1 convolution on the normed map of the last transformer block.
+        linear4: The same on the maps of the last four blocks, which DINOv2 calls multi-scale.
     """
 
     name: ClassVar[str] = "seg"
@@ -138,6 +144,11 @@ class Segmentation(Task):
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
     """Build the bricks up to the coarse logits."""
     name = _HEAD_PARTS[head.variant]
+    if head.variant in _BLOCKS:
+        blocks = _BLOCKS[head.variant]
+        read, channels = f"{NORMED_FEATURES}{last_blocks(backbone, head, blocks)}", backbone.features.channels[-1]
+        part = create_part(name, in_channels=channels, num_classes=head.num_classes, blocks=blocks)
+        return {"head": BrickTrainable(part, input_names=[read], output_names=["./coarse"])}
     if head.variant in _SINGLE_MAP:
         level = _deepest_fine(backbone.features.strides)
         part = create_part(name, in_channels=backbone.features.channels[level], num_classes=head.num_classes)
