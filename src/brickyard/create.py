@@ -15,9 +15,8 @@ from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, BrickNotFoundError, HubConnectionError, UnknownNameError
-from brickyard.importers.checkpoint import open_checkpoint
 from brickyard.importers.entry import ImportEntry
-from brickyard.importers.importing import build_import, find_import, import_bricks
+from brickyard.importers.importing import build_import, find_import, load_import
 from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
 from brickyard.recipe.build import build, build_around
 from brickyard.recipe.inspection import BACKBONE
@@ -141,7 +140,7 @@ def _bricks(
         files = _on_hub(recipe.name)
     if files is None and imported is not None:
         _log.info("'%s': weights from %s", recipe.name, imported.source)
-        return change_trained(import_bricks(imported, open_checkpoint(imported, None)), changes, recipe.name)
+        return change_trained(load_import(imported), changes, recipe.name)
     if files is None:
         check_tag(recipe)
         return _from_timm(change_recipe(recipe, changes))

@@ -22,6 +22,21 @@ _NESTED = ("state_dict", "model")  # keys of training checkpoints that hold the 
 
 
 @final
+class _Skipped:
+    """What replaces a number of numpy in a checkpoint: beside the weights, trainings store such things as an error."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+# The names in a pickle of numpy's numbers and their types, and what is made of them instead.
+_NUMPY: list[Any] = [
+    (_Skipped, name) for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+]
+
+
+@final
 @dataclass(frozen=True)
 class Checkpoint:
     """The tensors of a checkpoint.
@@ -30,7 +45,8 @@ class Checkpoint:
         state: The tensors by name.
         location: The file, or "the state dict".
         sha256: The hash of the file, None for a state dict.
-        is_published: Whether it is the file that the source publishes, by its hash.
+        is_published: Whether it is the file that the source publishes: by its hash, or, if that is unknown, because it
+            was downloaded.
     """
 
     state: dict[str, Tensor]
@@ -57,8 +73,8 @@ def open_checkpoint(entry: ImportEntry, weights: str | Path | Mapping[str, Tenso
     file = _download(entry) if weights is None else Path(weights)
     with file.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        is_published = entry.hash_prefix is not None and sha256.startswith(entry.hash_prefix)
-        if file.name == entry.file_name and not is_published:
+        is_published = weights is None if entry.hash_prefix is None else sha256.startswith(entry.hash_prefix)
+        if entry.hash_prefix is not None and file.name == entry.file_name and not is_published:
             raise BrickIntegrityError(
                 f"{file} has the sha256 {sha256}, expected one that begins with {entry.hash_prefix}. Delete it and "
                 f"download it again from {entry.url}."
@@ -70,7 +86,8 @@ def open_checkpoint(entry: ImportEntry, weights: str | Path | Mapping[str, Tenso
 
 def _load(stream: Any, file: Path) -> Any:
     try:
-        return torch.load(stream, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY):
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UnsafeBrickError(
             f"{file} is refused: it is a pickle with other objects than tensors and plain values, or no checkpoint."

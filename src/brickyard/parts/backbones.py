@@ -5,6 +5,7 @@ timm is imported in functions, because that takes about two seconds and most of 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def _block_outputs(model: Any) -> tuple[str, ...]:
     return BLOCK_OUTPUTS if getattr(model, "cls_token", None) is not None else (NORMED_FEATURES,)
 
 
+@functools.cache
 def imagenet_classes() -> tuple[str, ...]:
     """Return the names of the 1000 classes of ImageNet-1k, as timm spells them."""
     from timm.data import ImageNetInfo  # noqa: PLC0415
