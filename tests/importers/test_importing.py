@@ -160,11 +160,22 @@ def test_create_model_imports_by_name(published, monkeypatch):
     assert fresh["backbone"].provides == trained["backbone"].provides
 
 
-@pytest.mark.parametrize("source", IMPORTS)
-def test_every_import_is_listed_and_described(source):
+def test_every_import_is_listed():
+    names = list_models(pretrained=True)
+    for entry in IMPORTS.values():
+        assert entry.name in names
+        assert not set(list_models(entry.name, pretrained=True)) - set(list_models(pretrained=True, tasks=entry.tasks))
+    assert len({entry.name for entry in IMPORTS.values()}) == len(IMPORTS)
+
+
+def large_is_slow(source):
+    is_large = source.startswith("dinov2:") and source not in ("dinov2:vits14", "dinov2:vits14_reg4_linear4")
+    return pytest.param(source, marks=pytest.mark.slow if is_large else [])
+
+
+@pytest.mark.parametrize("source", [*map(large_is_slow, IMPORTS)])
+def test_every_import_is_described(source):
     entry = IMPORTS[source]
-    assert entry.name in list_models(pretrained=True)
-    assert entry.name in list_models(pretrained=True, tasks=entry.tasks)
     info = model_info(entry.name)
     assert (info.name, info.weights) == (entry.name, source)
     assert set(info.licence.values()) == {entry.licence}

@@ -9,9 +9,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from brickyard import BrickCollection, export_onnx, import_model
-from brickyard.importers.importing import IMPORTS
+from brickyard.importers.torchvision import ENTRIES
 from tests.private_names import overwrite_eps
 
+IMPORTS = {entry.source: entry for entry in ENTRIES}
 DETECTORS = [name for name in IMPORTS if "det" in IMPORTS[name].tasks]
 SEGMENTERS = [name for name in IMPORTS if "seg" in IMPORTS[name].tasks]
 SIZES = [(64, 64), (97, 130), (75, 41)]
