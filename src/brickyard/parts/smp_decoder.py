@@ -7,6 +7,7 @@ https://github.com/qubvel-org/segmentation_models.pytorch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal, final
 
@@ -37,6 +38,8 @@ Level = int | Literal["image", "empty"]
 Norm = bool | str | Mapping[str, Any]
 _NORMS = ("batchnorm", "identity", "layernorm", "instancenorm")
 _NORM_ARGUMENTS = {"type", "eps", "momentum", "affine", "track_running_stats", "elementwise_affine", "bias"}
+_INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
+_DOUBLING = ("unetplusplus", "manet", "linknet", "fpn")  # they enlarge each map twice to add or append the one before
 _CHANNELS = (256, 128, 64, 32, 16)
 _RATES = (12, 24, 36)
 
@@ -54,8 +57,9 @@ class SmpDecoder(nn.Module):
         channels: The channels of these maps.
         strides: The strides of these maps.
         num_classes: K.
-        is_binary: Whether smp's decoder has a single output, whose sigmoid is the probability of the second of K = 2
-            classes. The logits are then 0 and this output, whose softmax has the same probabilities.
+        is_binary: Whether K = 2 classes have a single output of smp's decoder, whose sigmoid is the probability of the
+            second class. The logits are then 0 and this output, whose softmax has the same probabilities. Another K
+            has an output for each class.
         **options: Further arguments of smp's model, such as `decoder_channels`; JSON values.
 
     Shape: the normalised image (B, C, H, W), the maps of the backbone, fine to coarse -> logits (B, K, h, w), which
@@ -84,18 +88,21 @@ class SmpDecoder(nn.Module):
         if not len(levels) == len(channels) == len(strides):
             found = f"{len(levels)}, {len(channels)} and {len(strides)}"
             raise BrickInputError(f"smp's {architecture}", "as many levels as channels and strides", found)
-        if is_binary and num_classes != 2:
-            raise BrickInputError(f"smp's {architecture}", "2 classes with is_binary", f"{num_classes}")
-        for option, value in options.items():
-            if option.endswith("use_norm"):
-                _check_norm(value)
+        if architecture in _DOUBLING and any(2 * fine != coarse for fine, coarse in pairwise(strides)):
+            expected = "maps of which each has half the size of the one before, so no dilation"
+            raise BrickInputError(f"smp's {architecture}", expected, f"strides {list(strides)}")
+        _check_norm(options.get("decoder_use_norm", "batchnorm"))
+        mode = options.get("decoder_interpolation", "nearest")
+        if mode not in _INTERPOLATIONS:
+            raise BrickInputError(f"smp's {architecture}", f"decoder_interpolation of {_INTERPOLATIONS}", f"{mode!r}")
         self.levels = list(levels)
         self.is_binary = is_binary
+        self._has_one_output = is_binary and num_classes == 2
         self._architecture = architecture
         self._multiple = 1 if architecture == "unet" else strides[-1]
         build = _BUILDERS[architecture]
         self.decoder, self.segmentation_head = build(
-            list(channels), list(strides), 1 if is_binary else num_classes, **options
+            list(channels), list(strides), 1 if self._has_one_output else num_classes, **options
         )
         if architecture not in ("deeplabv3", "deeplabv3plus"):  # which smp leaves as torch initialises them
             initialize_decoder(self.decoder)
@@ -107,7 +114,7 @@ class SmpDecoder(nn.Module):
         maps = [self._map(level, image, features) for level in self.levels]
         decoded = self.decoder(maps, [None] * len(maps)) if self._architecture == "dpt" else self.decoder(maps)
         logits: Tensor = self.segmentation_head(decoded)
-        return torch.cat([torch.zeros_like(logits), logits], dim=1) if self.is_binary else logits
+        return torch.cat([torch.zeros_like(logits), logits], dim=1) if self._has_one_output else logits
 
     def _map(self, level: Level, image: Tensor, features: Sequence[Tensor]) -> Tensor:
         if level == IMAGE:
