@@ -12,6 +12,7 @@ from tests.toys import SOURCE, run_python
 
 PACKAGE = SOURCE / "brickyard"
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "pyarrow", "pytorch_lightning", "ray", "sklearn", "torchdata"}
+OPTIONAL |= {"segmentation_models_pytorch"}
 
 # From the lowest to the highest; a package stands for all of its modules.
 FLOORS = [

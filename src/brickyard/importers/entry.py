@@ -46,9 +46,10 @@ class ImportEntry:
         licence: The licence of the weights, as the Hub spells it.
         url: The address of the checkpoint, whose file name ends with the beginning of its sha256.
         size: The bytes of the checkpoint, rounded.
-        image_size: (H, W) in pixels of the images for the heads.
+        image_size: (H, W) in pixels of the images for the heads, None for those of the backbone.
         resize_mode: How images are brought to that size, None if that is unknown.
         prefixes: Which tensors go where; the first prefix that fits counts.
+        in_chans: The number of channels of the image.
         options: Further arguments of `timm.create_model`.
         parts: Further arguments of parts, by the path of the brick.
         convert: From the state of the checkpoint to one whose tensors have the shapes of the bricks. It leaves tensors
@@ -66,9 +67,10 @@ class ImportEntry:
     licence: str
     url: str
     size: int
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     resize_mode: ResizeMode | None
     prefixes: tuple[Prefix, ...]
+    in_chans: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = _unchanged

@@ -19,6 +19,8 @@ from brickyard.errors import BrickInputError, BrickMismatchError, HubConnectionE
 from brickyard.importers.checkpoint import Checkpoint, open_checkpoint
 from brickyard.importers.dinov2 import ENTRIES as DINOV2
 from brickyard.importers.entry import ImportEntry, Prefix
+from brickyard.importers.smp import SCHEME as SMP
+from brickyard.importers.smp import open_smp
 from brickyard.importers.torchvision import ENTRIES as TORCHVISION
 from brickyard.parts.backbones import TimmNames
 from brickyard.recipe.build import build
@@ -42,7 +44,9 @@ def import_model(source: str, *, weights: Weights | Mapping[str, Weights] | None
     Licence, address and hash of the checkpoint are stored with the bricks. `brickyard import --list` lists the sources.
 
     Args:
-        source: The library and its name of the model, such as "torchvision:fcos_resnet50_fpn".
+        source: The library and its name of the model, such as "torchvision:fcos_resnet50_fpn"; or "smp:" and a folder
+            or a repo of the Hub, "smp:user/repo", that `save_pretrained` of segmentation_models.pytorch wrote, which
+            needs the extra `importers`.
         weights: A checkpoint file or a state dict of such a model instead of the published weights, which are
             downloaded to torch's cache. Licence and metrics are stored for the published file only. Of a model whose
             heads were published without their backbone, such as DINOv2's, it is the checkpoint of the head, or
@@ -58,12 +62,16 @@ def import_model(source: str, *, weights: Weights | Mapping[str, Weights] | None
         BrickIntegrityError: The checkpoint is damaged, or has another hash than the published one of that name.
         BrickInputError: `weights` is one checkpoint, but the model has heads of several.
         HubConnectionError: The download failed; the message states the address.
+        MissingExtraError: A library that the source needs is not installed.
+        BrickNotFoundError: A folder or repo of smp lacks a file; for a repo also huggingface_hub's own errors.
 
     Example:
         >>> import brickyard
         >>> model = brickyard.import_model("torchvision:fcn_resnet50")  # doctest: +SKIP
         >>> model.save_pretrained("models/fcn")  # doctest: +SKIP
     """
+    if source.startswith(SMP):
+        return BrickCollection.of_new(_smp_bricks(source, weights))
     if source not in IMPORTS:
         raise UnknownNameError("source", source, IMPORTS, "`brickyard import --list` lists all.")
     return BrickCollection.of_new(load_import(IMPORTS[source], weights))
@@ -131,7 +139,7 @@ def build_import(entry: ImportEntry) -> dict[str, Brick]:
     """Build the bricks of a checkpoint's model, with fresh weights."""
     bricks = build(recipe_of_import(entry))
     backbone = bricks[BACKBONE]
-    if backbone.provides is not None and entry.backbone is None:
+    if backbone.provides is not None and entry.backbone is None and entry.image_size is not None:
         images = replace(backbone.provides.input, size=entry.image_size, interpolation="bilinear", crop_pct=1.0)
         backbone.provides = replace(backbone.provides, input=images)
     parts = {path: arguments for each in entry.checkpoints for path, arguments in each.parts.items()}
@@ -167,7 +175,7 @@ def recipe_of_import(entry: ImportEntry) -> Recipe:
     )
     if entry.backbone is not None:
         recipe = replace(recipe, weights=entry.backbone.name.partition(".")[2])
-    return replace(recipe, heads=heads, options=dict(entry.options))
+    return replace(recipe, heads=heads, in_chans=entry.in_chans, options=dict(entry.options))
 
 
 def import_bricks(entry: ImportEntry, checkpoint: Checkpoint) -> dict[str, Brick]:
@@ -194,6 +202,15 @@ def _fill(bricks: Mapping[str, Brick], entry: ImportEntry, checkpoint: Checkpoin
             brick.metadata["source_sha256"] = checkpoint.sha256
     if checkpoint.is_published:
         _note_published(bricks, entry)
+
+
+def _smp_bricks(source: str, weights: str | Path | Mapping[str, Tensor] | None) -> dict[str, Brick]:
+    """Build the bricks of a model of smp with its weights; errors as for `import_model`."""
+    found = open_smp(source, weights)
+    bricks = import_bricks(found.entry, found.checkpoint)
+    for path, metadata in found.metadata.items():
+        bricks[path].metadata = dict(metadata)
+    return bricks
 
 
 def _note_published(bricks: Mapping[str, Brick], entry: ImportEntry) -> None:

@@ -16,6 +16,7 @@ from torchvision.models import ResNet
 
 from brickyard.core.specs import BLOCK_OUTPUTS, NORMED_FEATURES, BackboneSpec, FeatureSpec, InputSpec
 from brickyard.errors import BrickMismatchError, UnknownNameError, UnsafeBrickError
+from brickyard.parts.smp_encoder import as_smp_encoder
 
 _DOWNLOADING = ("cache_dir", "checkpoint_path")
 
@@ -38,12 +39,14 @@ class TimmNames(Collection[str]):
         return sum(1 for _ in self)
 
 
-def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
+def timm_backbone(name: str, in_chans: int = 3, smp_output_stride: int | None = None, **options: Any) -> nn.Module:
     """Build a timm model without its classifier, with fresh weights.
 
     Args:
         name: timm's name, with or without a weights tag.
         in_chans: The number of channels of the image.
+        smp_output_stride: Build a resnet or densenet that computes what segmentation_models.pytorch's encoder of that
+            name does, with this stride of its last map; see `as_smp_encoder`.
         **options: Further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
 
     Raises:
@@ -59,6 +62,8 @@ def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
     if name.partition(".")[0] not in TimmNames():
         raise UnknownNameError("backbone", name, TimmNames())
     model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **options)
+    if smp_output_stride is not None:
+        model = as_smp_encoder(model, name, smp_output_stride)
     if not hasattr(model, "forward_intermediates"):
         raise BrickMismatchError(f"Backbone '{name}' is not supported", ["it has no `forward_intermediates` in timm"])
     return model

@@ -76,6 +76,7 @@ _BUILT_IN = {
     "segmentation_segformer": "brickyard.parts.segmentation_heads:SegFormerMLP",
     "segmentation_tower": "brickyard.parts.segmentation_heads:TowerSegmentation",
     "segmentation_unet": "brickyard.parts.segmentation_heads:UNet",
+    "smp_decoder": "brickyard.parts.smp_decoder:SmpDecoder",
     "spatial_max_classifier": "brickyard.parts.classification:SpatialMaxClassifier",
     "ssdlite": "brickyard.parts.detection.ssdlite:SSDLite",
     "ssdlite_decode": "brickyard.parts.detection.ssdlite:SSDLiteDecode",
