@@ -85,6 +85,8 @@ class Storable(ABC):
         check: Check = "exact",
         local_files_only: bool = False,
         token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
     ) -> Self:
         """Load a model from a folder, the zoo, the Hub or a lock.
 
@@ -97,6 +99,8 @@ class Storable(ABC):
                 backbone had changed gives a warning.
             local_files_only: Look only into the cache of huggingface_hub.
             token: A token of the Hub, as for huggingface_hub.
+            cache_dir: The folder of the cache of huggingface_hub, None for the default (`HF_HUB_CACHE`, `HF_HOME`).
+            force_download: Download files from the Hub again that are in the cache.
 
         Raises:
             UnknownNameError: No such model, or a part that is not registered.
@@ -106,7 +110,7 @@ class Storable(ABC):
             UnsafeBrickError: A pickle, an invalid name, or a newer format.
             huggingface_hub's own errors for repos, revisions and tokens.
         """
-        access = Access(token, local_files_only)
+        access = Access(token, local_files_only, cache_dir, force_download)
         return cls.of_new(load_source(source, revision=revision, bricks=bricks, check=check, access=access))
 
     def save_pretrained(
@@ -192,6 +196,8 @@ class Storable(ABC):
         check: Check = "exact",
         token: str | bool | None = None,
         local_files_only: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
     ) -> None:
         """Replace a brick or a head in place; if it is refused, the model is unchanged.
 
@@ -206,13 +212,16 @@ class Storable(ABC):
             check: How strictly it is compared with the model, see `fits`.
             token: A token of the Hub, as for huggingface_hub.
             local_files_only: Look only into the cache of huggingface_hub.
+            cache_dir: See `from_pretrained`.
+            force_download: See `from_pretrained`.
 
         Raises:
             BrickMismatchError: It does not fit; its weights were not downloaded.
             BrickNotFoundError: There is no such brick in the source or the model.
             BrickIntegrityError, UnsafeBrickError: The source is damaged or not as brickyard writes it.
         """
-        self.update(replacements(self, name, source, check, Access(token, local_files_only)))
+        access = Access(token, local_files_only, cache_dir, force_download)
+        self.update(replacements(self, name, source, check, access))
         self[name].train(self.training)
 
     def lock(self, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:

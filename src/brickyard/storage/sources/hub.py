@@ -47,6 +47,9 @@ class HubFiles(Files):
                 f"hf://{repo} has no revision '{self._revision}': it is a path outside of the cache."
             )
         self._only_cached = access.local_files_only or constants.is_offline_mode()
+        self._cache = None if access.cache_dir is None else Path(access.cache_dir).expanduser()
+        self._is_forced = access.force_download and not self._only_cached
+        self._downloaded: set[str] = set()
         self._read: dict[str, bytes] = {}
         self._pinned: str | None = self._revision if COMMIT.fullmatch(self._revision) else None
 
@@ -58,7 +61,7 @@ class HubFiles(Files):
     def commit(self) -> str:
         """The commit of all files."""
         if self._pinned is None:
-            resolve = partial(self.api.resolve_revision, self.repo, revision=self._revision)
+            resolve = partial(self.api.resolve_revision, self.repo, revision=self._revision, cache_dir=self._cache)
             if self._only_cached:
                 self._pin(resolve(local_files_only=True).resolved)
             else:
@@ -81,14 +84,17 @@ class HubFiles(Files):
         except HubConnectionError:
             if cached is None or not is_first:
                 raise
-            self._pin(self.api.resolve_revision(self.repo, revision=self._revision, local_files_only=True).resolved)
+            resolve = partial(self.api.resolve_revision, self.repo, revision=self._revision, cache_dir=self._cache)
+            self._pin(resolve(local_files_only=True).resolved)
             _log.warning("%s cannot be reached: the files of an earlier download are used.", self.location)
             return read_small(cached)
         return self._read[name]
 
     def file(self, name: str, size: int | None = None) -> Path:
         if self._only_cached:
-            file = self.api.hf_hub_download(self.repo, name, revision=self.commit, local_files_only=True)
+            file = self.api.hf_hub_download(
+                self.repo, name, revision=self.commit, cache_dir=self._cache, local_files_only=True
+            )
             return self._verified(name, Path(file))
         return self._cached(name, self.commit) or self._download(name, size, self.commit)
 
@@ -114,17 +120,22 @@ class HubFiles(Files):
             file.unlink(missing_ok=True)
 
     def _cached(self, name: str, revision: str) -> Path | None:
-        file = try_to_load_from_cache(self.repo, name, revision=revision)
+        """Return a file of the cache; none that was not downloaded by this object if downloads are forced."""
+        if self._is_forced and name not in self._downloaded:
+            return None
+        file = try_to_load_from_cache(self.repo, name, cache_dir=self._cache, revision=revision)
         return Path(file) if isinstance(file, str) else None
 
     def _download(self, name: str, size: int | None, revision: str) -> Path:
         """Download a file that is not in the cache."""
         least, most = (size, size) if size is not None else (0, MAX_JSON_SIZE if name.endswith(".json") else UNBOUNDED)
-        call = partial(self.api.hf_hub_download, self.repo, name, revision=revision)
+        options = {"revision": revision, "cache_dir": self._cache, "force_download": self._is_forced}
+        call = partial(self.api.hf_hub_download, self.repo, name, **options)
         try:
             file = Path(download(self._name(name), call, least=least, most=most))
         except RemoteEntryNotFoundError:
             raise self._absent(name) from None
+        self._downloaded.add(name)
         return self._verified(name, file) if self.commit in file.parts else file
 
     def _verified(self, name: str, file: Path) -> Path:
