@@ -30,6 +30,7 @@ from brickyard.recipe.inspection import (
     recipe_of,
 )
 from brickyard.recipe.names import parse_name
+from brickyard.storage.licences import licences_of
 from brickyard.storage.meta import build_on_meta
 from brickyard.storage.read import read_bricks
 from brickyard.storage.sources.files import Files
@@ -54,7 +55,7 @@ class ModelInfo:
         losses: The loss of each head as text.
         decoders: The settings of the decoder of each head that has one, as text.
         spec: The images that the model takes, and what the backbone provides to heads.
-        licence: The licence of each brick with weights, if known.
+        licence: The licence of each brick with trained weights, None for one that states none.
         metrics: The measured metrics, by head and name, if known.
         weights: The source of trained weights for the whole model, None without: the location of a stored model, or
             the argument of `import_model`.
@@ -71,7 +72,7 @@ class ModelInfo:
     losses: dict[str, str]
     decoders: dict[str, str]
     spec: BackboneSpec
-    licence: dict[str, str]
+    licence: dict[str, str | None]
     metrics: dict[str, float]
     weights: str | None
     backbone_weights: list[str]
@@ -119,7 +120,7 @@ def model_info(name: str) -> ModelInfo:
         losses=losses_of(bricks),
         decoders=decoders_of(bricks),
         spec=replace(spec, input=images),
-        licence={path: brick.metadata["licence"] for path, brick in bricks.items() if "licence" in brick.metadata},
+        licence={} if stored is None else licences_of(bricks),
         metrics={
             f"{head}/{metric}": value
             for head, metadata in head_metadata(bricks).items()

@@ -148,6 +148,7 @@ class Storable(ABC):
         token: str | bool | None = None,
         commit_message: str | None = None,
         allow_stale: bool = False,
+        allow_licences: Iterable[str] | None = None,
     ) -> CommitInfo:
         """Push the model, or some of its bricks, as one commit that contains only what changed.
 
@@ -163,13 +164,15 @@ class Storable(ABC):
             token: A token of the Hub, as for huggingface_hub.
             commit_message: By default it names the bricks.
             allow_stale: Push heads whose backbone has changed since they were trained.
+            allow_licences: The licences that the pushed bricks with weights may have, as the Hub spells them, such as
+                ["apache-2.0", "mit"]; a brick that states none is refused. None allows any.
 
         Returns:
             huggingface_hub's description of the commit, with `.oid`, `.commit_url` and `.pr_url`.
 
         Raises:
             PushConflictError: One of the bricks changed in the repo since this model was loaded or pushed.
-            BrickMismatchError: A head is stale, or a reference is to other weights.
+            BrickMismatchError: A head is stale, a reference is to other weights, or a licence is not allowed.
             BrickNotFoundError: The model has no such brick.
             UnsafeBrickError: A brick wraps an object that is not a registered part.
             huggingface_hub's own errors for repos, tokens and the network.
@@ -186,6 +189,7 @@ class Storable(ABC):
             token=token,
             commit_message=commit_message,
             allow_stale=allow_stale,
+            allow_licences=allow_licences,
         )
 
     def swap(

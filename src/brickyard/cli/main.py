@@ -121,7 +121,7 @@ def info(name: str) -> None:
     fixed = "fixed size" if images.fixed else "any size"
     rows.append(("image", f"{images.channels}x{images.size[0]}x{images.size[1]}, {fixed}, {images.interpolation}"))
     for path, count in model.parameters.items():
-        licence = f", {model.licence[path]}" if path in model.licence else ""
+        licence = f", {model.licence[path]}" if model.licence.get(path) else ""
         frozen = ", frozen" if path in model.frozen else ""
         rows.append(("brick", f"{path}: {count:,} parameters{frozen}{licence}"))
     rows += [("loss", f"{head}: {formula}") for head, formula in model.losses.items()]
@@ -129,6 +129,8 @@ def info(name: str) -> None:
     rows += [("metric", f"{metric}: {value:.4g}") for metric, value in model.metrics.items()]
     timm = f"timm weights of the backbone: {', '.join(model.backbone_weights) or 'none'}"
     rows.append(("weights", str(model.weights) if model.weights else timm))
+    if unlicensed := [path for path, licence in model.licence.items() if licence is None]:
+        rows.append(("warning", f"no licence is stated for the weights of {', '.join(unlicensed)}"))
     echo_rows(rows)
 
 

@@ -39,7 +39,7 @@ from brickyard.storage.sources.uri import open_source
 from brickyard.storage.tensor_file import SUFFIX
 from brickyard.storage.weights import assign_weights, set_tensors
 
-OF_WEIGHTS = ("licence", "source", "metrics", "measured")  # metadata that describes the weights
+OF_WEIGHTS = ("licence", "source", "metrics", "measured", "datasets")  # metadata that describes the weights
 
 
 @final

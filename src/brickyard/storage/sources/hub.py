@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -14,11 +15,13 @@ from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from brickyard.errors import BrickIntegrityError, BrickNotFoundError, HubConnectionError, UnsafeBrickError
+from brickyard.errors import BrickError, BrickIntegrityError, BrickNotFoundError, HubConnectionError, UnsafeBrickError
 from brickyard.storage.integrity import check_file
 from brickyard.storage.sources.files import MAX_JSON_SIZE, Access, Files, read_small
 from brickyard.storage.sources.limits import COMMIT, TRIES, UNBOUNDED, download
+from brickyard.storage.tensor_file import SUFFIX
 
+HUB_CONFIG = "config.json"  # the Hub counts the requests for it as downloads of the repo
 _log = logging.getLogger(__name__)
 _WORKERS = 8  # files that are downloaded at the same time
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -50,6 +53,7 @@ class HubFiles(Files):
         self._cache = None if access.cache_dir is None else Path(access.cache_dir).expanduser()
         self._is_forced = access.force_download and not self._only_cached
         self._downloaded: set[str] = set()
+        self._is_counted = False
         self._read: dict[str, bytes] = {}
         self._pinned: str | None = self._revision if COMMIT.fullmatch(self._revision) else None
 
@@ -101,6 +105,7 @@ class HubFiles(Files):
     def fetch(self, sizes: Mapping[str, int | None]) -> None:
         if self._only_cached or not sizes:
             return
+        is_download = any(name.endswith(SUFFIX) and self._cached(name, self.commit) is None for name in sizes)
         first = next(iter(sizes))
         recorded = self._cached(first, self._revision)
         if recorded is None or self.commit not in recorded.parts:
@@ -108,6 +113,9 @@ class HubFiles(Files):
             self._download(first, sizes[first], self._revision)
         absent = [name for name in sizes if self._cached(name, self.commit) is None]
         with ThreadPoolExecutor(_WORKERS) as pool:
+            if is_download and not self._is_counted:
+                self._is_counted = True
+                pool.submit(self._count)
             list(pool.map(lambda name: self._download(name, sizes[name], self.commit), absent))
 
     def uri(self, path: str) -> str | None:
@@ -147,6 +155,13 @@ class HubFiles(Files):
             elif name in self._read and self._read[name] != blob.read_bytes():
                 raise BrickIntegrityError(f"{file} differs from '{name}' in {self.location}. Download it again.")
         return file
+
+    def _count(self) -> None:
+        """Request the file that the Hub counts downloads by; it does not matter whether the repo has it."""
+        url = hf_hub_url(self.repo, HUB_CONFIG, revision=self.commit, endpoint=self.api.endpoint)
+        headers = build_hf_headers(token=self.api.token, library_name="brickyard")
+        with suppress(BrickError):
+            download(self._name(HUB_CONFIG), partial(get_session().head, url, headers=headers), tries=1)
 
     def _get(self, name: str) -> bytes:
         """Return a JSON file with one request, which also tells the commit."""
