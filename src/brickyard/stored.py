@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from brickyard.core.brick import Brick
 from brickyard.core.graph import BrickTree
 from brickyard.core.names import join
+from brickyard.storage.classes import renamed_head, sliced_head
 from brickyard.storage.fit import Check
 from brickyard.storage.lock import lock_model
 from brickyard.storage.read import load_source
@@ -226,6 +227,41 @@ class Storable(ABC):
         """
         access = Access(token, local_files_only, cache_dir, force_download)
         self.update(replacements(self, name, source, check, access))
+        self[name].train(self.training)
+
+    def keep_classes(self, head: str, names: Sequence[str]) -> None:
+        """Reduce a trained head to some of its classes in place, with its loss, metrics and visualization.
+
+        Logits, heatmaps and boxes of the kept classes are those of before. A softmax, and the class with the highest
+        score of a pixel, are over the kept classes: a segmentation without "background" gives every pixel one of the
+        others. Labels have the numbers of the kept classes from then on, and the measured metrics are dropped.
+
+        Args:
+            head: The name of the head, "seg".
+            names: The names of the classes to keep, in the order of the new outputs.
+
+        Raises:
+            UnknownNameError: The head has no class of this name.
+            BrickNotFoundError: The model has no such head.
+            BrickInputError: No names, a name twice, a head that predicts no classes, too few classes for it, or a brick
+                of the head that is not a registered part.
+        """
+        self._update_head(head, sliced_head(self.bricks(), head, names))
+
+    def rename_labels(self, head: str, names: Sequence[str] | Mapping[str, str]) -> None:
+        """Give the classes of a head other names in place; its weights stay.
+
+        Args:
+            head: The name of the head, "seg".
+            names: A name for each class, in the order of the outputs; or new names by the present ones, for some.
+
+        Raises:
+            Errors as for `keep_classes`, and BrickInputError for another number of names.
+        """
+        self._update_head(head, renamed_head(self.bricks(), head, names))
+
+    def _update_head(self, name: str, bricks: Mapping[str, Brick]) -> None:
+        self.update(bricks)
         self[name].train(self.training)
 
     def lock(self, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
