@@ -38,7 +38,7 @@ from .catalog import (
     ModelInfo as ModelInfo,
     model_info as model_info,
 )
-from .catalog import list_models as list_models
+from .catalog import find_heads as find_heads, list_models as list_models
 from .training.matching import create_model_for as create_model_for
 from .core.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
 from .core.metrics import (
@@ -109,6 +109,7 @@ from .tasks.task import (
     Task as Task,
 )
 from .training.lightning import LightningBrickCollection as LightningBrickCollection
+from .storage.search import FoundHead as FoundHead
 from .storage.verify import verify as verify
 from .core.visualization import (
     BrickPerImageVisualization as BrickPerImageVisualization,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from tests.hub.cards import check_card
+from tests.hub.listing import list_models
 from tests.hub.repos import Commit, HubError, Repository, goes_by_lfs
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ OWNER = "owner"
 
 @dataclass(frozen=True)
 class Call:
-    """A request. `user` is None without a token; `query` keeps the last value of each name."""
+    """A request. `user` is None without a token; `query` keeps the last value of each name, `queries` all."""
 
     method: str
     path: str
@@ -29,6 +30,7 @@ class Call:
     headers: dict[str, str]
     body: bytes
     user: str | None
+    queries: dict[str, list[str]] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         return json.loads(self.body)
@@ -112,6 +114,14 @@ def _create(hub: LoopbackHub, call: Call) -> Reply:
     if not hub.create(name, private=asked.get("visibility") == "private"):
         return json_reply({**made, "error": "You already created this model repo"}, 409)
     return json_reply(made)
+
+
+@_route("GET", "/api/models")
+def _list(hub: LoopbackHub, call: Call) -> Reply:
+    repos = [repo for repo in hub.repos.values() if not repo.private or call.user == OWNER]
+    page, headers = list_models(repos, hub.requests, call.queries, f"{hub.endpoint}/api/models")
+    reply = json_reply(page)
+    return Reply(200, reply.body, {**reply.headers, **headers})
 
 
 @_route("GET", "/api/models/{repo}(/revision/{rev})?", "see")

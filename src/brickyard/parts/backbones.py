@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -131,12 +133,22 @@ class TimmWeights:
     labels: tuple[str, ...] | None
 
 
-def timm_pretrained(name: str, in_chans: int = 3, **options: Any) -> TimmWeights:
-    """Download timm's weights; arguments as for `timm_backbone`. timm adapts the first convolution to `in_chans`."""
+def timm_pretrained(
+    name: str, in_chans: int = 3, *, cache_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> TimmWeights:
+    """Download timm's weights.
+
+    Args:
+        name: As for `timm_backbone`.
+        in_chans: As for `timm_backbone`; timm adapts the first convolution.
+        cache_dir: The folder of the cache of huggingface_hub, None for the default.
+        **options: As for `timm_backbone`.
+    """
     import timm  # noqa: PLC0415
     from timm.data import ImageNetInfo, infer_imagenet_subset  # noqa: PLC0415
 
-    model = timm.create_model(name, pretrained=True, in_chans=in_chans, **options)
+    cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    model = timm.create_model(name, pretrained=True, in_chans=in_chans, cache_dir=cache, **options)
     classifier = model.get_classifier()
     subset = infer_imagenet_subset(model)
     linear = isinstance(classifier, nn.Linear)
@@ -164,6 +176,14 @@ def timm_tags(name: str) -> list[str]:
     from timm.models import get_arch_pretrained_cfgs  # noqa: PLC0415
 
     return [full_name.partition(".")[2] for full_name in get_arch_pretrained_cfgs(name)]
+
+
+def timm_hub_repo(name: str) -> str | None:
+    """Return the repo on the Hub, `user/repo`, of timm's weights of a name; None if they are elsewhere."""
+    from timm.models import get_pretrained_cfg  # noqa: PLC0415
+
+    config = get_pretrained_cfg(name)
+    return config.hf_hub_id.partition("@")[0] if config is not None and config.hf_hub_id else None
 
 
 def timm_has_weights(name: str) -> bool:

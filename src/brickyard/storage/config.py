@@ -76,6 +76,7 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "labels": _list_of(_is_text),
     "metrics": _object_of(_is_number),
     "measured": _is_text,
+    "datasets": _list_of(_is_text),
     "image_size": lambda value: _list_of(_is_number)(value) and len(value) == 2,
     "resize_mode": lambda value: value in RESIZE_MODES,
     "requires": _object_of(lambda value: isinstance(value, dict)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 from brickyard.core.brick import Brick, HasBricks
 from brickyard.core.modules import BrickModule
@@ -14,8 +14,8 @@ from brickyard.errors import BrickInputError, BrickMismatchError
 from brickyard.recipe.inspection import BACKBONE, provided_by
 from brickyard.storage.weights import weights_sha256
 
-CHECKS = ("exact", "input", "shape")
 Check = Literal["exact", "input", "shape"]
+CHECKS: tuple[Check, ...] = get_args(Check)  # the strictest first
 _STATISTICS = ("channels", "mean", "std")  # of the images that a backbone was trained on
 
 
@@ -159,6 +159,19 @@ def problems(config: Mapping[str, Any], backbone: Backbone, check: Check) -> lis
         expected = f"sha256 {str(requirements['sha256'])[:12]}, on which the head was trained"
         reasons.append(f"weights of the backbone: expected {expected}, found {str(backbone.sha256)[:12]}")
     return reasons
+
+
+def closest_fit(config: Mapping[str, Any], backbone: Backbone) -> tuple[Check | None, list[str]]:
+    """Return the strictest check by which a brick with this JSON fits a backbone; None with the reasons if it does not.
+
+    See `fits` for the checks.
+    """
+    reasons: list[str] = []
+    for check in CHECKS:
+        reasons = problems(config, backbone, check)
+        if not reasons:
+            return check, []
+    return None, reasons
 
 
 def refuse(what: str, reasons: list[str], check: Check) -> None:

@@ -48,6 +48,7 @@ class Depth(Task):
 
     name: ClassVar[str] = "depth"
     hub_task: ClassVar[str] = "depth-estimation"
+    has_classes: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = (*_LOG_PARTS, *_DEPTH_PARTS)
     label_kinds: ClassVar[Mapping[str, LabelKind]] = {"depth": LabelKind.DENSE_MAP}
     is_dense: ClassVar[bool] = True

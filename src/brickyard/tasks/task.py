@@ -58,6 +58,7 @@ class Task(ABC):
             Transforms, `collate` and the counting of labelled rows depend on the kind.
         variant_label_kinds: The kinds that differ from `label_kinds`, by variant.
         hub_task: The Hub's name for the task, None if the Hub has none.
+        has_classes: Whether a head predicts named classes, of which some can be kept alone.
         is_dense: Whether outputs refer to positions in the image; prediction then resizes the whole image, uncropped.
 
     Example:
@@ -80,6 +81,7 @@ class Task(ABC):
     label_kinds: ClassVar[Mapping[str, LabelKind]] = MappingProxyType({})
     variant_label_kinds: ClassVar[Mapping[str, Mapping[str, LabelKind]]] = MappingProxyType({})
     hub_task: ClassVar[str | None] = None
+    has_classes: ClassVar[bool] = True
     is_dense: ClassVar[bool] = False
 
     @property
