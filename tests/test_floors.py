@@ -11,7 +11,17 @@ import pytest
 from tests.toys import SOURCE, run_python
 
 PACKAGE = SOURCE / "brickyard"
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "pyarrow", "pytorch_lightning", "ray", "sklearn", "torchdata"}
+OPTIONAL = {
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pyarrow",
+    "pytorch_lightning",
+    "ray",
+    "sklearn",
+    "supervision",
+    "torchdata",
+}
 
 # From the lowest to the highest; a package stands for all of its modules.
 FLOORS = [

@@ -17,7 +17,7 @@ import brickyard  # torch is loaded when a name is first used, so that --help is
 from brickyard.cli.output import echo_table
 
 if TYPE_CHECKING:
-    from brickyard.inference.predictor import Prediction
+    from brickyard.inference.prediction import Prediction
 
 DEFAULT_MODEL = "tf_efficientnet_lite0_cls.in1k"
 _CONFIDENCES = ("probability", "score", "share")  # keys of results with values in [0, 1]
