@@ -46,7 +46,7 @@ class Predictor:
 
     Args:
         source: A trained model for `create_model` (a name, a folder, a URI of the Hub), the path of a folder or a lock,
-            a file written by `export_onnx`, or a model, which is copied.
+            a file or a folder written by `export_onnx`, or a model, which is copied.
         device: Device of the model, by default a GPU if there is one.
         batch_size: Number of images per batch.
         outputs: Names of the values to compute when called with arrays; None is all outputs of the heads.
@@ -60,11 +60,14 @@ class Predictor:
             images the `top` of `model["cls/visualization"].wrapped`, for other tasks no limit.
         classes: The names of the classes to report and to draw, None for all.
         image_size: The size that images are resized to, one number or (H, W) in pixels; None is that of the model.
+        heads: The heads of a folder written by `export_onnx(split=True)` to run, None for all that it has. Only their
+            files are read, and the backbone runs once for all of them.
 
     Raises:
         BrickInputError: The device is not available, the model does not take the image size, or an exported file does
             not support an option.
-        UnknownNameError: No head has a class of this name.
+        UnknownNameError: No head has a class of this name, or there is no such head.
+        BrickMismatchError: A head of a folder is one of another backbone.
         The exceptions of `create_model`.
 
     Example:
@@ -90,6 +93,7 @@ class Predictor:
         topk: int | None = None,
         classes: Sequence[str] | None = None,
         image_size: int | tuple[int, int] | None = None,
+        heads: Sequence[str] | None = None,
     ) -> None:
         for name, number in (("batch_size", batch_size), ("topk", topk)):
             if number is not None and number < 1:
@@ -108,8 +112,11 @@ class Predictor:
             "topk": topk,
             "classes": classes,
             "image_size": image_size,
+            "heads": heads,
         }
-        self._run = open_runner(located, _load, device, outputs, channels_last=channels_last, compile=compile)
+        self._run = open_runner(
+            located, _load, device, outputs, channels_last=channels_last, compile=compile, heads=heads
+        )
         self.batch_size = batch_size
         if untrained := [head for head, metadata in self._run.heads.items() if metadata.get("trained") is False]:
             warnings.warn(f"heads {untrained} have not been trained: their results are random.", stacklevel=2)
