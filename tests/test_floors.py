@@ -11,8 +11,18 @@ import pytest
 from tests.toys import SOURCE, run_python
 
 PACKAGE = SOURCE / "brickyard"
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "pyarrow", "pytorch_lightning", "ray", "sklearn", "torchdata"}
-OPTIONAL |= {"segmentation_models_pytorch"}
+OPTIONAL = {
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pyarrow",
+    "pytorch_lightning",
+    "ray",
+    "segmentation_models_pytorch",
+    "sklearn",
+    "supervision",
+    "torchdata",
+}
 
 # From the lowest to the highest; a package stands for all of its modules.
 FLOORS = [

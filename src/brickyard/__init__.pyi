@@ -81,10 +81,8 @@ from .parts.registry import (
     create_part as create_part,
     register_part as register_part,
 )
-from .inference.predictor import (
-    Prediction as Prediction,
-    Predictor as Predictor,
-)
+from .inference.prediction import Prediction as Prediction
+from .inference.predictor import Predictor as Predictor
 from .export.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
 from .export.quantize import quantize_onnx as quantize_onnx
 from .recipe.recipe import (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import frozen_bricks, image_options, load_trained, locate
+from brickyard.cli.models import frozen_bricks, image_options, is_exported, load_trained, locate
 from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
 from brickyard.core.names import is_inside
@@ -216,10 +216,10 @@ def evaluate(
 ) -> None:
     """Measure the metrics of the trained model NAME on labelled images.
 
-    NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or a file written by
-    `brickyard export` or `brickyard quantize` (.onnx). Results are reproducible on one machine.
+    NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or what `brickyard export` or
+    `brickyard quantize` wrote (a file .onnx, or a folder of them). Results are reproducible on one machine.
     """
-    model = name if name.endswith(".onnx") else load_trained(name)
+    model = name if is_exported(name) else load_trained(name)
     options = image_options(model, image_size)
     dataset = brickyard.open_data(data, split, length=length, seed=seed, skip_bad=skip_bad, **options)
     metrics = brickyard.evaluate(

@@ -55,7 +55,7 @@ class Checkpoint:
     is_published: bool
 
 
-def open_checkpoint(entry: ImportEntry, weights: str | Path | Mapping[str, Tensor] | None) -> Checkpoint:
+def open_checkpoint(entry: ImportEntry, weights: str | Path | Mapping[str, Any] | None) -> Checkpoint:
     """Read a checkpoint from a file or a state dict, or download it.
 
     Args:

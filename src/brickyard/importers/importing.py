@@ -204,7 +204,7 @@ def _fill(bricks: Mapping[str, Brick], entry: ImportEntry, checkpoint: Checkpoin
         _note_published(bricks, entry)
 
 
-def _smp_bricks(source: str, weights: str | Path | Mapping[str, Tensor] | None) -> dict[str, Brick]:
+def _smp_bricks(source: str, weights: str | Path | Mapping[str, Any] | None) -> dict[str, Brick]:
     """Build the bricks of a model of smp with its weights; errors as for `import_model`."""
     found = open_smp(source, weights)
     bricks = import_bricks(found.entry, found.checkpoint)

@@ -76,7 +76,7 @@ class SmpImport:
     metadata: Mapping[str, dict[str, Any]]
 
 
-def open_smp(source: str, weights: str | Path | Mapping[str, Tensor] | None) -> SmpImport:
+def open_smp(source: str, weights: str | Path | Mapping[str, Any] | None) -> SmpImport:
     """Find a model of smp and read its weights.
 
     Args:
