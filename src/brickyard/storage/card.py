@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -11,9 +12,12 @@ from brickyard.core.graph import BrickGraph
 from brickyard.core.mermaid import mermaid_graph
 from brickyard.core.names import prefix_of
 from brickyard.errors import BrickError
+from brickyard.storage.atomic import write_whole
 from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import Manifest
 from brickyard.storage.meta import build_on_meta
+from brickyard.storage.read import read_bricks
+from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
 from brickyard.tasks.registry import TASKS
 
 CARD = "README.md"
@@ -23,6 +27,13 @@ _HUB_LICENCES = frozenset(  # the Hub's licence identifiers; any other is given 
     cc-by-sa-4.0 cc0-1.0 epl-2.0 eupl-1.1 gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 mit mpl-2.0 ms-pl openrail
     unlicense wtfpl zlib""".split()  # noqa: SIM905
 )
+
+
+def write_card(folder: Path) -> None:
+    """Write the model card of a stored model into its folder, in place of an earlier one."""
+    manifest, stored = read_bricks(FolderFiles(folder, DEFAULT_ACCESS))
+    bricks = {path: brick.info for path, brick in stored.items()}
+    write_whole(folder / CARD, render_card(manifest.collection or folder.name, manifest, bricks, f"{folder}"))
 
 
 def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], source: str) -> str:
@@ -35,7 +46,7 @@ def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], 
         source: The source that `BrickCollection.from_pretrained` loads it from.
     """
     heads = {path: info for path, info in bricks.items() if info.task is not None}
-    sources = sorted({info.config["source"] for info in bricks.values() if "source" in info.config})
+    sources = sorted({_source(info.config) for info in bricks.values() if "source" in info.config})
     sections = [
         f"---\n{_metadata(bricks, heads).to_yaml()}\n---\n\n# {name}",
         f"A [brickyard](https://pypi.org/project/brickyard) model of {len(bricks)} bricks. Heads: "
@@ -47,6 +58,12 @@ def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], 
         _graph(bricks),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _source(config: Mapping[str, Any]) -> str:
+    """Return the source of a brick's weights, with the hash of the file that they were in, if it is known."""
+    sha256 = config.get("source_sha256")
+    return f"{config['source']} (sha256 `{sha256}`)" if isinstance(sha256, str) else str(config["source"])
 
 
 def _metadata(bricks: Mapping[str, BrickInfo], heads: Mapping[str, BrickInfo]) -> ModelCardData:
