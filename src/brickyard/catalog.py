@@ -28,6 +28,7 @@ from brickyard.recipe.inspection import (
     heads_of,
     images_of,
     losses_of,
+    name_of,
     provided_by,
     recipe_of,
 )
@@ -108,7 +109,7 @@ def model_info(name: str) -> ModelInfo:
         raise BrickInputError(name, "a model with a backbone that declares what it provides", "one without")
     heads = heads_of(bricks)
     return ModelInfo(
-        name=full_name or (recipe.name if recipe.backbone else name),
+        name=full_name or name_of(bricks) or (recipe.name if recipe.backbone else name),
         backbone=recipe.backbone or bricks[BACKBONE].module_name,
         tasks={path: head.task for path, head in heads.items()},
         num_classes={path: len(head.labels) for path, head in heads.items()},

@@ -151,6 +151,8 @@ class HeadInfo:
             and pads with grey; None where it is unknown.
         trained: False if a training left the head at its initial random weights, because the data had no labels for it;
             True if it has trained weights; None if that is unknown.
+        weights_tag: The weights tag of the model that the head is from, if a name with this tag builds other parts than
+            one without, as for the models of other libraries; else None.
     """
 
     task: str
@@ -159,6 +161,7 @@ class HeadInfo:
     image_size: tuple[int, int] | None = None
     resize_mode: ResizeMode | None = None
     trained: bool | None = None
+    weights_tag: str | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -166,7 +169,8 @@ class HeadInfo:
         size: Sequence[int] | None = values.get("image_size")
         image_size = None if size is None else (size[0], size[1])
         labels, mode = tuple(values["labels"]), values.get("resize_mode")
-        return cls(values["task"], values["variant"], labels, image_size, mode, values.get("trained"))
+        trained, tag = values.get("trained"), values.get("weights_tag")
+        return cls(values["task"], values["variant"], labels, image_size, mode, trained, tag)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -175,4 +179,6 @@ class HeadInfo:
             values["image_size"] = list(self.image_size)
         if self.resize_mode is not None:
             values["resize_mode"] = self.resize_mode
-        return values if self.trained is not False else {**values, "trained": False}
+        if self.trained is False:
+            values["trained"] = False
+        return values if self.weights_tag is None else {**values, "weights_tag": self.weights_tag}

@@ -79,6 +79,11 @@ class ImportEntry:
     combines: tuple[ImportEntry, ...] = ()
 
     @property
+    def weights_tag(self) -> str:
+        """The weights tag in the name of the model."""
+        return self.name.partition(".")[2]
+
+    @property
     def file_name(self) -> str:
         """The file name of the checkpoint."""
         return PurePosixPath(self.url).name

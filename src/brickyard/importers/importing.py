@@ -151,7 +151,9 @@ def build_import(entry: ImportEntry) -> dict[str, Brick]:
     for name in entry.labels:
         info = bricks[f"{name}/head"].head
         if info is not None:
-            bricks[f"{name}/head"].head = replace(info, image_size=entry.image_size, resize_mode=entry.resize_mode)
+            bricks[f"{name}/head"].head = replace(
+                info, image_size=entry.image_size, resize_mode=entry.resize_mode, weights_tag=entry.weights_tag
+            )
     return set_paths(bricks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from brickyard.core.graph import BrickGraph
@@ -10,12 +11,22 @@ from brickyard.core.mermaid import mermaid_graph
 from brickyard.core.names import prefix_of
 from brickyard.errors import BrickError
 from brickyard.recipe.inspection import BACKBONE
+from brickyard.storage.atomic import write_whole
 from brickyard.storage.card_metadata import card_metadata
 from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import Manifest
 from brickyard.storage.meta import build_on_meta
+from brickyard.storage.read import read_bricks
+from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
 
 CARD = "README.md"
+
+
+def write_card(folder: Path) -> None:
+    """Write the model card of a stored model into its folder, in place of an earlier one."""
+    manifest, stored = read_bricks(FolderFiles(folder, DEFAULT_ACCESS))
+    bricks = {path: brick.info for path, brick in stored.items()}
+    write_whole(folder / CARD, render_card(manifest.collection or folder.name, manifest, bricks, f"{folder}"))
 
 
 def render_card(
@@ -31,7 +42,7 @@ def render_card(
         backbone: The backbone that the heads were trained on, if it is not one of the bricks.
     """
     heads = {path: info for path, info in bricks.items() if info.task is not None}
-    sources = sorted({info.config["source"] for info in bricks.values() if "source" in info.config})
+    sources = sorted({_source(info.config) for info in bricks.values() if "source" in info.config})
     metadata = card_metadata(name, manifest, bricks, bricks.get(BACKBONE, backbone))
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n\n# {name}",
@@ -44,6 +55,12 @@ def render_card(
         _graph(bricks),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _source(config: Mapping[str, Any]) -> str:
+    """Return the source of a brick's weights, with the hash of the file that they were in, if it is known."""
+    sha256 = config.get("source_sha256")
+    return f"{config['source']} (sha256 `{sha256}`)" if isinstance(sha256, str) else str(config["source"])
 
 
 def _loading(source: str, heads: Mapping[str, BrickInfo]) -> str:

@@ -34,9 +34,11 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained")
+_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained", "weights_tag")
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
+# Metadata that describes the weights.
+OF_WEIGHTS = ("licence", "source", "source_sha256", "metrics", "measured", "datasets")
 _TIMM_NUMBER = 65_536  # the largest option of timm, such as an image's side or a number of layers
 _MAX_NAMES = 1000  # inputs, outputs or tags of a brick
 _MAX_MODULES = 10_000  # arguments that ask for more would take the memory and time of the machine
@@ -81,6 +83,7 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "resize_mode": lambda value: value in RESIZE_MODES,
     "requires": _object_of(lambda value: isinstance(value, dict)),
     "trained": lambda value: isinstance(value, bool),
+    "weights_tag": _is_text,
 }
 
 

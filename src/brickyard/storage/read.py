@@ -29,7 +29,7 @@ from brickyard.core.names import is_inside
 from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickError, BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
 from brickyard.recipe.inspection import BACKBONE
-from brickyard.storage.config import check_fields, make_brick, well_formed
+from brickyard.storage.config import OF_WEIGHTS, check_fields, make_brick, well_formed
 from brickyard.storage.fit import Backbone, BrickInfo, Check, problems, refuse
 from brickyard.storage.manifest import MANIFEST, PUBLISHED, Entry, Manifest, dump, parse
 from brickyard.storage.meta import PlannedBrick, build_for_weights, plan_brick
@@ -38,8 +38,6 @@ from brickyard.storage.sources.timm import TimmFiles
 from brickyard.storage.sources.uri import open_source
 from brickyard.storage.tensor_file import SUFFIX
 from brickyard.storage.weights import assign_weights, set_tensors
-
-OF_WEIGHTS = ("licence", "source", "metrics", "measured", "datasets")  # metadata that describes the weights
 
 
 @final

@@ -18,7 +18,7 @@ from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, Br
 from brickyard.recipe.inspection import BACKBONE, name_of, provided_by
 from brickyard.storage.atomic import replaced_together
 from brickyard.storage.check_written import check_loads, checked_text, manifest_text
-from brickyard.storage.config import describe
+from brickyard.storage.config import OF_WEIGHTS, describe
 from brickyard.storage.fit import Backbone, BrickInfo
 from brickyard.storage.integrity import sha256_of
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_stored_names
@@ -29,7 +29,8 @@ from brickyard.storage.weights import target_folder, weights_sha256, write_weigh
 
 Refer = str | Iterable[str] | Mapping[str, str]
 
-_OF_THE_WEIGHTS = ("source", "metrics", "measured")  # metadata that is only true for unchanged weights
+# Metadata that is only true for unchanged weights; the licence holds for what was trained from them, too.
+_OF_THE_WEIGHTS = [key for key in OF_WEIGHTS if key != "licence"]
 
 
 @final
