@@ -6,7 +6,7 @@ does not wait for the result; lists of boxes are copied to the GPU one by one an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -115,6 +115,44 @@ def check_boxes(label: Any, context: LabelContext) -> None:
     boxes = torch.cat([target["boxes"].detach().float() for target in label])
     labels = torch.cat([target["labels"] for target in label])
     _check_box_values(boxes, labels, rows, context)
+
+
+def check_instance_masks(label: Any, context: LabelContext) -> None:
+    """Check boxes, see `check_boxes`, and "masks" (M, H, W) of an integer or bool dtype, or (B, M, H, W) if padded."""
+    check_boxes(label, context)
+    for target, location in _targets_of(label, context):
+        masks, rows = target.get("masks"), target["labels"].shape
+        shape = ", ".join(map(str, (*rows, *(context.size or "HW"))))
+        if (
+            not isinstance(masks, Tensor)
+            or masks.shape[:-2] != rows
+            or (context.size is not None and masks.shape[-2:] != context.size)
+        ):
+            raise BrickInputError(location, f'"masks" (M, H, W) = ({shape})', _form_of(masks))
+        if masks.is_floating_point() or masks.is_complex():
+            raise BrickInputError(location, '"masks" of an integer or bool dtype', f"{masks.dtype}")
+
+
+def check_instance_points(label: Any, context: LabelContext) -> None:
+    """Check boxes, see `check_boxes`, and "keypoints" (M, K, 3), finite, or (B, M, K, 3) if padded."""
+    check_boxes(label, context)
+    for target, location in _targets_of(label, context):
+        points, rows = target.get("keypoints"), target["labels"].shape
+        shape = f"({', '.join(map(str, rows))}, K, 3)"
+        if not isinstance(points, Tensor) or points.shape[:-2] != rows or points.shape[-1:] != (3,):
+            raise BrickInputError(location, f'"keypoints" {shape} of x, y and visibility', _form_of(points))
+        if points.device.type == "cpu" and not points.isfinite().all():
+            raise BrickInputError(location, '"keypoints" with finite coordinates', "nan or infinite ones")
+
+
+def _targets_of(label: Any, context: LabelContext) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield the boxes of each labelled image, or the padded ones of all images, with the location that errors name."""
+    if isinstance(label, Mapping):
+        yield label, context.location
+        return
+    for row, target in enumerate(label):
+        if context.labelled is None or context.labelled[row]:
+            yield target, f"{context.location}, row {row}"
 
 
 def _check_padded_boxes(label: Mapping[str, Any], context: LabelContext) -> None:
