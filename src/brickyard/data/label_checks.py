@@ -31,6 +31,7 @@ class LabelContext:
         size: (H, W) of the images, None if unknown.
         num_classes: K, None if the label has no classes.
         labelled: (B,) bool, the rows whose values count; None for all.
+        num_keypoints: The number of key points of each object, None if unknown.
     """
 
     location: str
@@ -38,6 +39,7 @@ class LabelContext:
     size: tuple[int, int] | None
     num_classes: int | None
     labelled: Tensor | None
+    num_keypoints: int | None = None
 
 
 def check_class_index(label: Any, context: LabelContext) -> None:
@@ -121,28 +123,32 @@ def check_instance_masks(label: Any, context: LabelContext) -> None:
     """Check boxes, see `check_boxes`, and "masks" (M, H, W) of an integer or bool dtype, or (B, M, H, W) if padded."""
     check_boxes(label, context)
     for target, location in _targets_of(label, context):
-        masks, rows = target.get("masks"), target["labels"].shape
-        shape = ", ".join(map(str, (*rows, *(context.size or "HW"))))
-        if (
-            not isinstance(masks, Tensor)
-            or masks.shape[:-2] != rows
-            or (context.size is not None and masks.shape[-2:] != context.size)
-        ):
-            raise BrickInputError(location, f'"masks" (M, H, W) = ({shape})', _form_of(masks))
-        if masks.is_floating_point() or masks.is_complex():
-            raise BrickInputError(location, '"masks" of an integer or bool dtype', f"{masks.dtype}")
+        _check_masks(target, location, context.size)
 
 
 def check_instance_points(label: Any, context: LabelContext) -> None:
-    """Check boxes, see `check_boxes`, and "keypoints" (M, K, 3), finite, or (B, M, K, 3) if padded."""
+    """Check boxes, see `check_boxes`, and "keypoints" (M, K, 3), finite, or (B, M, K, 3) if padded; and any "masks"."""
     check_boxes(label, context)
     for target, location in _targets_of(label, context):
-        points, rows = target.get("keypoints"), target["labels"].shape
-        shape = f"({', '.join(map(str, rows))}, K, 3)"
-        if not isinstance(points, Tensor) or points.shape[:-2] != rows or points.shape[-1:] != (3,):
+        points, rows, count = target.get("keypoints"), target["labels"].shape, context.num_keypoints
+        shape = f"({', '.join(map(str, (*rows, count or 'K')))}, 3)"
+        is_right = isinstance(points, Tensor) and points.shape[:-2] == rows and points.shape[-1:] == (3,)
+        if not is_right or count not in (None, points.shape[-2]):
             raise BrickInputError(location, f'"keypoints" {shape} of x, y and visibility', _form_of(points))
         if points.device.type == "cpu" and not points.isfinite().all():
             raise BrickInputError(location, '"keypoints" with finite coordinates', "nan or infinite ones")
+        if "masks" in target:
+            _check_masks(target, location, context.size)
+
+
+def _check_masks(target: Mapping[str, Any], location: str, size: tuple[int, int] | None) -> None:
+    masks, rows = target.get("masks"), target["labels"].shape
+    shape = ", ".join(map(str, (*rows, *(size or "HW"))))
+    is_right = isinstance(masks, Tensor) and masks.shape[:-2] == rows and size in (None, masks.shape[-2:])
+    if not is_right:
+        raise BrickInputError(location, f'"masks" (M, H, W) = ({shape})', _form_of(masks))
+    if masks.is_floating_point() or masks.is_complex():
+        raise BrickInputError(location, '"masks" of an integer or bool dtype', f"{masks.dtype}")
 
 
 def _targets_of(label: Any, context: LabelContext) -> Iterator[tuple[Mapping[str, Any], str]]:

@@ -48,7 +48,7 @@ class LabelKind(Enum):
         BOXES: {"boxes": (M, 4) xyxy pixels, "labels": (M,), ...}; every other entry has one row per box, too. Loss and
             metric ignore the boxes that "ignore" (M,) bool marks; without that entry, none.
         INSTANCE_MASKS: `BOXES` with "masks" (M, H, W) of 0 and 1.
-        INSTANCE_POINTS: `BOXES` with "keypoints" (M, K, 3), points as in `POINTS`.
+        INSTANCE_POINTS: `BOXES` with "keypoints" (M, K, 3), points as in `POINTS`; optionally with "masks" as well.
         POINTS: (..., K, 3) x and y in pixels, where the first pixel spans [0, 1], and the visibility as in COCO, 0 for
             unknown points.
         DENSE_MAP: (H, W) or (C, H, W) float, a measurement of each pixel such as depth; unknown where it is not above 0
@@ -186,7 +186,8 @@ def _unwrap_entries(label: Any, parts: Parts) -> Any:
 
 
 def _wrap_instance_points(label: Any, size: tuple[int, int], location: str) -> Parts:
-    parts = _wrap_boxes(label, size, location)
+    has_masks = isinstance(label, Mapping) and "masks" in label
+    parts = (_wrap_instance_masks if has_masks else _wrap_boxes)(label, size, location)
     points, count = label.get("keypoints"), len(label["boxes"])
     if not isinstance(points, Tensor) or points.ndim != 3 or len(points) != count or points.shape[-1] != 3:
         expected = f'"keypoints" (M, K, 3) = ({count}, K, 3) of x, y and visibility'

@@ -63,7 +63,11 @@ def _is_names(value: Any) -> bool:
 
 
 def _is_keypoints(value: Any) -> bool:
-    return _object_of(lambda entry: isinstance(entry, list))(value) and bool(KeypointSpec.from_json(value))
+    try:
+        KeypointSpec.from_json(value)
+    except BrickInputError:
+        return False
+    return True
 
 
 _IS_RIGHT: dict[str, Callable[[Any], bool]] = {

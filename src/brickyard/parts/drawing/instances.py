@@ -78,7 +78,8 @@ class DrawInstances:
         """
         canvas = to_image(image)
         rows = boxes if boxes.shape == (len(scores), 4) else boxes.T
-        shown = [int(index) for index in np.flatnonzero((scores >= self.score_threshold) & (labels >= 0))]
+        is_shown = (scores >= self.score_threshold) & (labels >= 0) & (np.abs(rows) < FARTHEST).all(axis=1)
+        shown = [int(index) for index in np.flatnonzero(is_shown)]
         for index in reversed(shown):  # the highest score last, on top
             if masks is not None:
                 pixels = paste_mask(masks[..., index], rows[index], (canvas.height, canvas.width))

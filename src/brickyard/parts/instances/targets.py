@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from brickyard.core.compiling import not_compiled
+from brickyard.errors import BrickInputError
 from brickyard.parts.detection.targets import PadBoxes
 
 
@@ -49,7 +50,13 @@ class PadInstances(nn.Module):
         Returns:
             boxes (B, M, 4) float32 and labels (B, M) int64 as `PadBoxes` returns them, and each entry (B, M, ...) with
             its dtype, padded with 0.
+
+        Raises:
+            BrickInputError: A target lacks an entry.
         """
+        for target in [targets] if isinstance(targets, Mapping) else targets:
+            if missing := sorted({*self.entries} - target.keys()):
+                raise BrickInputError("targets", f"objects with {self.entries}", f"no {missing}, only {[*target]}")
         boxes, labels = self.pad_boxes(targets, image)
         if isinstance(targets, Mapping):
             return boxes, labels, *(targets[name] for name in self.entries)
