@@ -125,6 +125,22 @@ def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> t
 
 @final
 @dataclass(frozen=True)
+class KeypointSpec:
+    """The key points of an object or of an image.
+
+    Attributes:
+        names: Their names, in the order in which labels have them.
+        flip_pairs: The pairs of indices that are exchanged where an image is flipped, such as the left and right eye.
+        skeleton: The pairs of indices between which a line is drawn.
+    """
+
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+
+
+@final
+@dataclass(frozen=True)
 class HeadInfo:
     """What a head predicts.
 
