@@ -12,7 +12,7 @@ from .collection import (
 from .storage.fit import BrickInfo as BrickInfo, fits as fits
 from .training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
 from .data.label_kinds import LabelKind as LabelKind
-from .data.readers import open_data as open_data
+from .data.readers import open_data as open_data, register_data as register_data
 from .training.evaluation import evaluate as evaluate
 from .training.fit import fit as fit
 from .inference.jobs import predict_rows as predict_rows

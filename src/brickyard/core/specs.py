@@ -133,7 +133,7 @@ _MEAN_SIGMA = round(sum(_COCO_SIGMAS) / len(_COCO_SIGMAS), 3)
 @final
 @dataclass(frozen=True)
 class KeypointSpec:
-    """The key points of an object, such as the joints of a body.
+    """The key points of an object or of an image, such as the joints of a body.
 
     Attributes:
         names: The name of each.

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
 from brickyard.core.specs import RESIZE_MODES, ResizeMode
-from brickyard.data.dataset import LabelledDataset
+from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.geometry import FRAME_FILL, Window, crop, horizontal_flip, resize_geometry, resize_into
 from brickyard.data.label_kinds import KIND_RULES, TARGETS, LabelKind, kind_of
 from brickyard.errors import BrickInputError
@@ -156,7 +156,7 @@ class Augmented(Dataset[dict[str, Any]]):
 
     def __init__(self, data: LabelledDataset, augment: Augment) -> None:
         self.data, self.augment = data, augment
-        self.labels, self.kinds = data.labels, data.kinds
+        self.labels, self.kinds, self.keypoints = data.labels, data.kinds, keypoints_of(data)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -33,7 +33,7 @@ def create_model_for(
     """Create a model with heads for the classes and key points of a data set.
 
     Args:
-        data: The training data. A head gets the classes of the labels of the same name.
+        data: The training data. A head gets the classes of the labels of the same name, if they have classes.
         name: See `create_model`.
         pretrained: See `create_model`.
         bricks: See `create_model`.
@@ -44,7 +44,7 @@ def create_model_for(
         The exceptions of `create_model`.
     """
     heads = model_info(name).tasks
-    labels = {head: names for head, names in data.labels.items() if head in heads}
+    labels = {head: names for head, names in data.labels.items() if head in heads and names}
     keypoints = {  # those of an image are the classes of its head
         head: points
         for head, points in keypoints_of(data).items()
@@ -131,7 +131,7 @@ def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, H
     problems = []
     for head in shared:
         expected, found = list(heads[head].labels), list(data.labels[head])
-        if expected != found:
+        if found and expected != found:  # a label without classes, such as a depth, has none to compare
             problems.append(f"head '{head}': expected the {len(expected)} classes {expected}, found {found}")
         problems += _keypoint_problems(head, heads[head], data)
     return heads, shared, problems
