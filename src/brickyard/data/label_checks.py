@@ -132,8 +132,11 @@ def check_instance_points(label: Any, context: LabelContext) -> None:
     for target, location in _targets_of(label, context):
         points, rows, count = target.get("keypoints"), target["labels"].shape, context.num_keypoints
         shape = f"({', '.join(map(str, (*rows, count or 'K')))}, 3)"
-        is_right = isinstance(points, Tensor) and points.shape[:-2] == rows and points.shape[-1:] == (3,)
-        if not is_right or count not in (None, points.shape[-2]):
+        if (
+            not isinstance(points, Tensor)
+            or (points.shape[:-2], points.shape[-1:]) != (rows, (3,))
+            or count not in (None, points.shape[-2])
+        ):
             raise BrickInputError(location, f'"keypoints" {shape} of x, y and visibility', _form_of(points))
         if points.device.type == "cpu" and not points.isfinite().all():
             raise BrickInputError(location, '"keypoints" with finite coordinates', "nan or infinite ones")
@@ -144,8 +147,7 @@ def check_instance_points(label: Any, context: LabelContext) -> None:
 def _check_masks(target: Mapping[str, Any], location: str, size: tuple[int, int] | None) -> None:
     masks, rows = target.get("masks"), target["labels"].shape
     shape = ", ".join(map(str, (*rows, *(size or "HW"))))
-    is_right = isinstance(masks, Tensor) and masks.shape[:-2] == rows and size in (None, masks.shape[-2:])
-    if not is_right:
+    if not isinstance(masks, Tensor) or masks.shape[:-2] != rows or size not in (None, masks.shape[-2:]):
         raise BrickInputError(location, f'"masks" (M, H, W) = ({shape})', _form_of(masks))
     if masks.is_floating_point() or masks.is_complex():
         raise BrickInputError(location, '"masks" of an integer or bool dtype', f"{masks.dtype}")

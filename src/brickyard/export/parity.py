@@ -83,8 +83,8 @@ def differences(expected: Arrays, found: Arrays, tolerance: float = _TOLERANCE) 
         keys = {key: name for key, name in keys.items() if name in expected and name in found}
         if {"boxes", "scores", "labels"} <= keys.keys():
             compared_as_sets |= set(keys.values())
-            both = ({key: arrays[name] for key, name in keys.items()} for arrays in (expected, found))
-            problems += [f"{head}: {problem}" for problem in _differing_detections(*both, tolerance)]
+            first, second = ({key: arrays[name] for key, name in keys.items()} for arrays in (expected, found))
+            problems += [f"{head}: {problem}" for problem in _differing_detections(first, second, tolerance)]
     for name, array in expected.items():
         if name not in found:
             problems.append(f"'{name}' is missing")

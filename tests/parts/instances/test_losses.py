@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from brickyard.parts.detection.fcos import FCOSLoss
 from brickyard.parts.detection.points import anchors_around, cell_centers
@@ -73,13 +74,14 @@ def mask_loss_by_loops(values, objects):
                 quality.setdefault(match, []).append((-(share**0.5), point))
         for match, points in quality.items():
             mask, (x1, y1, x2, y2) = objects[image]["masks"][match].numpy(), objects[image]["boxes"][match].tolist()
-            share = mask.reshape(CELLS[0], 4, CELLS[1], 4).mean(axis=(1, 3))
+            share = mask.reshape(2 * CELLS[0], 2, 2 * CELLS[1], 2).mean(axis=(1, 3))
             for _, point in sorted(points)[:4]:
-                logits = sum(c * p for c, p in zip(coefficients[point], prototypes, strict=True))
+                small = sigmoid(sum(c * p for c, p in zip(coefficients[point], prototypes, strict=True)))
+                probability = interpolate(torch.from_numpy(small)[None, None], scale_factor=2, mode="bilinear")[0, 0]
                 entropy, common, total, count = 0.0, 0.0, 0.0, 0
-                for row, column in np.ndindex(CELLS):
-                    if x1 - 2 < column * 4 + 2 < x2 + 2 and y1 - 2 < row * 4 + 2 < y2 + 2:
-                        p, t = sigmoid(logits[row, column]), share[row, column]
+                for row, column in np.ndindex(*probability.shape):
+                    if x1 - 1 < column * 2 + 1 < x2 + 1 and y1 - 1 < row * 2 + 1 < y2 + 1:
+                        p, t = probability[row, column].item(), share[row, column]
                         entropy -= t * np.log(p) + (1 - t) * np.log(1 - p)
                         common, total, count = common + p * t, total + p * p + t * t, count + 1
                 terms.append(entropy / count + 1 - (2 * common + 1e-3) / (total + 1e-3))

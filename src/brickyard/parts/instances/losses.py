@@ -18,6 +18,8 @@ from brickyard.parts.instances.targets import select_positives
 
 _PER_OBJECT = 4  # points of an object whose masks are learned
 _PER_IMAGE = 16  # points of an image whose masks are learned
+_FINER = 2  # the resolution at which masks are compared, to that of the prototypes: strokes may be thinner than a cell
+_SMALLEST, _SMOOTH = 1e-6, 1e-3  # the smallest probability, and the constant of the Dice loss
 
 
 @final
@@ -26,9 +28,11 @@ class InstanceLoss(nn.Module):
 
     Masks: binary cross-entropy of the cells in the box of the object, averaged over them as in YOLACT, and Dice loss as
     in CondInst (Tian et al. 2020, https://arxiv.org/abs/2003.05664), of up to 16 points of an image, see
-    `select_positives`. Key points: 1 - object key point similarity as in YOLO-Pose, and their distances relative to the
-    size of the object, which have a gradient also where the similarity is about 0; and binary cross-entropy of the
-    visibility, whose target is whether the key point is labelled.
+    `select_positives`. They are resized as predictions are, to half the stride of the prototypes.
+
+    Key points: 1 - object key point similarity as in YOLO-Pose, and their distances relative to the size of the object,
+    which have a gradient also where the similarity is about 0; and binary cross-entropy of the visibility, whose target
+    is whether the key point is labelled.
 
     Args:
         strides: The strides of the pyramid's maps.
@@ -140,17 +144,17 @@ def _mask_loss(
         quality: (B, P), by which points are selected.
     """
     index, is_positive = select_positives(match, quality, masks.shape[1], _PER_OBJECT, _PER_IMAGE)
-    size = (prototypes.shape[-2], prototypes.shape[-1])
-    logits = mask_logits(coefficients.float(), prototypes.float(), index)
+    size = (_FINER * prototypes.shape[-2], _FINER * prototypes.shape[-1])
+    small = mask_logits(coefficients.float(), prototypes.float(), index).sigmoid()
+    probability = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
     image = torch.arange(len(masks), device=masks.device)[:, None]
     target = masks[image, match.gather(1, index).clamp(min=0)]  # (B, S, H, W)
     target = F.adaptive_avg_pool2d(target.float(), size)  # the share of each cell
     boxes = matched.gather(1, index[..., None].expand(-1, -1, 4))
     inside = in_boxes(boxes, masks.shape[-2:], size).float()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    cross_entropy = (cross_entropy * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1)
-    probability = logits.sigmoid() * inside
-    common = (probability * target).sum(dim=(2, 3))
-    total = (probability**2).sum(dim=(2, 3)) + (target**2 * inside).sum(dim=(2, 3))
-    dice = 1 - (2 * common + 1e-3) / (total + 1e-3)
+    yes, no = probability.clamp(min=_SMALLEST).log(), (1 - probability).clamp(min=_SMALLEST).log()
+    cross_entropy = -((target * yes + (1 - target) * no) * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1)
+    common = (probability * target * inside).sum(dim=(2, 3))
+    total = ((probability**2 + target**2) * inside).sum(dim=(2, 3))
+    dice = 1 - (2 * common + _SMOOTH) / (total + _SMOOTH)
     return torch.where(is_positive, cross_entropy + dice, 0).sum() / is_positive.sum().clamp(min=1)

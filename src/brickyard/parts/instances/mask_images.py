@@ -32,7 +32,7 @@ def paste_mask(mask: npt.NDArray[Any], box: Sequence[float], size: tuple[int, in
     rows, columns = _centers(top, bottom, size[0]), _centers(left, right, size[1])
     if len(rows) and len(columns):
         (height, width), (first_row, first_column) = mask.shape, (int(rows[0]), int(columns[0]))
-        patch = _sampled(mask, rows * (height / size[0]), columns * (width / size[1])) > _INSIDE
+        patch: npt.NDArray[np.bool_] = _sampled(mask, rows * (height / size[0]), columns * (width / size[1])) > _INSIDE
         pixels[first_row : first_row + len(rows), first_column : first_column + len(columns)] = patch
     return pixels
 
@@ -58,13 +58,13 @@ def cover_window(masks: npt.NDArray[Any], size: tuple[int, int], window: tuple[i
     return _sampled(masks, y, x)
 
 
-def _centers(low: float, high: float, length: int) -> npt.NDArray[np.float64]:
+def _centers(low: float, high: float, length: int) -> npt.NDArray[Any]:
     """Return the centres of the pixels from `low` to `high` along one side of an image."""
     start, stop = (min(max(ceil(each - 0.5), 0), length) for each in (low, high))
     return np.arange(start, stop) + 0.5
 
 
-def _sampled(maps: npt.NDArray[Any], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+def _sampled(maps: npt.NDArray[Any], y: npt.NDArray[Any], x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Interpolate maps (..., h, w) at rows y and columns x, where the first cell spans [0, 1]: (..., Y, X)."""
     for axis, positions in ((-2, y), (-1, x)):
         length = maps.shape[axis]
