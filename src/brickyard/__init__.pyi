@@ -59,6 +59,7 @@ from .core.specs import (
     FeatureSpec as FeatureSpec,
     HeadInfo as HeadInfo,
     InputSpec as InputSpec,
+    KeypointSpec as KeypointSpec,
 )
 from .parts.backbones import BackboneResnet as BackboneResnet
 from .parts.classification import ImageClassifier as ImageClassifier
@@ -75,6 +76,7 @@ from .core.conversions import (
 from .parts.detection.targets import (
     PadBoxes as PadBoxes,
 )
+from .parts.instances.targets import PadInstances as PadInstances
 from .parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
 from .parts.preprocess import Preprocessor as Preprocessor
 from .parts.registry import (
