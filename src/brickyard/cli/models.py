@@ -24,7 +24,7 @@ def is_exported(name: str) -> bool:
     return uri.is_exported(name)
 
 
-def image_options(model: BrickCollection | str, image_size: int | None) -> dict[str, Any]:
+def image_options(model: BrickCollection | str, image_size: int | tuple[int, int] | None) -> dict[str, Any]:
     """Return the arguments of `open_data` for the images that a model or an exported file takes.
 
     Args:

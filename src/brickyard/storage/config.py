@@ -14,7 +14,7 @@ from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics, BrickMetricSingle
 from brickyard.core.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, check_class_names
+from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, KeypointSpec, check_class_names
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, UnsafeBrickError
 from brickyard.parts.registry import create_part, part_of
@@ -34,7 +34,7 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained", "weights_tag")
+_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained", "weights_tag", "keypoints")
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
 # Metadata that describes the weights.
@@ -64,6 +64,14 @@ def _is_names(value: Any) -> bool:
     return _list_of(_is_text)(value) or _object_of(_is_text)(value)
 
 
+def _is_keypoints(value: Any) -> bool:
+    try:
+        KeypointSpec.from_json(value)
+    except BrickInputError:
+        return False
+    return True
+
+
 _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "args": _object_of(lambda value: True),
     "settings": _object_of(lambda value: True),
@@ -84,6 +92,7 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "requires": _object_of(lambda value: isinstance(value, dict)),
     "trained": lambda value: isinstance(value, bool),
     "weights_tag": _is_text,
+    "keypoints": _is_keypoints,
 }
 
 

@@ -72,12 +72,18 @@ def _stored_replacements(
 
 
 def _check_classes(bricks: Mapping[str, Brick], name: str, info: BrickInfo) -> None:
-    """Refuse the weights of a head alone if they are those of other classes than its loss and metrics have."""
+    """Refuse the weights of a head alone if its loss and metrics have other classes or key points."""
     before = bricks[name].head if name in bricks else None
-    if before is not None and info.task is not None and list(before.labels) != info.labels:
-        expected = f"labels: expected {list(before.labels)[:20]}, found {info.labels[:20]}"
+    if before is None or info.task is None:
+        return
+    problems = []
+    if list(before.labels) != info.labels:
+        problems.append(f"labels: expected {list(before.labels)[:20]}, found {info.labels[:20]}")
+    if before.keypoints != (keypoints := HeadInfo.from_json(info.config).keypoints):
+        problems.append(f"key points: expected {before.keypoints}, found {keypoints}")
+    if problems:
         hint = f"Swap the head '{prefix_of(name)}' as a whole, which brings its loss and metrics"
-        raise BrickMismatchError(f"'{info.file}' does not fit '{name}'. {hint}", [expected])
+        raise BrickMismatchError(f"'{info.file}' does not fit '{name}'. {hint}", problems)
 
 
 def _head(
@@ -100,7 +106,7 @@ def _head(
     if backbone is None:
         expected = "a model with a backbone that declares what it provides"
         raise BrickInputError(f"swap '{name}'", expected, "none")
-    recipe = HeadRecipe(name, head.task, head.variant, len(head.labels), head.labels)
+    recipe = HeadRecipe(name, head.task, head.variant, len(head.labels), head.labels, head.keypoints)
     # On the meta device: nothing is initialised only to be replaced, and the random state of the caller stays.
     with torch.device("meta"):
         planned = head_bricks(backbone, recipe)
@@ -119,7 +125,10 @@ def _head(
 
 
 def _same_kind(one: HeadInfo | None, other: HeadInfo) -> bool:
-    return one is not None and (one.task, one.variant, one.labels) == (other.task, other.variant, other.labels)
+    if one is None:
+        return False
+    first, second = ((each.task, each.variant, each.labels, each.keypoints) for each in (one, other))
+    return first == second
 
 
 def _if_stored(load: Callable[[str], Brick | None], key: str) -> Brick | None:

@@ -182,14 +182,21 @@ class Detection(Task):
 
     def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
         """Return `boxes`, `scores` of 1 and `labels`, a list with the arrays of each image, without boxes to ignore."""
-        if isinstance(labels, Mapping):
-            labels = [{name: value[row] for name, value in labels.items()} for row in range(len(labels["labels"]))]
-        objects = [
-            {name: image[name][~image["ignore"]] for name in image} if "ignore" in image else image for image in labels
+        arrays = [
+            {name: torch_to_numpy(image[name]) for name in ("boxes", "labels")} for image in without_ignored(labels)
         ]
-        arrays = [{name: torch_to_numpy(image[name]) for name in ("boxes", "labels")} for image in objects]
         return {
             "boxes": [image["boxes"] for image in arrays],
             "scores": [np.ones(len(image["labels"])) for image in arrays],
             "labels": [image["labels"] for image in arrays],
         }
+
+
+def without_ignored(labels: Any) -> list[dict[str, Any]]:
+    """Return the label of each image of a batch, a list or padded, without the rows of boxes to ignore."""
+    if isinstance(labels, Mapping):
+        labels = [{name: value[row] for name, value in labels.items()} for row in range(len(labels["labels"]))]
+    return [
+        {name: image[name][~image["ignore"]] for name in image} if "ignore" in image else dict(image)
+        for image in labels
+    ]

@@ -27,6 +27,9 @@ In luxonis-train, modules are attached to nodes and get their inputs by the same
 | `parser`, `get_custom_head_config()`   | `brick.metadata = {"parser": ..., ...}`, also in the exported file |
 | `Tasks.SEGMENTATION`, `CLASSIFICATION` | the classes `tasks.seg.Segmentation`, `tasks.cls.Classification` |
 | `Tasks.BOUNDINGBOX`, `KEYPOINTS`       | `tasks.det.Detection`, `tasks.kpt.Keypoints` |
+| `Tasks.INSTANCE_SEGMENTATION`          | `tasks.inst.InstanceSegmentation` |
+| `Tasks.INSTANCE_KEYPOINTS`             | `tasks.pose.InstanceKeypoints` |
+| `Tasks.INSTANCE_SEGMENTATION_KEYPOINTS` | the same with the head `masks`: `pose-masks` |
 | `Tasks.EMBEDDINGS`                     | `tasks.emb.Embedding` |
 | any other of `Tasks`                   | a subclass of `Task` |
 | `task = Tasks.X` in a head's class     | `attach_loss(loss, X(), ...)`, or the head is built by `X.bricks` |
