@@ -58,7 +58,7 @@ def test_detections_may_swap():
     ],
 )
 def test_a_different_box_score_or_label_is_reported(found):
-    assert any("lacks the box" in problem for problem in differences(detections(), found))
+    assert any("lacks the detection" in problem for problem in differences(detections(), found))
 
 
 def test_an_additional_box_is_reported():

@@ -19,6 +19,7 @@ _TOLERANCE = 1e-4  # of values of float32 models, relative to the largest absolu
 _EPSILONS = 10  # the tolerance of models of lower precision, in units of the spacing of their numbers at 1
 _BOX_TOLERANCE = 0.1  # pixels, of float32 models
 _DIFFERING_INTEGERS = 1e-3  # the fraction that may differ, of float32 models
+_LOCATIONS = ("/boxes", "/points")  # of detections, by the end of the names of outputs
 _EXTRA_PIXELS = 64  # added to a dynamic height or width in the second comparison
 
 
@@ -66,17 +67,18 @@ def differences(expected: Arrays, found: Arrays, tolerance: float = _TOLERANCE) 
 
     Floats may differ by `tolerance`, relative to the largest absolute value where that exceeds 1. Of integers, one
     value in a thousand may differ, because argmax may break ties differently. Detections (a head with all of `boxes`,
-    `scores` and `labels`) are compared as sets, because detections with nearly equal scores may swap: each needs a
-    counterpart with the same label, a score within `tolerance` and corners within 0.1 pixels. The latter two limits
-    grow with the tolerance as well.
+    or `points`, `scores` and `labels`) are compared as sets, because detections with nearly equal scores may swap: each
+    needs a counterpart with the same label, a score within `tolerance` and coordinates within 0.1 pixels. The latter
+    two limits grow with the tolerance as well.
 
     Example:
         >>> differences({"logits": np.zeros(2)}, {"logits": np.ones(2)})
         ["'logits': values differ by up to 1, tolerance 0.0001"]
     """
     problems, compared_as_sets = [], set()
-    for head in (name.removesuffix("/boxes") for name in expected if name.endswith("/boxes")):
-        keys = [f"{head}/{key}" for key in ("boxes", "scores", "labels")]
+    for located in (name for name in expected if name.endswith(_LOCATIONS)):
+        head = located.rpartition("/")[0]
+        keys = [located, f"{head}/scores", f"{head}/labels"]
         if all(key in expected and key in found for key in keys):
             compared_as_sets |= set(keys)
             differing = _differing_detections(
@@ -108,8 +110,8 @@ def _differing_detections(*arrays: npt.NDArray[Any], tolerance: float) -> list[s
     """Describe missing and additional detections.
 
     Args:
-        *arrays: Expected boxes (B, N, 4), scores (B, N) and labels (B, N), then the same as found.
-        tolerance: Of scores; that of corners is in proportion.
+        *arrays: Expected boxes (B, N, 4) or points (B, N, 2), scores (B, N) and labels (B, N), then the same as found.
+        tolerance: Of scores; that of coordinates is in proportion.
     """
     boxes, scores, labels, found_boxes, found_scores, found_labels = arrays
     problems = []
@@ -124,6 +126,6 @@ def _differing_detections(*arrays: npt.NDArray[Any], tolerance: float) -> list[s
                 )
             )
             if not is_match.any():
-                problems.append(f"image {image} lacks the box {boxes[image, index].round(1).tolist()}")
+                problems.append(f"image {image} lacks the detection at {boxes[image, index].round(1).tolist()}")
     surplus = (found_labels >= 0).sum(axis=1) - (labels >= 0).sum(axis=1)
-    return problems + [f"image {image} has {count} more boxes" for image, count in enumerate(surplus) if count > 0]
+    return problems + [f"image {image} has {count} more detections" for image, count in enumerate(surplus) if count > 0]

@@ -134,11 +134,13 @@ def _copy_rows(brick: Brick, stored: Brick, bricks: Mapping[str, Brick]) -> bool
     if not set(labels) & set(before):
         return False
     name, _, key = brick.path.rpartition("/")
-    with torch.device("meta"):
-        larger = head_bricks(backbone, HeadRecipe(name, stored.head.task, stored.head.variant, len(before) + 1))[key]
-    rows = rows_by_name(
-        brick.module.state_dict(), stored.module.state_dict(), larger.module.state_dict(), labels, before
-    )
+    try:
+        with torch.device("meta"):
+            more = HeadRecipe(name, stored.head.task, stored.head.variant, len(before) + 1)
+            larger = head_bricks(backbone, more)[key].module
+    except BrickInputError:  # the number of classes is fixed, so no weights belong to one of them
+        larger = stored.module
+    rows = rows_by_name(brick.module.state_dict(), stored.module.state_dict(), larger.state_dict(), labels, before)
     if rows is None:
         return False
     brick.module.load_state_dict(rows)

@@ -18,6 +18,9 @@ _BUILT_IN = {
     "det": ("brickyard.tasks.det", "Detection"),
     "kpt": ("brickyard.tasks.kpt", "Keypoints"),
     "emb": ("brickyard.tasks.emb", "Embedding"),
+    "fomo": ("brickyard.tasks.fomo", "PointDetection"),
+    "anomaly": ("brickyard.tasks.anomaly", "AnomalyDetection"),
+    "ocr": ("brickyard.tasks.ocr", "TextRecognition"),
 }
 _TASKS: dict[str, Task] = {}  # registered tasks, and built-in ones that have been used
 

@@ -27,7 +27,8 @@ In luxonis-train, modules are attached to nodes and get their inputs by the same
 | `parser`, `get_custom_head_config()`   | `brick.metadata = {"parser": ..., ...}`, also in the exported file |
 | `Tasks.SEGMENTATION`, `CLASSIFICATION` | the classes `tasks.seg.Segmentation`, `tasks.cls.Classification` |
 | `Tasks.BOUNDINGBOX`, `KEYPOINTS`       | `tasks.det.Detection`, `tasks.kpt.Keypoints` |
-| `Tasks.EMBEDDINGS`                     | `tasks.emb.Embedding` |
+| `Tasks.EMBEDDINGS`, `FOMO`             | `tasks.emb.Embedding`, `tasks.fomo.PointDetection` |
+| `Tasks.ANOMALY_DETECTION`, `OCR`       | `tasks.anomaly.AnomalyDetection`, `tasks.ocr.TextRecognition` |
 | any other of `Tasks`                   | a subclass of `Task` |
 | `task = Tasks.X` in a head's class     | `attach_loss(loss, X(), ...)`, or the head is built by `X.bricks` |
 | `super().__init__("distance")`         | `name = "distance"` in the task's class |
