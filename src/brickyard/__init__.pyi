@@ -76,6 +76,7 @@ from .parts.detection.targets import (
     PadBoxes as PadBoxes,
 )
 from .parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
+from .parts.text import EncodeText as EncodeText
 from .parts.preprocess import Preprocessor as Preprocessor
 from .parts.registry import (
     create_part as create_part,

@@ -31,6 +31,7 @@ FINEST = 4  # the stride of the map whose columns are read
 _BLANK = 0  # the class of no character in the logits; the characters follow
 _HEADS = 4  # of the attention
 _KERNEL = 7  # columns that local mixing sees; SVTR's windows are 11 columns of stride 4 to 16
+_LOG_ZERO = -1e9  # instead of -inf, whose gradients would be nan
 _MIN_PADDED = 8  # padded lengths are this times a power of two, so that a compiled loss has few different shapes
 
 
@@ -166,7 +167,7 @@ class TextLoss(nn.Module):
     """CTC loss of texts, divided by their lengths and averaged over the labelled images, computed in float32.
 
     Shape: logits (B, T, 1 + K), target_text (B, L) int64 padded with -1, see `EncodeText`, labelled (B,) bool or None
-    for all -> a scalar. It is infinite if an encoded text needs more than T columns. If no image is labelled, the loss
+    for all -> a scalar. It is about 1e9 if an encoded text needs more than T columns. If no image is labelled, the loss
     and its gradients are 0.
     """
 
@@ -176,10 +177,8 @@ class TextLoss(nn.Module):
     def forward(self, logits: Tensor, target_text: Tensor, labelled: Tensor | None = None) -> Tensor:
         labelled = torch.ones_like(target_text[:, 0], dtype=torch.bool) if labelled is None else labelled
         lengths = ((target_text >= 0) & labelled[:, None]).sum(dim=1)
-        logs = logits.float().log_softmax(dim=2).transpose(0, 1)  # (T, B, 1 + K)
-        columns = torch.full_like(lengths, logits.shape[1])
         classes = target_text.clamp(min=0) + _BLANK + 1
-        losses = F.ctc_loss(logs, classes, columns, lengths, blank=_BLANK, reduction="none")
+        losses = ctc_losses(logits.float().log_softmax(dim=2), classes, lengths)
         return mean_over(losses / lengths.clamp(min=1), labelled)
 
 
@@ -239,6 +238,36 @@ class TextErrors(BaseMetric):
         if self.texts == 0:
             return {}
         return {"CharErrorRate": self.errors / self.characters, "ExactMatch": self.exact / self.texts}
+
+
+def ctc_losses(logs: Tensor, classes: Tensor, lengths: Tensor) -> Tensor:
+    """Compute the CTC loss of each text: the negative logarithm of the probability of all its alignments.
+
+    It equals `torch.nn.functional.ctc_loss`, which torch.compile cannot trace since it reads the lengths.
+
+    Args:
+        logs: (B, T, 1 + K), logarithms of the probabilities of blank and the characters in each column.
+        classes: (B, L) in [1, K], the characters; any class after the end of a text.
+        lengths: (B,), the number of characters, from 0 to L.
+
+    Returns:
+        (B,); about 1e9 for a text without an alignment.
+    """
+    # A path passes through the states blank, character 1, blank, ..., character L, blank. In each column it stays, or
+    # moves on by one state, or by two from a character to the next one, unless they are equal.
+    blanks = torch.full_like(classes, _BLANK)
+    states = F.pad(torch.stack([blanks, classes], dim=2).flatten(1), (0, 1), value=_BLANK)  # (B, 2 L + 1)
+    emitted = logs.gather(2, states[:, None].expand(-1, logs.shape[1], -1)).unbind(dim=1)
+    may_skip = (states != _BLANK) & (states != F.pad(states[:, :-2], (2, 0), value=_BLANK))
+    is_start = torch.arange(states.shape[1], device=states.device) < 2
+    paths = torch.where(is_start, emitted[0], _LOG_ZERO)
+    for column in emitted[1:]:
+        moved = F.pad(paths[:, :-1], (1, 0), value=_LOG_ZERO)
+        skipped = torch.where(may_skip, F.pad(paths[:, :-2], (2, 0), value=_LOG_ZERO), _LOG_ZERO)
+        paths = torch.stack([paths, moved, skipped]).logsumexp(dim=0) + column
+    end = 2 * lengths[:, None]
+    at_blank, at_character = paths.gather(1, end), paths.gather(1, (end - 1).clamp(min=0))
+    return -torch.logaddexp(at_blank, torch.where(end > 0, at_character, _LOG_ZERO))[:, 0]
 
 
 def text_metrics() -> MetricCollection:
