@@ -12,7 +12,7 @@ from .collection import (
 from .storage.fit import BrickInfo as BrickInfo, fits as fits
 from .training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
 from .data.label_kinds import LabelKind as LabelKind
-from .data.readers import open_data as open_data
+from .data.readers import open_data as open_data, register_data as register_data
 from .training.evaluation import evaluate as evaluate
 from .training.fit import fit as fit
 from .inference.jobs import predict_rows as predict_rows
@@ -59,6 +59,7 @@ from .core.specs import (
     FeatureSpec as FeatureSpec,
     HeadInfo as HeadInfo,
     InputSpec as InputSpec,
+    KeypointSpec as KeypointSpec,
 )
 from .parts.backbones import BackboneResnet as BackboneResnet
 from .parts.classification import ImageClassifier as ImageClassifier
@@ -75,6 +76,7 @@ from .core.conversions import (
 from .parts.detection.targets import (
     PadBoxes as PadBoxes,
 )
+from .parts.instances.targets import PadInstances as PadInstances
 from .parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
 from .parts.text import EncodeText as EncodeText
 from .parts.preprocess import Preprocessor as Preprocessor

@@ -25,6 +25,7 @@ from brickyard.recipe.names import parse_heads, parse_name
 from brickyard.recipe.recipe import Recipe
 from brickyard.storage.adapt import (
     Changes,
+    Keypoints,
     Labels,
     LossWeights,
     NumClasses,
@@ -56,6 +57,7 @@ def create_model(
     bricks: Mapping[str, str] | None = None,
     loss_weights: LossWeights = None,
     rename: bool = False,
+    keypoints: Keypoints = None,
     **options: Any,
 ) -> BrickCollection:
     """Build a model.
@@ -87,6 +89,8 @@ def create_model(
         loss_weights: Add the heads' losses to one, `loss`: {head: weight}, 1 for heads that are not named, or "learned"
             for uncertainty weighting (Kendall et al. 2018, https://arxiv.org/abs/1705.07115).
         rename: `labels` are other names of the same classes in the same order, so that all trained weights stay.
+        keypoints: The key points of each object for a head of the task `pose`, as for `num_classes`: their number,
+            their names, or a `KeypointSpec`; by default those of the weights, or 17 as in COCO.
         **options: Further arguments of `timm.create_model`, such as `drop_path_rate=0.1`.
 
     Returns:
@@ -106,7 +110,7 @@ def create_model(
         >>> sorted(model)
         ['backbone', 'cls', 'preprocessor']
     """
-    changes = Changes(num_classes, labels, in_chans, loss_weights, rename, options)
+    changes = Changes(num_classes, labels, in_chans, loss_weights, rename, options, keypoints)
     if isinstance(backbone, nn.Module):
         if name is not None or pretrained:
             raise BrickInputError(

@@ -13,7 +13,7 @@ from brickyard import BrickCollection, BrickInputError, BrickMismatchError, Bric
 from brickyard.cli.main import main
 from brickyard.cli.report import TrainingReport
 from brickyard.cli.train import evaluate, train
-from brickyard.data.readers import KINDS
+from brickyard.data.readers import data_names
 from brickyard.training.progress import Validation
 
 NAME = "test_resnet_cls-multilabel_seg-lraspp"
@@ -266,7 +266,7 @@ def test_wrong_options_are_refused_by_name(tmp_path: Path, arguments: list[str],
 @pytest.mark.parametrize("command", [train, evaluate])
 def test_help_names_every_kind_of_data(command: click.Command) -> None:
     shown = " ".join(run(command, "--help").split())
-    assert all(kind in shown for kind in KINDS)
+    assert all(kind in shown for kind in data_names())
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:

@@ -27,7 +27,12 @@ VALID = {
     LabelKind.MULTI_HOT: torch.tensor([[0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]),
     LabelKind.MASK: torch.full((2, 60, 80), 255),
     LabelKind.BOXES: [target([1, 2, 3, 4]), target()],
-    LabelKind.INSTANCE_MASKS: [target([1, 2, 3, 4]), target()],
+    LabelKind.INSTANCE_MASKS: [
+        {**target(*[[1, 2, 3, 4]] * count), "masks": torch.zeros(count, 60, 80, dtype=torch.uint8)} for count in (1, 0)
+    ],
+    LabelKind.INSTANCE_POINTS: [
+        {**target(*[[1, 2, 3, 4]] * count), "keypoints": torch.zeros(count, 5, 3)} for count in (1, 0)
+    ],
     LabelKind.POINTS: torch.zeros(2, 5, 3),
     LabelKind.DENSE_MAP: torch.rand(2, 60, 80),
     LabelKind.TEXT: ["a", ""],
@@ -82,6 +87,37 @@ def test_every_kind_accepts_a_valid_label():
 def test_a_label_of_another_type_shape_or_range_is_refused(kind, label, message):
     with pytest.raises(BrickInputError, match=f"^targets/det.*{message}"):
         check(label, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "message"),
+    [
+        (LabelKind.INSTANCE_MASKS, {}, r'"masks" \(M, H, W\) = \(1, 60, 80\), found a NoneType'),
+        (LabelKind.INSTANCE_MASKS, {"masks": torch.zeros(1, 30, 40).bool()}, r'"masks" .*found \(1, 30, 40\)'),
+        (LabelKind.INSTANCE_MASKS, {"masks": torch.zeros(2, 60, 80).bool()}, r'"masks" .*found \(2, 60, 80\)'),
+        (LabelKind.INSTANCE_MASKS, {"masks": torch.zeros(1, 60, 80)}, r'"masks" of an integer or bool dtype'),
+        (LabelKind.INSTANCE_POINTS, {}, r'"keypoints" \(1, K, 3\) of x, y and visibility, found a NoneType'),
+        (LabelKind.INSTANCE_POINTS, {"keypoints": torch.zeros(2, 5, 3)}, r"found \(2, 5, 3\)"),
+        (LabelKind.INSTANCE_POINTS, {"keypoints": torch.zeros(1, 5, 2)}, r"found \(1, 5, 2\)"),
+        (LabelKind.INSTANCE_POINTS, {"keypoints": torch.full((1, 5, 3), torch.nan)}, "finite coordinates"),
+    ],
+)
+def test_masks_and_key_points_of_instances_are_checked_where_a_row_is_labelled(kind, entry, message):
+    label = [VALID[kind][1], {**target([1, 2, 3, 4]), **entry}]
+    with pytest.raises(BrickInputError, match=f"^targets/det, row 1: expected .*{message}"):
+        check(label, kind)
+    check(label, kind, torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shape"),
+    [(LabelKind.INSTANCE_MASKS, "masks", (60, 80)), (LabelKind.INSTANCE_POINTS, "keypoints", (5, 3))],
+)
+def test_masks_and_key_points_of_padded_boxes_are_padded_too(kind, name, shape):
+    padded = {"boxes": torch.tensor([[[1.0, 2, 3, 4]] * 3] * 2), "labels": torch.tensor([[0, -1, -1], [4, 2, -1]])}
+    check({**padded, name: torch.zeros(2, 3, *shape, dtype=torch.int64)}, kind)
+    with pytest.raises(BrickInputError, match=f'expected "{name}"'):
+        check({**padded, name: torch.zeros(2, 2, *shape, dtype=torch.int64)}, kind)
 
 
 def test_values_of_unlabelled_rows_are_not_checked():

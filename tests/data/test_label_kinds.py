@@ -20,7 +20,15 @@ HEIGHT, WIDTH, SIZE = 30, 40, 20
 CANVAS = (HEIGHT, WIDTH)
 WINDOW = Window(6, 10, 18, 24)
 FRAME = Window(-5, -8, 45, 60)
-SPATIAL = [LabelKind.MASK, LabelKind.BOXES, LabelKind.INSTANCE_MASKS, LabelKind.POINTS, LabelKind.DENSE_MAP]
+SPATIAL = [
+    LabelKind.MASK,
+    LabelKind.BOXES,
+    LabelKind.INSTANCE_MASKS,
+    LabelKind.INSTANCE_POINTS,
+    LabelKind.POINTS,
+    LabelKind.DENSE_MAP,
+]
+WITH_BOXES = [LabelKind.BOXES, LabelKind.INSTANCE_MASKS, LabelKind.INSTANCE_POINTS]
 NEAREST = v2.InterpolationMode.NEAREST_EXACT
 
 
@@ -36,13 +44,16 @@ def rectangles():
 def label_of(kind):
     torch.manual_seed(0)
     boxes, masks = rectangles()
+    points = torch.tensor([[11.0, 7.5, 2.0], [30.25, 21.0, 1.0], [2.0, 29.0, 2.0], [15.0, 15.0, 0.0]])
+    instances = {"boxes": boxes, "labels": torch.tensor([4, 7])}
     return {
         LabelKind.CLASS_INDEX: torch.tensor(3),
         LabelKind.MULTI_HOT: torch.tensor([0, 1, 1]),
         LabelKind.MASK: torch.randint(0, 5, CANVAS),
-        LabelKind.BOXES: {"boxes": boxes, "labels": torch.tensor([4, 7])},
-        LabelKind.INSTANCE_MASKS: {"boxes": boxes, "labels": torch.tensor([4, 7]), "masks": masks},
-        LabelKind.POINTS: torch.tensor([[11.0, 7.5, 2.0], [30.25, 21.0, 1.0], [2.0, 29.0, 2.0], [15.0, 15.0, 0.0]]),
+        LabelKind.BOXES: instances,
+        LabelKind.INSTANCE_MASKS: {**instances, "masks": masks},
+        LabelKind.INSTANCE_POINTS: {**instances, "keypoints": points.reshape(2, 2, 3)},
+        LabelKind.POINTS: points,
         LabelKind.DENSE_MAP: torch.rand(CANVAS) + 1,
         LabelKind.TEXT: "red",
         LabelKind.ID: torch.tensor(12345),
@@ -166,9 +177,12 @@ class TestResize:
         assert torch.equal(result["boxes"], F.resize(boxes, list(self.size)))
 
     def test_no_instances(self):
-        label = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "masks": torch.zeros(0, *CANVAS)}
-        result = self.resized(LabelKind.INSTANCE_MASKS, label)
+        empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
+        result = self.resized(LabelKind.INSTANCE_MASKS, {**empty, "masks": torch.zeros(0, *CANVAS)})
         assert result["masks"].shape == (0, *self.size)
+        assert result["boxes"].shape == (0, 4)
+        result = self.resized(LabelKind.INSTANCE_POINTS, {**empty, "keypoints": torch.zeros(0, 5, 3)})
+        assert result["keypoints"].shape == (0, 5, 3)
         assert result["boxes"].shape == (0, 4)
 
     def test_points(self):
@@ -197,6 +211,9 @@ class TestFlip:
             assert torch.equal(result["boxes"], theirs(boxes))
             if kind is LabelKind.INSTANCE_MASKS:
                 assert torch.equal(result["masks"], theirs(tv_tensors.Mask(label["masks"])))
+            if kind is LabelKind.INSTANCE_POINTS:
+                points = moved(LabelKind.POINTS, label_of(LabelKind.POINTS), lambda value, fill: ours(value))
+                assert torch.equal(result["keypoints"], points.reshape(2, 2, 3))
 
     def test_points_at_the_borders_stay_inside(self):
         label = torch.tensor([[0.0, 0.0, 1.0], [WIDTH, HEIGHT, 1.0]])
@@ -217,12 +234,27 @@ class TestFlip:
             unflipped += points[1, 2].item() == 2
         assert min(flipped, unflipped) > 5
 
-    def test_a_flip_of_points_without_declared_pairs_is_refused(self):
+    def test_left_and_right_points_of_each_instance_are_swapped(self):
+        points = torch.tensor([[10.0, 4.0, 2.0], [30.0, 4.0, 1.0]])  # left, right
+        label = {**label_of(LabelKind.BOXES), "keypoints": torch.stack([points, points + torch.tensor([2, 9, 0])])}
+        sample = {"image": torch.zeros(3, *CANVAS, dtype=torch.uint8), "targets/pose": label}
+        kinds = {"pose": LabelKind.INSTANCE_POINTS}
+        augment = Augment(SIZE, kinds, train=True, flip_pairs={"pose": [(0, 1)]}, min_area=1.0)
+        visibility = []
+        for seed in range(40):
+            torch.manual_seed(seed)
+            moved = augment(sample)["targets/pose"]["keypoints"]
+            assert (moved[:, 0, 0] < moved[:, 1, 0]).all()
+            visibility.append(tuple(moved[0, :, 2].tolist()))
+        assert set(visibility) == {(2, 1), (1, 2)}
+
+    @pytest.mark.parametrize("kind", [LabelKind.POINTS, LabelKind.INSTANCE_POINTS])
+    def test_a_flip_of_points_without_declared_pairs_is_refused(self, kind):
         with pytest.raises(BrickInputError, match=r"flip_pairs: expected the pairs of points of \['kpt'\]"):
-            Augment(SIZE, {"kpt": LabelKind.POINTS}, train=True)
-        Augment(SIZE, {"kpt": LabelKind.POINTS}, train=False)
-        Augment(SIZE, {"kpt": LabelKind.POINTS}, train=True, flip=False)
-        Augment(SIZE, {"kpt": LabelKind.POINTS}, train=True, flip_pairs={"kpt": []})
+            Augment(SIZE, {"kpt": kind}, train=True)
+        Augment(SIZE, {"kpt": kind}, train=False)
+        Augment(SIZE, {"kpt": kind}, train=True, flip=False)
+        Augment(SIZE, {"kpt": kind}, train=True, flip_pairs={"kpt": []})
 
 
 @pytest.mark.parametrize("kind", SPATIAL)
@@ -235,9 +267,11 @@ def test_a_transpose_swaps_rows_and_columns(kind):
         assert torch.equal(result, label.T)
     else:
         assert torch.equal(result["boxes"], label["boxes"][:, [1, 0, 3, 2]])
-    back = {LabelKind.BOXES: "boxes", LabelKind.INSTANCE_MASKS: "boxes"}.get(kind)
-    if back:
-        assert result[back].canvas_size == (WIDTH, HEIGHT)
+        assert result["boxes"].canvas_size == (WIDTH, HEIGHT)
+    if kind is LabelKind.INSTANCE_MASKS:
+        assert torch.equal(result["masks"], label["masks"].mT)
+    if kind is LabelKind.INSTANCE_POINTS:
+        assert torch.equal(result["keypoints"][0], label["keypoints"][0][:, [1, 0, 2]])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -263,6 +297,9 @@ def test_labels_of_every_kind_follow_the_exif_orientation(tmp_path, orientation)
     assert torch.equal(instances["masks"][0], marked)
     point = torch.tensor([[column + 0.5, row + 0.5, 2.0]])
     assert oriented.label(LabelKind.POINTS, point).tolist() == [[x + 0.5, y + 0.5, 2.0]]
+    poses = oriented.label(LabelKind.INSTANCE_POINTS, {"boxes": box, "keypoints": point[None]})
+    assert poses["boxes"].tolist() == [[x, y, x + 1, y + 1]]
+    assert poses["keypoints"].tolist() == [[[x + 0.5, y + 0.5, 2.0]]]
     for kind in set(LabelKind) - set(SPATIAL):
         assert oriented.label(kind, value := label_of(kind)) is value
 
@@ -310,15 +347,18 @@ def test_all_kinds_stay_aligned_with_the_image_through_the_transforms(train):
         assert visible or cut
 
 
-def test_dropped_boxes_drop_their_instance_masks():
-    label = label_of(LabelKind.INSTANCE_MASKS)
+@pytest.mark.parametrize(
+    ("kind", "entry"), [(LabelKind.INSTANCE_MASKS, "masks"), (LabelKind.INSTANCE_POINTS, "keypoints")]
+)
+def test_dropped_boxes_drop_their_instances(kind, entry):
+    label = label_of(kind)
     sample = {"image": torch.zeros(3, *CANVAS, dtype=torch.uint8), "targets/x": label}
-    augment = Augment(SIZE, {"x": LabelKind.INSTANCE_MASKS}, train=True, min_area=0.1)
+    augment = Augment(SIZE, {"x": kind}, train=True, min_area=0.1, flip_pairs={"x": []})
     counts = set()
     for seed in range(60):
         torch.manual_seed(seed)
         changed = augment(sample)["targets/x"]
-        assert len(changed["boxes"]) == len(changed["labels"]) == len(changed["masks"])
+        assert len(changed["boxes"]) == len(changed["labels"]) == len(changed[entry])
         counts.add(len(changed["boxes"]))
     assert counts >= {1, 2}
 
@@ -330,7 +370,7 @@ def test_a_missing_label_of_any_kind_is_collated_as_a_neutral_one(kind):
     batch = collate([{"image": image, "targets/x": label}, {"image": image}], {"x": kind})
     assert batch["labelled/x"].tolist() == [True, False]
     neutral = batch["targets/x"][1]
-    if kind in (LabelKind.BOXES, LabelKind.INSTANCE_MASKS):
+    if kind in WITH_BOXES:
         assert neutral.keys() == label.keys()
         assert all(len(entry) == 0 for entry in neutral.values())
     elif kind is LabelKind.TEXT:
@@ -372,6 +412,11 @@ def test_a_label_without_a_declared_kind_is_an_error_that_names_it():
             LabelKind.INSTANCE_MASKS,
             {"boxes": torch.zeros(2, 4)},
             r'"masks" \(M, H, W\) = \(2, 30, 40\), found NoneType',
+        ),
+        (
+            LabelKind.INSTANCE_POINTS,
+            {"boxes": torch.zeros(2, 4), "keypoints": torch.zeros(1, 5, 3)},
+            r'"keypoints" \(M, K, 3\) = \(2, K, 3\) of x, y and visibility, found \(1, 5, 3\)',
         ),
         (LabelKind.POINTS, torch.zeros(3, 2), r"points \(..., K, 3\) .* found \(3, 2\)"),
     ],

@@ -17,7 +17,7 @@ def locate(name: str) -> str:
     return uri.locate(name)
 
 
-def image_options(model: BrickCollection | str, image_size: int | None) -> dict[str, Any]:
+def image_options(model: BrickCollection | str, image_size: int | tuple[int, int] | None) -> dict[str, Any]:
     """Return the arguments of `open_data` for the images that a model or an exported file takes.
 
     Args:

@@ -23,17 +23,30 @@ if TYPE_CHECKING:
     from brickyard.collection import BrickCollection
     from brickyard.core.specs import ResizeMode
 
+
+class ImageSize(click.ParamType[tuple[int, int]]):
+    """A size in pixels, "96" or "64x192" (height x width), as (height, width)."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        sides = str(value).lower().split("x")
+        if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+            self.fail(f"expected pixels, as in 96 or 64x192 (height x width), found '{value}'", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
+
 _DATA = click.option(
     "--data",
     required=True,
-    help="Data set: digits, or coco:FOLDER, yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER or pets:FOLDER; "
-    "help(brickyard.open_data) has the layouts.",
+    help="Data set: digits, digits-single, digits-text or digits-anomaly, which are generated, or coco:FOLDER, "
+    "yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER or pets:FOLDER; help(brickyard.open_data) has the layouts.",
 )
 _SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave out samples that are damaged.")
 _SIZE = click.option(
     "--image-size",
-    type=click.IntRange(min=1),
-    help="Image side in pixels.  [default: that of the model; 96 for digits and a new model]",
+    type=ImageSize(),
+    help="Image side in pixels, or height x width.  [default: that of the model; 96 or so for digits and a new model]",
 )
 _WORKERS = click.option(
     "--workers", default=0, show_default=True, type=click.IntRange(min=0), help="Number of data loading processes."
@@ -41,7 +54,6 @@ _WORKERS = click.option(
 _POSITIVE, _FRACTION = click.FloatRange(min=0, min_open=True), click.FloatRange(min=0, max=1)
 _COUNT = click.IntRange(min=1)
 _MONITOR = "validation/loss"
-_DIGITS_SIZE = 96  # pixels, the default of `open_data`
 
 
 @click.command()
@@ -109,7 +121,7 @@ def train(
     unfreeze: Sequence[str],
     allow_unlabelled: bool,
     allow_nan: bool,
-    image_size: int | None,
+    image_size: tuple[int, int] | None,
     resize_mode: ResizeMode | None,
     flip: bool,
     skip_bad: bool,
@@ -143,7 +155,7 @@ def train(
     )
     config = brickyard.TrainingConfig(**options)
     info = brickyard.model_info(locate(name))
-    height, width = (image_size, image_size) if image_size else _training_size(info, data)
+    height, width = image_size or _training_size(info, data)
     resize_mode = resize_mode or info.spec.input.resize_mode
     images: dict[str, Any] = {"flip": flip, "resize_mode": resize_mode, "skip_bad": skip_bad}
     datasets = {
@@ -208,7 +220,7 @@ def evaluate(
     length: int | None,
     batch_size: int,
     skip_bad: bool,
-    image_size: int | None,
+    image_size: tuple[int, int] | None,
     seed: int,
     workers: int,
     device: str | None,
@@ -247,11 +259,12 @@ def _parse_devices(devices: str) -> int | str:
 
 
 def _training_size(info: ModelInfo, data: str) -> tuple[int, int]:
-    """Return the image size of the model; digit scenes have a size of their own for a model that takes any size."""
+    """Return the image size of the model; generated images have their own for a new model that takes any size."""
+    from brickyard.data.readers import scene_size  # noqa: PLC0415 - it loads torch, and --help must be fast
+
     images = info.spec.input
-    if data == "digits" and info.weights is None and not images.fixed:
-        return _DIGITS_SIZE, _DIGITS_SIZE
-    return images.size
+    generated = scene_size(data) if info.weights is None and not images.fixed else None
+    return generated or images.size
 
 
 def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Sequence[str]) -> None:

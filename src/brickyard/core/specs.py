@@ -109,18 +109,85 @@ def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> t
         distinct: Refuse equal names. Files may have them: ImageNet has two classes "crane".
 
     Raises:
-        BrickInputError: They are not a list of texts of one line, one is blank, or two are equal.
+        BrickInputError: They are not a list of texts of one line, one is blank, or two are equal. A single space is
+            not blank: it is a character for a head that reads text.
     """
     if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
         raise BrickInputError(f"labels of {location}", "a list of names", repr(labels)[:100])
     if wrong := [
-        label for label in labels if not isinstance(label, str) or not label.strip() or len(label.splitlines()) > 1
+        label
+        for label in labels
+        if not isinstance(label, str) or not (label.strip() or label == " ") or len(label.splitlines()) > 1
     ]:
         raise BrickInputError(f"labels of {location}", "names that are text of one line", repr(wrong[0])[:100])
     if distinct and len(set(labels)) < len(labels):
         twice = next(label for index, label in enumerate(labels) if label in labels[:index])
         raise BrickInputError(f"labels of {location}", "names that differ", f"{twice[:100]!r} twice")
     return tuple(labels)
+
+
+_COCO_SIGMAS = (  # nose, then left and right eye, ear, shoulder, elbow, wrist, hip, knee, ankle
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
+    0.089,
+)  # fmt: skip
+_MEAN_SIGMA = round(sum(_COCO_SIGMAS) / len(_COCO_SIGMAS), 3)
+
+
+@final
+@dataclass(frozen=True)
+class KeypointSpec:
+    """The key points of an object or of an image, such as the joints of a body.
+
+    Attributes:
+        names: The name of each.
+        flip_pairs: The pairs of indices that a horizontal flip of the image swaps, such as left and right eye.
+        skeleton: The pairs of indices that a drawing joins by a line.
+        sigmas: The tolerance of each in object key point similarity (OKS): the standard deviation of annotations, as a
+            fraction of the square root of the object's area. By default COCO's where there are 17 key points, else the
+            mean of these, 0.067, for each.
+
+    Raises:
+        BrickInputError: A name occurs twice, an index is out of range, or a tolerance is not above 0.
+    """
+
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_class_names(self.names, "key points")
+        count = len(self.names)
+        if not self.sigmas:
+            sigmas = _COCO_SIGMAS if count == len(_COCO_SIGMAS) else (_MEAN_SIGMA,) * count
+            object.__setattr__(self, "sigmas", sigmas)
+        if len(self.sigmas) != count or min(self.sigmas) <= 0:
+            raise BrickInputError("sigmas of key points", f"{count} numbers above 0", f"{list(self.sigmas)}")
+        for what, pairs in (("flip_pairs", self.flip_pairs), ("skeleton", self.skeleton)):
+            if wrong := [pair for pair in pairs if len(pair) != 2 or not all(0 <= index < count for index in pair)]:
+                raise BrickInputError(f"{what} of key points", f"pairs of indices in [0, {count})", f"{wrong[0]}")
+
+    @classmethod
+    def numbered(cls, count: int) -> Self:
+        """Return key points named "0", "1", ..."""
+        return cls(tuple(map(str, range(count))))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        flip_pairs, skeleton = (
+            tuple((int(first), int(second)) for first, second in values[name]) for name in ("flip_pairs", "skeleton")
+        )
+        return cls(tuple(values["names"]), flip_pairs, skeleton, tuple(map(float, values["sigmas"])))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the specification as JSON values."""
+        return {
+            "names": list(self.names),
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "skeleton": [list(pair) for pair in self.skeleton],
+            "sigmas": list(self.sigmas),
+        }
 
 
 @final
@@ -137,6 +204,7 @@ class HeadInfo:
             and pads with grey; None where it is unknown.
         trained: False if a training left the head at its initial random weights, because the data had no labels for it;
             True if it has trained weights; None if that is unknown.
+        keypoints: The key points of each object, None for a task without them.
     """
 
     task: str
@@ -145,6 +213,7 @@ class HeadInfo:
     image_size: tuple[int, int] | None = None
     resize_mode: ResizeMode | None = None
     trained: bool | None = None
+    keypoints: KeypointSpec | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -152,7 +221,9 @@ class HeadInfo:
         size: Sequence[int] | None = values.get("image_size")
         image_size = None if size is None else (size[0], size[1])
         labels, mode = tuple(values["labels"]), values.get("resize_mode")
-        return cls(values["task"], values["variant"], labels, image_size, mode, values.get("trained"))
+        points = values.get("keypoints")
+        keypoints = None if points is None else KeypointSpec.from_json(points)
+        return cls(values["task"], values["variant"], labels, image_size, mode, values.get("trained"), keypoints)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -161,4 +232,6 @@ class HeadInfo:
             values["image_size"] = list(self.image_size)
         if self.resize_mode is not None:
             values["resize_mode"] = self.resize_mode
+        if self.keypoints is not None:
+            values["keypoints"] = self.keypoints.to_json()
         return values if self.trained is not False else {**values, "trained": False}

@@ -9,7 +9,7 @@ from typing import Any, final
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from brickyard.data.dataset import CheckableDataset, LabelledDataset
+from brickyard.data.dataset import CheckableDataset, LabelledDataset, keypoints_of
 from brickyard.errors import BrickInputError
 
 _MAX_PROBLEMS = 20  # that an error lists
@@ -25,7 +25,7 @@ class Subset(Dataset[Mapping[str, Any]]):
 
     def __init__(self, data: LabelledDataset, indices: Sequence[int]) -> None:
         self.data, self.indices = data, indices
-        self.labels, self.kinds = data.labels, data.kinds
+        self.labels, self.kinds, self.keypoints = data.labels, data.kinds, keypoints_of(data)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -34,11 +34,11 @@ class Subset(Dataset[Mapping[str, Any]]):
         return self.data[self.indices[index]]
 
 
-def checked_subset(data: CheckableDataset, length: int | None, name: str, *, skip_bad: bool) -> LabelledDataset:
+def checked_subset(data: LabelledDataset, length: int | None, name: str, *, skip_bad: bool) -> LabelledDataset:
     """Check the labels and the image headers of a data set, and return the samples to use.
 
     Args:
-        data: The data set.
+        data: The data set; one that is not a `CheckableDataset` is not checked.
         length: The number of samples to check and use, the first ones; None for all.
         name: The name of the data set, for errors.
         skip_bad: Whether to leave out bad samples, with a logged warning that counts them.
@@ -56,7 +56,7 @@ def checked_subset(data: CheckableDataset, length: int | None, name: str, *, ski
     num_small = 0
     for index in tqdm(range(count), f"Checking {name}", disable=None if count >= _LARGE else True, leave=False):
         try:
-            num_small += data.check(index)
+            num_small += data.check(index) if isinstance(data, CheckableDataset) else 0
         except BrickInputError as error:
             problems[index] = error
     if num_small:

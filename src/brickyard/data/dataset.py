@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from brickyard.core.specs import KeypointSpec
 from brickyard.data.label_kinds import LabelKind
 
 
@@ -15,7 +16,8 @@ class LabelledDataset(Protocol):
     An item is a dictionary: `image` (3, H, W) uint8, and `targets/<label>` for each label that the image has.
 
     Attributes:
-        labels: The class names of each label, by the name of the head that reads it.
+        labels: The class names of each label, by the name of the head that reads it; () for a label without classes,
+            such as a depth.
         kinds: The kind of each label, by its name in `targets/<label>`.
     """
 
@@ -44,6 +46,23 @@ class CheckableDataset(LabelledDataset, Protocol):
             BrickInputError: A file is absent or damaged, or the labels do not fit the image.
         """
         ...
+
+
+@runtime_checkable
+class KeypointDataset(LabelledDataset, Protocol):
+    """A data set with labels of points, which declares what they are.
+
+    Attributes:
+        keypoints: The points of each label of kind points or instance points, by its name.
+    """
+
+    @property
+    def keypoints(self) -> Mapping[str, KeypointSpec]: ...
+
+
+def keypoints_of(data: LabelledDataset) -> Mapping[str, KeypointSpec]:
+    """Return the points of each label of a data set, none if it does not declare them."""
+    return data.keypoints if isinstance(data, KeypointDataset) else {}
 
 
 def split_names(split: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ does not wait for the result; lists of boxes are copied to the GPU one by one an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -31,6 +31,7 @@ class LabelContext:
         size: (H, W) of the images, None if unknown.
         num_classes: K, None if the label has no classes.
         labelled: (B,) bool, the rows whose values count; None for all.
+        num_keypoints: The number of key points of each object, None if unknown.
     """
 
     location: str
@@ -38,6 +39,7 @@ class LabelContext:
     size: tuple[int, int] | None
     num_classes: int | None
     labelled: Tensor | None
+    num_keypoints: int | None = None
 
 
 def check_class_index(label: Any, context: LabelContext) -> None:
@@ -119,6 +121,50 @@ def check_boxes(label: Any, context: LabelContext) -> None:
     boxes = torch.cat([target["boxes"].detach().float() for target in label])
     labels = torch.cat([target["labels"] for target in label])
     _check_box_values(boxes, labels, rows, context)
+
+
+def check_instance_masks(label: Any, context: LabelContext) -> None:
+    """Check boxes, see `check_boxes`, and "masks" (M, H, W) of an integer or bool dtype, or (B, M, H, W) if padded."""
+    check_boxes(label, context)
+    for target, location in _targets_of(label, context):
+        _check_masks(target, location, context.size)
+
+
+def check_instance_points(label: Any, context: LabelContext) -> None:
+    """Check boxes, see `check_boxes`, and "keypoints" (M, K, 3), finite, or (B, M, K, 3) if padded; and any "masks"."""
+    check_boxes(label, context)
+    for target, location in _targets_of(label, context):
+        points, rows, count = target.get("keypoints"), target["labels"].shape, context.num_keypoints
+        shape = f"({', '.join(map(str, (*rows, count or 'K')))}, 3)"
+        if (
+            not isinstance(points, Tensor)
+            or (points.shape[:-2], points.shape[-1:]) != (rows, (3,))
+            or count not in (None, points.shape[-2])
+        ):
+            raise BrickInputError(location, f'"keypoints" {shape} of x, y and visibility', _form_of(points))
+        if points.device.type == "cpu" and not points.isfinite().all():
+            raise BrickInputError(location, '"keypoints" with finite coordinates', "nan or infinite ones")
+        if "masks" in target:
+            _check_masks(target, location, context.size)
+
+
+def _check_masks(target: Mapping[str, Any], location: str, size: tuple[int, int] | None) -> None:
+    masks, rows = target.get("masks"), target["labels"].shape
+    shape = ", ".join(map(str, (*rows, *(size or "HW"))))
+    if not isinstance(masks, Tensor) or masks.shape[:-2] != rows or size not in (None, masks.shape[-2:]):
+        raise BrickInputError(location, f'"masks" (M, H, W) = ({shape})', _form_of(masks))
+    if masks.is_floating_point() or masks.is_complex():
+        raise BrickInputError(location, '"masks" of an integer or bool dtype', f"{masks.dtype}")
+
+
+def _targets_of(label: Any, context: LabelContext) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield the boxes of each labelled image, or the padded ones of all images, with the location that errors name."""
+    if isinstance(label, Mapping):
+        yield label, context.location
+        return
+    for row, target in enumerate(label):
+        if context.labelled is None or context.labelled[row]:
+            yield target, f"{context.location}, row {row}"
 
 
 def _check_padded_boxes(label: Mapping[str, Any], context: LabelContext) -> None:

@@ -21,6 +21,8 @@ from brickyard.data.label_checks import (
     check_class_index,
     check_dense_map,
     check_id,
+    check_instance_masks,
+    check_instance_points,
     check_mask,
     check_multi_hot,
     check_nothing,
@@ -46,6 +48,7 @@ class LabelKind(Enum):
         BOXES: {"boxes": (M, 4) xyxy pixels, "labels": (M,), ...}; every other entry has one row per box, too. Loss and
             metric ignore the boxes that "ignore" (M,) bool marks; without that entry, none.
         INSTANCE_MASKS: `BOXES` with "masks" (M, H, W) of 0 and 1.
+        INSTANCE_POINTS: `BOXES` with "keypoints" (M, K, 3), points as in `POINTS`; optionally with "masks" as well.
         POINTS: (..., K, 3) x and y in pixels, where the first pixel spans [0, 1], and the visibility as in COCO, 0 for
             unknown points.
         DENSE_MAP: (H, W) or (C, H, W) float, a measurement of each pixel such as depth; unknown where it is not above 0
@@ -60,6 +63,7 @@ class LabelKind(Enum):
     MASK = "mask"
     BOXES = "boxes"
     INSTANCE_MASKS = "instance masks"
+    INSTANCE_POINTS = "instance points"
     POINTS = "points"
     DENSE_MAP = "dense map"
     TEXT = "text"
@@ -181,21 +185,42 @@ def _unwrap_entries(label: Any, parts: Parts) -> Any:
     return {**label, **parts}
 
 
+def _wrap_instance_points(label: Any, size: tuple[int, int], location: str) -> Parts:
+    has_masks = isinstance(label, Mapping) and "masks" in label
+    parts = (_wrap_instance_masks if has_masks else _wrap_boxes)(label, size, location)
+    points, count = label.get("keypoints"), len(label["boxes"])
+    if not isinstance(points, Tensor) or points.ndim != 3 or len(points) != count or points.shape[-1] != 3:
+        expected = f'"keypoints" (M, K, 3) = ({count}, K, 3) of x, y and visibility'
+        raise BrickInputError(location, expected, _form_of(points))
+    return {**parts, "keypoints": _key_points(points, size)}
+
+
+def _unwrap_instance_points(label: Any, parts: Parts) -> Any:
+    return {**label, **parts, "keypoints": _moved_points(label["keypoints"], parts["keypoints"])}
+
+
 def _wrap_points(label: Any, size: tuple[int, int], location: str) -> Parts:
     if not isinstance(label, Tensor) or label.ndim < 2 or label.shape[-1] != 3:
         raise BrickInputError(location, "points (..., K, 3) of x, y and visibility", _form_of(label))
-    coordinates = label[..., :2] if label.is_floating_point() else label[..., :2].float()
-    return {"points": tv_tensors.KeyPoints(coordinates, canvas_size=size)}
+    return {"points": _key_points(label, size)}
 
 
 def _unwrap_points(label: Any, parts: Parts) -> Any:
-    """Points outside of the image become (0, 0, 0), as COCO writes an unknown point."""
-    points = parts["points"]
-    height, width = points.canvas_size
-    coordinates = points.as_subclass(Tensor)
+    return _moved_points(label, parts["points"])
+
+
+def _key_points(points: Tensor, size: tuple[int, int]) -> tv_tensors.KeyPoints:
+    coordinates = points[..., :2] if points.is_floating_point() else points[..., :2].float()
+    return tv_tensors.KeyPoints(coordinates, canvas_size=size)
+
+
+def _moved_points(points: Tensor, moved: tv_tensors.KeyPoints) -> Tensor:
+    """Return points (..., 3) at new coordinates; those outside of the image become (0, 0, 0), unknown as in COCO."""
+    height, width = moved.canvas_size
+    coordinates = moved.as_subclass(Tensor)
     inside = ((coordinates >= 0) & (coordinates <= coordinates.new_tensor([width, height]))).all(dim=-1)
-    moved = torch.cat([coordinates, label[..., 2:].to(coordinates.dtype)], dim=-1)
-    return torch.where((inside & visible_points(label))[..., None], moved, 0)
+    values = torch.cat([coordinates, points[..., 2:].to(coordinates.dtype)], dim=-1)
+    return torch.where((inside & visible_points(points))[..., None], values, 0)
 
 
 def _zeros(label: Any) -> Any:
@@ -256,7 +281,10 @@ KIND_RULES: Mapping[LabelKind, KindRules] = {
         _wrap_mask, _unwrap_mask, fill=IGNORED, neutral=_ignored, count=_count_known_pixels, check=check_mask
     ),
     LabelKind.BOXES: _BOXES,
-    LabelKind.INSTANCE_MASKS: replace(_BOXES, wrap=_wrap_instance_masks),
+    LabelKind.INSTANCE_MASKS: replace(_BOXES, wrap=_wrap_instance_masks, check=check_instance_masks),
+    LabelKind.INSTANCE_POINTS: replace(
+        _BOXES, wrap=_wrap_instance_points, unwrap=_unwrap_instance_points, check=check_instance_points
+    ),
     LabelKind.POINTS: KindRules(
         _wrap_points, _unwrap_points, fill=0, neutral=_zeros, count=_count_visible_points, check=check_points
     ),

@@ -2,38 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import Protocol
+from typing import Protocol, final
 
 from brickyard.core.specs import ResizeMode
 from brickyard.data.checking import checked_subset
 from brickyard.data.coco import Coco
-from brickyard.data.dataset import CheckableDataset, LabelledDataset
+from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.image_folder import ImageFolder
+from brickyard.data.label_kinds import LabelKind
 from brickyard.data.pets import Pets
+from brickyard.data.synthetic.anomalies import DigitAnomalies
 from brickyard.data.synthetic.backgrounds import Split
 from brickyard.data.synthetic.digits import DigitScenes
+from brickyard.data.synthetic.scenes import SPLITS, Scenes
+from brickyard.data.synthetic.single import SingleDigits
+from brickyard.data.synthetic.text import DigitText
 from brickyard.data.transforms import Augment, Augmented
 from brickyard.data.voc import Voc
 from brickyard.data.yolo import Yolo
-from brickyard.errors import BrickInputError, UnknownNameError
+from brickyard.errors import UnknownNameError
+
+Reader = Callable[[Path, str], LabelledDataset]
 
 
-class _Reader(Protocol):
-    """A class of data sets in one format."""
+@final
+@dataclass(frozen=True)
+class _Format:
+    """A format of data sets on disk.
 
-    layout: str
+    Attributes:
+        reader: Opens a split of a folder.
+        layout: The files that it reads.
+        augment: Whether training images are changed at random.
+    """
 
-    def __call__(self, folder: Path, split: str, /) -> CheckableDataset: ...
+    reader: Reader
+    layout: str = ""
+    augment: bool = True
 
 
-_DIGITS = "digits"
+class _SceneReader(Protocol):
+    """A class of generated data sets."""
+
+    def __call__(self, split: Split, length: int, *, image_size: int | tuple[int, int], seed: int) -> Scenes: ...
+
+
 _NUM_SCENES: dict[Split, int] = {"train": 1_000_000, "val": 500, "test": 1000}  # generated on the fly, all different
-_SCENE_SIZE, _IMAGE_SIZE = 96, 224
-_FORMATS: dict[str, _Reader] = {"coco": Coco, "yolo": Yolo, "voc": Voc, "imagefolder": ImageFolder, "pets": Pets}
+_IMAGE_SIZE = 224
+_MIN_AREA = 0.5  # of an image that a random crop keeps
+# The generated data sets, with their default image size.
+_SCENES: dict[str, tuple[_SceneReader, tuple[int, int]]] = {
+    "digits": (DigitScenes, (96, 96)),
+    "digits-single": (SingleDigits, (96, 96)),
+    "digits-text": (DigitText, (64, 192)),
+    "digits-anomaly": (DigitAnomalies, (96, 96)),
+}
+_FORMATS: dict[str, _Format] = {
+    "coco": _Format(Coco, Coco.layout),
+    "yolo": _Format(Yolo, Yolo.layout),
+    "voc": _Format(Voc, Voc.layout),
+    "imagefolder": _Format(ImageFolder, ImageFolder.layout),
+    "pets": _Format(Pets, Pets.layout),
+}
+_BUILT_IN = frozenset(_FORMATS)
 
-KINDS = (_DIGITS, *(f"{name}:FOLDER" for name in _FORMATS))
+
+def data_names() -> list[str]:
+    """Return the data sets that `open_data` opens: generated ones by name, and "coco:FOLDER" and the like."""
+    return [*_SCENES, *(f"{name}:FOLDER" for name in _FORMATS)]
+
+
+def scene_size(text: str) -> tuple[int, int] | None:
+    """Return the default (H, W) in pixels of generated images, None for another data set."""
+    return _SCENES[text][1] if text in _SCENES else None
+
+
+def register_data(name: str, reader: Reader, *, augment: bool = True) -> None:
+    """Register a format of data sets, so that `open_data` and the command line open `name:FOLDER`.
+
+    After `register_data("mine", MyDataset)`, `open_data("mine:path/to/folder", "train")` opens `MyDataset`, and so does
+    `brickyard --import my_module train ... --data mine:path/to/folder`, if the module registers it.
+
+    Args:
+        name: Lower-case letters, digits, `-` and `_`.
+        reader: Opens a split: takes what follows the colon as a `Path`, and "train", "val", "test" or another split,
+            and returns a `LabelledDataset`. One that has `check`, as a `CheckableDataset`, is checked before it is
+            used; one with points also has `keypoints`, see `KeypointDataset`.
+        augment: Whether training images are changed at random, see `Augment`.
+
+    Raises:
+        ValueError: The name has other characters, or is that of a data set of brickyard or of another reader.
+    """
+    if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum() and name == name.lower()):
+        raise ValueError(f"'{name}' cannot name data: expected lower-case letters, digits, '-' and '_' only.")
+    taken = name in _SCENES or name in _BUILT_IN or (name in _FORMATS and _FORMATS[name].reader is not reader)
+    if taken:
+        raise ValueError(f"Data named '{name}' is registered already. Choose another name.")
+    _FORMATS[name] = _Format(reader, augment=augment)
 
 
 def open_data(
@@ -49,19 +118,31 @@ def open_data(
 ) -> LabelledDataset:
     """Open the data set that a text names, with the transforms of its split.
 
-    `digits` are generated scenes, see `DigitScenes`. Data sets on disk are named by a format and a folder, which may
-    start with `~`. Their labels and the headers of their images are checked first; all problems are reported together.
+    Generated data sets are named by a word; each image depends on `seed`, the split and its index only:
+
+    - `digits`: several digits on photos, for `cls` (multi-label), `seg`, `det`, `fomo`, `inst`, `pose` and `depth`, see
+      `DigitScenes`.
+    - `digits-single`: one digit, for `cls`, `kpt` and `emb`, see `SingleDigits`.
+    - `digits-text`: a line of digits, for `ocr`, see `DigitText`.
+    - `digits-anomaly`: digits on paper with and without a foreign object, for `anomaly`, see `DigitAnomalies`.
+
+    Data sets on disk are named by a format and a folder, which may start with `~`. Their labels and the headers of
+    their images are checked first; all problems are reported together. `register_data` adds formats.
 
     {layouts}
 
+    Training images from a folder are cropped, flipped and recolored at random, labels included, see `Augment`. Images
+    with texts are neither cropped nor flipped, and those for `anomaly` are not changed, since a changed image may no
+    longer be normal.
+
     Args:
-        text: `digits`, or a format and a folder as in `coco:path/to/folder`.
+        text: The name of a generated data set, or a format and a folder as in `coco:path/to/folder`.
         split: "train", whose images are augmented at random, "val" or "test", or any other split that a folder has.
-        length: The number of images, the first ones; None for all, of digit scenes a million, 500 and 1000.
-        image_size: The side of an image in pixels, or (H, W); None for 96 for digit scenes, which are square, 224 for
-            others.
-        seed: The seed of the digit scenes.
-        flip: Whether half of the training images of a folder are flipped horizontally; not for text or digits.
+        length: The number of images, the first ones; None for all, of generated images a million, 500 and 1000.
+        image_size: The side of an image in pixels, or (H, W); None for 224, for (64, 192) for `digits-text`, and for 96
+            for other generated images, which are square.
+        seed: The seed of generated images.
+        flip: Whether half of the training images of a folder are flipped horizontally.
         resize_mode: How images of a folder are resized to a square: "squash" changes the aspect ratio, "letterbox"
             keeps it and pads with grey.
         skip_bad: Whether to leave out samples whose labels or image header are damaged, with a logged warning that
@@ -70,34 +151,42 @@ def open_data(
     Raises:
         UnknownNameError: The data set or split is unknown.
         BrickInputError: A folder is missing or damaged, a sample is bad and `skip_bad` is False, or a number is out of
-            range.
-        MissingExtraError: Digit scenes need the extra `train`.
+            range; images with points are flipped, but the data set does not tell which points are exchanged.
+        MissingExtraError: Generated images need the extra `train`.
     """
-    name, _, folder = text.partition(":")
-    if text == _DIGITS:
+    if text in _SCENES:
         known = _split_of_scenes(split)
         num_scenes = _NUM_SCENES[known] if length is None else length
-        if isinstance(image_size, tuple):
-            if image_size[0] != image_size[1]:
-                raise BrickInputError("image_size", "one side, since digit scenes are square", f"{image_size}")
-            image_size = image_size[0]
-        return DigitScenes(known, num_scenes, image_size=image_size or _SCENE_SIZE, seed=seed)
+        scenes, default_size = _SCENES[text]
+        return scenes(known, num_scenes, image_size=image_size or default_size, seed=seed)
+    name, _, folder = text.partition(":")
     if name not in _FORMATS or not folder:
-        raise UnknownNameError("data", text, KINDS)
-    data = checked_subset(_FORMATS[name](Path(folder).expanduser(), split), length, text, skip_bad=skip_bad)
-    augment = Augment(image_size or _IMAGE_SIZE, data.kinds, train=split == "train", flip=flip, resize_mode=resize_mode)
+        raise UnknownNameError("data", text, data_names())
+    data_format = _FORMATS[name]
+    opened = data_format.reader(Path(folder).expanduser(), split)
+    data = checked_subset(opened, length, text, skip_bad=skip_bad)
+    has_text = LabelKind.TEXT in data.kinds.values()
+    augment = Augment(
+        image_size or _IMAGE_SIZE,
+        data.kinds,
+        train=split == "train" and data_format.augment,
+        flip=flip and not has_text,
+        flip_pairs={label: points.flip_pairs for label, points in keypoints_of(data).items()},
+        min_area=1.0 if has_text else _MIN_AREA,
+        resize_mode=resize_mode,
+    )
     return Augmented(data, augment)
 
 
 def _split_of_scenes(split: str) -> Split:
-    for known in _NUM_SCENES:
+    for known in SPLITS:
         if known == split:
             return known
-    raise UnknownNameError("split", split, _NUM_SCENES)
+    raise UnknownNameError("split", split, SPLITS)
 
 
 def _layouts() -> str:
-    texts = [f"- `{name}:FOLDER`: {reader.layout}." for name, reader in _FORMATS.items()]
+    texts = [f"- `{name}:FOLDER`: {entry.layout}." for name, entry in _FORMATS.items()]
     return "\n".join(fill(text, 112, initial_indent=" " * 4, subsequent_indent=" " * 6) for text in texts).strip()
 
 

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
 from brickyard.core.specs import RESIZE_MODES, ResizeMode
-from brickyard.data.dataset import LabelledDataset
+from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.geometry import FRAME_FILL, Window, crop, horizontal_flip, resize_geometry, resize_into
 from brickyard.data.label_kinds import KIND_RULES, TARGETS, LabelKind, kind_of
 from brickyard.errors import BrickInputError
@@ -24,7 +24,8 @@ _ZOOM_OUT_PROBABILITY = 0.25  # otherwise the image is cropped
 _MAX_ZOOM_OUT = 1.5  # the largest ratio of the frame's sides to the image's
 _MAX_STRETCH = 4 / 3  # the largest ratio between the aspect ratios of a crop and its image
 _MIN_BOX_SIDE = 2.0  # pixels; less of an object cannot be recognised
-_WITH_BOXES = (LabelKind.BOXES, LabelKind.INSTANCE_MASKS)
+_WITH_BOXES = (LabelKind.BOXES, LabelKind.INSTANCE_MASKS, LabelKind.INSTANCE_POINTS)
+_WITH_POINTS = (LabelKind.POINTS, LabelKind.INSTANCE_POINTS)
 
 _Move = Callable[[Any, float], Any]
 
@@ -45,8 +46,8 @@ class Augment:
         kinds: The kind of each label by its name, `LabelledDataset.kinds`.
         train: Whether to change at random.
         flip: Whether half of the training images are flipped horizontally; not for text or digits.
-        flip_pairs: For each label of kind points, the pairs of indices that a flip swaps, such as the left and the
-            right eye; an empty sequence if there are none.
+        flip_pairs: For each label of kind points or instance points, the pairs of indices that a flip swaps, such as
+            the left and the right eye; an empty sequence if there are none.
         min_area: The smallest part of an image's area that a crop keeps, in (0, 1].
         interpolation: How images are resized, "bilinear" or "bicubic", with antialiasing.
         resize_mode: "squash" changes the aspect ratio; "letterbox" keeps it and pads with a grey frame.
@@ -78,7 +79,7 @@ class Augment:
         self.flip_pairs = dict(flip_pairs)
         self.interpolation = InterpolationMode(interpolation)
         self._color_jitter = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03)
-        points = {name for name, kind in kinds.items() if kind is LabelKind.POINTS}
+        points = {name for name, kind in kinds.items() if kind in _WITH_POINTS}
         if train and flip and (undeclared := sorted(points - flip_pairs.keys())):
             hint = (
                 "A flip swaps left and right: pass flip_pairs={'kpt': [(1, 2), ...]}, [] for no pairs, or flip=False."
@@ -122,11 +123,12 @@ class Augment:
         rules = KIND_RULES[kind]
         parts = {part: move(value, rules.fill) for part, value in rules.wrap(label, size, f"Augment, '{name}'").items()}
         moved = rules.unwrap(label, parts)
-        if kind in _WITH_BOXES:
-            return _sanitized(moved, _MIN_BOX_SIDE if self.train else None)
-        if kind is LabelKind.POINTS and is_flipped:
-            return _swapped(moved, self.flip_pairs[name.removeprefix(TARGETS)])
-        return moved
+        if kind in _WITH_POINTS and is_flipped:
+            pairs = self.flip_pairs[name.removeprefix(TARGETS)]
+            if kind is LabelKind.POINTS:
+                return _swapped(moved, pairs)
+            moved["keypoints"] = _swapped(moved["keypoints"], pairs)
+        return _sanitized(moved, _MIN_BOX_SIDE if self.train else None) if kind in _WITH_BOXES else moved
 
     def _random_window(self, height: int, width: int) -> Window:
         """A frame around the whole image, or a crop of it."""
@@ -154,7 +156,7 @@ class Augmented(Dataset[dict[str, Any]]):
 
     def __init__(self, data: LabelledDataset, augment: Augment) -> None:
         self.data, self.augment = data, augment
-        self.labels, self.kinds = data.labels, data.kinds
+        self.labels, self.kinds, self.keypoints = data.labels, data.kinds, keypoints_of(data)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -19,7 +19,10 @@ _TOLERANCE = 1e-4  # of values of float32 models, relative to the largest absolu
 _EPSILONS = 10  # the tolerance of models of lower precision, in units of the spacing of their numbers at 1
 _BOX_TOLERANCE = 0.1  # pixels, of float32 models
 _DIFFERING_INTEGERS = 1e-3  # the fraction that may differ, of float32 models
-_LOCATIONS = ("/boxes", "/points")  # of detections, by the end of the names of outputs
+_LOCATIONS = ("boxes", "points")  # of detections: outputs of a head with scores and labels
+_OF_OBJECTS = ("masks", "keypoints")  # outputs of a head with one row for each box
+_MASK_TOLERANCE = 1e-3  # of the probabilities of masks and key points, of float32 models
+_DIFFERING_CELLS = 0.02  # the fraction of a mask that may differ: cells at the edge of its box
 _EXTRA_PIXELS = 64  # added to a dynamic height or width in the second comparison
 
 
@@ -68,23 +71,23 @@ def differences(expected: Arrays, found: Arrays, tolerance: float = _TOLERANCE) 
     Floats may differ by `tolerance`, relative to the largest absolute value where that exceeds 1. Of integers, one
     value in a thousand may differ, because argmax may break ties differently. Detections (a head with all of `boxes`,
     or `points`, `scores` and `labels`) are compared as sets, because detections with nearly equal scores may swap: each
-    needs a counterpart with the same label, a score within `tolerance` and coordinates within 0.1 pixels. The latter
-    two limits grow with the tolerance as well.
+    needs a counterpart with the same label, a score within `tolerance` and coordinates within 0.1 pixels, and, where
+    the head has them, the same `masks` and `keypoints`, within 0.1 pixels. The limits in pixels grow with the tolerance
+    as well.
 
     Example:
         >>> differences({"logits": np.zeros(2)}, {"logits": np.ones(2)})
         ["'logits': values differ by up to 1, tolerance 0.0001"]
     """
     problems, compared_as_sets = [], set()
-    for located in (name for name in expected if name.endswith(_LOCATIONS)):
-        head = located.rpartition("/")[0]
-        keys = [located, f"{head}/scores", f"{head}/labels"]
-        if all(key in expected and key in found for key in keys):
-            compared_as_sets |= set(keys)
-            differing = _differing_detections(
-                *(expected[key] for key in keys), *(found[key] for key in keys), tolerance=tolerance
-            )
-            problems += [f"{head}: {problem}" for problem in differing]
+    for location in (name for name in expected if name.rpartition("/")[2] in _LOCATIONS):
+        head = location.rpartition("/")[0]
+        keys = {"location": location, **{key: f"{head}/{key}" for key in ("scores", "labels", *_OF_OBJECTS)}}
+        keys = {key: name for key, name in keys.items() if name in expected and name in found}
+        if {"location", "scores", "labels"} <= keys.keys():
+            compared_as_sets |= set(keys.values())
+            first, second = ({key: arrays[name] for key, name in keys.items()} for arrays in (expected, found))
+            problems += [f"{head}: {problem}" for problem in _differing_detections(first, second, tolerance)]
     for name, array in expected.items():
         if name not in found:
             problems.append(f"'{name}' is missing")
@@ -106,26 +109,40 @@ def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any], tolerance: 
     return "" if largest <= allowed else f"values differ by up to {largest:.3g}, tolerance {allowed:.3g}"
 
 
-def _differing_detections(*arrays: npt.NDArray[Any], tolerance: float) -> list[str]:
+def _differing_detections(expected: Arrays, found: Arrays, tolerance: float) -> list[str]:
     """Describe missing and additional detections.
 
     Args:
-        *arrays: Expected boxes (B, N, 4) or points (B, N, 2), scores (B, N) and labels (B, N), then the same as found.
+        expected: location, boxes (B, N, 4) or points (B, N, 2), scores (B, N), labels (B, N) and any outputs of
+            `_OF_OBJECTS`, (B, N, ...).
+        found: The same.
         tolerance: Of scores; that of coordinates is in proportion.
     """
-    boxes, scores, labels, found_boxes, found_scores, found_labels = arrays
+    pixels = _BOX_TOLERANCE * tolerance / _TOLERANCE
     problems = []
-    for image in range(len(boxes)):
-        for index in np.flatnonzero(labels[image] >= 0):
+    for image in range(len(expected["location"])):
+        locations, labels = expected["location"][image], expected["labels"][image]
+        for index in np.flatnonzero(labels >= 0):
             is_match = (
-                (found_labels[image] == labels[image, index])
-                & (np.abs(found_scores[image] - scores[image, index]) <= tolerance)
-                & (
-                    np.abs(found_boxes[image] - boxes[image, index]).max(axis=1)
-                    <= _BOX_TOLERANCE * tolerance / _TOLERANCE
-                )
+                (found["labels"][image] == labels[index])
+                & (np.abs(found["scores"][image] - expected["scores"][image, index]) <= tolerance)
+                & (np.abs(found["location"][image] - locations[index]).max(axis=1) <= pixels)
             )
             if not is_match.any():
-                problems.append(f"image {image} lacks the detection at {boxes[image, index].round(1).tolist()}")
-    surplus = (found_labels >= 0).sum(axis=1) - (labels >= 0).sum(axis=1)
+                problems.append(f"image {image} lacks the detection at {locations[index].round(1).tolist()}")
+                continue
+            for name in (name for name in _OF_OBJECTS if name in expected):
+                candidates = found[name][image][is_match]
+                if not any(_is_same(name, each, expected[name][image, index], tolerance) for each in candidates):
+                    problems.append(f"image {image} has other {name} in the box {locations[index].round(1).tolist()}")
+    surplus = (found["labels"] >= 0).sum(axis=1) - (expected["labels"] >= 0).sum(axis=1)
     return problems + [f"image {image} has {count} more detections" for image, count in enumerate(surplus) if count > 0]
+
+
+def _is_same(name: str, found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float) -> bool:
+    """Compare the mask (h, w) or the key points (J, 3) of one object."""
+    if name == "masks":
+        limit = _MASK_TOLERANCE * tolerance / _TOLERANCE
+        return float(np.mean(np.abs(found - expected) > limit)) <= _DIFFERING_CELLS
+    limits = np.array([_BOX_TOLERANCE, _BOX_TOLERANCE, _MASK_TOLERANCE]) * tolerance / _TOLERANCE
+    return bool((np.abs(found - expected) <= limits).all())

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from faster_coco_eval.core import mask as coco_masks
 from PIL import Image
+
+from brickyard.parts import run_lengths
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -25,7 +26,7 @@ def with_masks(results: Results, masks: Mapping[str, npt.NDArray[Any]]) -> Resul
         `pycocotools.mask.decode` takes.
     """
     return {
-        head: [{**row, "segmentation": _run_lengths(masks[head] == row["class"])} for row in rows]
+        head: [{**row, "segmentation": run_lengths.encode(masks[head] == row["class"])} for row in rows]
         if head in masks
         else rows
         for head, rows in results.items()
@@ -39,9 +40,3 @@ def to_mask_image(mask: npt.NDArray[Any]) -> Image.Image:
     """
     dtype = np.uint8 if mask.max(initial=0) < np.iinfo(np.uint8).max else np.uint16
     return Image.fromarray(np.where(mask < 0, np.iinfo(dtype).max, mask).astype(dtype))
-
-
-def _run_lengths(pixels: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    encoded = coco_masks.encode(np.asfortranarray(pixels, dtype=np.uint8))
-    counts = encoded["counts"]
-    return {"size": list(pixels.shape), "counts": counts.decode() if isinstance(counts, bytes) else counts}

@@ -130,7 +130,7 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: No such task, or no such head of it.
-        BrickInputError: The number of labels is not the number of classes.
+        BrickInputError: The number of labels is not the number of classes, or the task has no key points.
         BrickGraphError: The task builds no brick named "head".
         BrickMismatchError: The head reads a feature map that the backbone does not have.
     """
@@ -145,12 +145,15 @@ def head_bricks(backbone: BackboneSpec, head: HeadRecipe) -> dict[str, Any]:
         raise BrickInputError(f"num_classes of '{head.name}'", f"1 to {_MAX_CLASSES}", f"{num_classes}")
     if head.labels and len(head.labels) != num_classes:
         raise BrickInputError(f"labels of '{head.name}'", f"{num_classes} names", f"{len(head.labels)}")
-    spec = HeadSpec(head.name, variant, num_classes, head.labels)
+    spec = HeadSpec(head.name, variant, num_classes, head.labels, head.keypoints)
     bricks = task.bricks(backbone, spec)
     if "head" not in bricks:
         raise BrickGraphError(f"The task '{task.name}' builds no brick named 'head', only {list(bricks)}.")
     if bricks["head"].head is None:
         bricks["head"].head = HeadInfo(task.name, variant, tuple(spec.class_names))
+    if head.keypoints is not None and bricks["head"].head.keypoints is None:
+        hint = "They are an argument for heads of the task 'pose'."
+        raise BrickInputError(f"keypoints of '{head.name}'", "none", f"{len(head.keypoints.names)}", hint)
     for path, brick in flatten(bricks, head.name).items():
         check_reads(backbone, brick.at_path(path).reads, f"Brick '{path}'")
     return {**_label_check(task, head.name), **bricks}

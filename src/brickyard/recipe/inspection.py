@@ -78,7 +78,7 @@ def recipe_of(bricks: Mapping[str, Brick], weights: str | None = None) -> Recipe
     heads = []
     for path, head in heads_of(bricks).items():
         variant = None if head.variant == get_task(head.task).variants[0] else head.variant
-        heads.append(HeadRecipe(path, head.task, variant, len(head.labels), head.labels))
+        heads.append(HeadRecipe(path, head.task, variant, len(head.labels), head.labels, head.keypoints))
     in_chans = options.pop("in_chans", provides.input.channels)
     loss_weights = _loss_weights_of(bricks, [head.name for head in heads])
     return Recipe(name, tuple(heads), weights or tag or None, in_chans, loss_weights, options)

@@ -26,10 +26,12 @@ class LabelSpec:
     Attributes:
         kind: Its kind.
         num_classes: The number of classes of the head, None for a further label of the head.
+        num_keypoints: The number of key points of an object, None for a head without them.
     """
 
     kind: LabelKind
     num_classes: int | None
+    num_keypoints: int | None = None
 
 
 @final
@@ -60,8 +62,10 @@ def labels_of_model(bricks: Mapping[str, Brick]) -> ModelLabels:
         except (UnknownNameError, BrickInputError):  # a model also runs where its task is not registered
             continue
         with_classes = {TARGETS + name, *(f"{TARGETS}{name}/{label}" for label in task.optional_labels)}
+        points = None if head.keypoints is None else len(head.keypoints.names)
         specs |= {
-            label: LabelSpec(kind, len(head.labels) if label in with_classes else None) for label, kind in kinds.items()
+            label: LabelSpec(kind, len(head.labels) if label in with_classes else None, points)
+            for label, kind in kinds.items()
         }
     return ModelLabels(specs, frozenset(read.name for brick in bricks.values() for read in brick.reads))
 
@@ -84,7 +88,7 @@ def check_labels(labels: ModelLabels, named_inputs: Mapping[str, Any], read: Col
             labelled = named_inputs.get(LABELLED + name.removeprefix(TARGETS))
             rows, size = _images_of(named_inputs)
             _check_labelled(labelled, name, rows)
-            context = LabelContext(name, rows, size, spec.num_classes, labelled)
+            context = LabelContext(name, rows, size, spec.num_classes, labelled, spec.num_keypoints)
             KIND_RULES[spec.kind].check(named_inputs[name], context)
 
 

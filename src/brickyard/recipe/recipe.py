@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self, final
 
+from brickyard.core.specs import KeypointSpec
+
 
 @final
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class HeadRecipe:
         variant: The head's name, None for the task's default.
         num_classes: None for the task's default.
         labels: The class names, None if unknown.
+        keypoints: The key points of each object, None for the task's default.
     """
 
     name: str
@@ -25,6 +28,7 @@ class HeadRecipe:
     variant: str | None = None
     num_classes: int | None = None
     labels: tuple[str, ...] | None = None
+    keypoints: KeypointSpec | None = None
 
 
 @final
@@ -60,10 +64,10 @@ class Recipe:
         return "_".join([self.backbone, *tokens])
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values, without class names, which are in the file of each head."""
+        """Return JSON values, without class names and key points, which are in the file of each head."""
         values = asdict(self)
         for head in values["heads"]:
-            del head["labels"]
+            del head["labels"], head["keypoints"]
         return values
 
     @classmethod

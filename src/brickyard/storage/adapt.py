@@ -13,7 +13,7 @@ from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.graph import flatten, replace_inside, set_paths
 from brickyard.core.modules import BrickModule
-from brickyard.core.specs import check_class_names
+from brickyard.core.specs import KeypointSpec, check_class_names
 from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import adapt_to_channels
 from brickyard.recipe.build import build, head_bricks, loss_sum
@@ -23,6 +23,8 @@ from brickyard.storage.class_rows import rows_by_name
 
 NumClasses = int | Mapping[str, int] | None
 Labels = Sequence[str] | Mapping[str, Sequence[str]] | None
+KeypointsOfHead = int | Sequence[str] | KeypointSpec
+Keypoints = KeypointsOfHead | Mapping[str, KeypointsOfHead] | None
 LossWeights = Mapping[str, float] | Literal["learned"] | None
 
 
@@ -37,21 +39,24 @@ class Changes:
     loss_weights: LossWeights = None
     rename: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    keypoints: Keypoints = None
 
 
 def change_recipe(recipe: Recipe, changes: Changes) -> Recipe:
     """Return the recipe with the changes.
 
     Raises:
-        BrickInputError: `num_classes`, `labels` or `in_chans` are out of range, or do not fit the heads.
+        BrickInputError: `num_classes`, `labels`, `keypoints` or `in_chans` are out of range, or do not fit the heads.
     """
     if changes.in_chans is not None and changes.in_chans < 1:
         raise BrickInputError("in_chans", "1 or more", f"{changes.in_chans}")
     numbers = _by_head(recipe, changes.num_classes, "num_classes", int)
     names = _by_head(recipe, changes.labels, "labels", Sequence)
+    points = _by_head(recipe, changes.keypoints, "keypoints", (int, Sequence, KeypointSpec))
+    heads = tuple(_change_head(head, numbers.get(head.name), names.get(head.name)) for head in recipe.heads)
     return replace(
         recipe,
-        heads=tuple(_change_head(head, numbers.get(head.name), names.get(head.name)) for head in recipe.heads),
+        heads=tuple(_change_keypoints(head, points.get(head.name)) for head in heads),
         in_chans=recipe.in_chans if changes.in_chans is None else changes.in_chans,
         loss_weights=recipe.loss_weights if changes.loss_weights is None else changes.loss_weights,
         options={**recipe.options, **changes.options},
@@ -134,9 +139,9 @@ def _copy_rows(brick: Brick, stored: Brick, bricks: Mapping[str, Brick]) -> bool
     if not set(labels) & set(before):
         return False
     name, _, key = brick.path.rpartition("/")
+    more = HeadRecipe(name, stored.head.task, stored.head.variant, len(before) + 1, keypoints=stored.head.keypoints)
     try:
         with torch.device("meta"):
-            more = HeadRecipe(name, stored.head.task, stored.head.variant, len(before) + 1)
             larger = head_bricks(backbone, more)[key].module
     except BrickInputError:  # the number of classes is fixed, so no weights belong to one of them
         larger = stored.module
@@ -184,7 +189,17 @@ def _change_head(head: HeadRecipe, number: int | None, names: Sequence[str] | No
     return head
 
 
-def _by_head(recipe: Recipe, given: Any, argument: str, kind: type) -> Mapping[str, Any]:
+def _change_keypoints(head: HeadRecipe, given: KeypointsOfHead | None) -> HeadRecipe:
+    if given is None:
+        return head
+    if isinstance(given, int) and given < 1:
+        raise BrickInputError(f"keypoints of '{head.name}'", "1 or more", f"{given}")
+    if isinstance(given, int):
+        given = KeypointSpec.numbered(given)
+    return replace(head, keypoints=given if isinstance(given, KeypointSpec) else KeypointSpec(tuple(given)))
+
+
+def _by_head(recipe: Recipe, given: Any, argument: str, kind: type | tuple[type, ...]) -> Mapping[str, Any]:
     """Return an argument by head: it is {head: value}, or one value for the only head."""
     names = [head.name for head in recipe.heads]
     if given is None:

@@ -96,8 +96,10 @@ def _requirements(requires: Mapping[str, Any] | None) -> str:
 
 def _head_line(path: str, info: BrickInfo) -> str:
     line = f"`{prefix_of(path)}`: task `{info.task}`, head `{info.config['variant']}`, {len(info.labels)} classes"
+    points = info.config.get("keypoints", {}).get("names", [])
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in info.config.get("metrics", {}).items())
-    return f"{line} ({info.labels[0]!r} to {info.labels[-1]!r})." + (f" Metrics: {metrics}." if metrics else "")
+    line += f" ({info.labels[0]!r} to {info.labels[-1]!r})" + (f", key points: {', '.join(points)}" if points else "")
+    return f"{line}." + (f" Metrics: {metrics}." if metrics else "")
 
 
 def _graph(bricks: Mapping[str, BrickInfo]) -> str:

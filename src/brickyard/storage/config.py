@@ -14,7 +14,7 @@ from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
 from brickyard.core.metrics import BrickMetrics, BrickMetricSingle
 from brickyard.core.modules import BrickLoss, BrickModule, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, check_class_names
+from brickyard.core.specs import RESIZE_MODES, BackboneSpec, HeadInfo, KeypointSpec, check_class_names
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, UnsafeBrickError
 from brickyard.parts.registry import create_part, part_of
@@ -34,7 +34,7 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained")
+_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained", "keypoints")
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
 _TIMM_NUMBER = 65_536  # the largest option of timm, such as an image's side or a number of layers
@@ -62,6 +62,14 @@ def _is_names(value: Any) -> bool:
     return _list_of(_is_text)(value) or _object_of(_is_text)(value)
 
 
+def _is_keypoints(value: Any) -> bool:
+    try:
+        KeypointSpec.from_json(value)
+    except BrickInputError:
+        return False
+    return True
+
+
 _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "args": _object_of(lambda value: True),
     "settings": _object_of(lambda value: True),
@@ -80,6 +88,7 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "resize_mode": lambda value: value in RESIZE_MODES,
     "requires": _object_of(lambda value: isinstance(value, dict)),
     "trained": lambda value: isinstance(value, bool),
+    "keypoints": _is_keypoints,
 }
 
 

@@ -69,12 +69,18 @@ def _stored_replacements(
 
 
 def _check_classes(bricks: Mapping[str, Brick], name: str, info: BrickInfo) -> None:
-    """Refuse the weights of a head alone if they are those of other classes than its loss and metrics have."""
+    """Refuse the weights of a head alone if its loss and metrics have other classes or key points."""
     before = bricks[name].head if name in bricks else None
-    if before is not None and info.task is not None and list(before.labels) != info.labels:
-        expected = f"labels: expected {list(before.labels)[:20]}, found {info.labels[:20]}"
+    if before is None or info.task is None:
+        return
+    problems = []
+    if list(before.labels) != info.labels:
+        problems.append(f"labels: expected {list(before.labels)[:20]}, found {info.labels[:20]}")
+    if before.keypoints != (keypoints := HeadInfo.from_json(info.config).keypoints):
+        problems.append(f"key points: expected {before.keypoints}, found {keypoints}")
+    if problems:
         hint = f"Swap the head '{prefix_of(name)}' as a whole, which brings its loss and metrics"
-        raise BrickMismatchError(f"'{info.file}' does not fit '{name}'. {hint}", [expected])
+        raise BrickMismatchError(f"'{info.file}' does not fit '{name}'. {hint}", problems)
 
 
 def _head(
@@ -95,18 +101,23 @@ def _head(
     if backbone is None:
         expected = "a model with a backbone that declares what it provides"
         raise BrickInputError(f"swap '{name}'", expected, "none")
-    recipe = HeadRecipe(name, head.task, head.variant, len(head.labels), head.labels)
+    recipe = HeadRecipe(name, head.task, head.variant, len(head.labels), head.labels, head.keypoints)
     # On the meta device: nothing is initialised only to be replaced, and the random state of the caller stays.
     with torch.device("meta"):
         planned = head_bricks(backbone, recipe)
     weighted = [key for key, brick in planned.items() if brick.module is not None and brick.module.state_dict()]
     loaded = {key: brick for key in weighted if (brick := load(key)) is not None}
     before = bricks[f"{name}/head"].head if f"{name}/head" in bricks else None
-    if before is not None and (before.task, before.variant, before.labels) == (head.task, head.variant, head.labels):
+    if before is not None and _predicts_the_same(before, head):
         return {join(name, key): brick for key, brick in loaded.items()}
     with torch.random.fork_rng():
         built = head_bricks(backbone, recipe)
     return {name: {**built, **loaded}}
+
+
+def _predicts_the_same(first: HeadInfo, second: HeadInfo) -> bool:
+    first_of, second_of = ((h.task, h.variant, h.labels, h.keypoints) for h in (first, second))
+    return first_of == second_of
 
 
 def _sibling(stored: StoredBrick, key: str) -> Brick:

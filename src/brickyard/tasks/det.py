@@ -183,7 +183,7 @@ class Detection(Task):
     def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
         """Return `boxes`, `scores` of 1 and `labels`, a list with the arrays of each image, without boxes to ignore."""
         arrays = [
-            {name: torch_to_numpy(image[name]) for name in ("boxes", "labels")} for image in objects_of_images(labels)
+            {name: torch_to_numpy(image[name]) for name in ("boxes", "labels")} for image in without_ignored(labels)
         ]
         return {
             "boxes": [image["boxes"] for image in arrays],
@@ -192,8 +192,11 @@ class Detection(Task):
         }
 
 
-def objects_of_images(labels: Any) -> list[Mapping[str, Any]]:
-    """Return the labels of a batch, a list or padded, as a list with those of each image, without boxes to ignore."""
+def without_ignored(labels: Any) -> list[dict[str, Any]]:
+    """Return the label of each image of a batch, a list or padded, without the rows of boxes to ignore."""
     if isinstance(labels, Mapping):
         labels = [{name: value[row] for name, value in labels.items()} for row in range(len(labels["labels"]))]
-    return [{name: image[name][~image["ignore"]] for name in image} if "ignore" in image else image for image in labels]
+    return [
+        {name: image[name][~image["ignore"]] for name in image} if "ignore" in image else dict(image)
+        for image in labels
+    ]

@@ -20,7 +20,7 @@ from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.detection import fomo
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
-from brickyard.tasks.det import objects_of_images
+from brickyard.tasks.det import without_ignored
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.selection import Selection
@@ -119,7 +119,7 @@ class PointDetection(Task):
 
     def labels_as_outputs(self, labels: Any, num_classes: int) -> dict[str, Any]:
         """Return `points`, `scores` of 1 and `labels` as a list with those of each image, without boxes to ignore."""
-        objects = objects_of_images(labels)
+        objects = without_ignored(labels)
         boxes, classes = ([torch_to_numpy(image[name]) for image in objects] for name in ("boxes", "labels"))
         return {
             "points": [((each[:, :2] + each[:, 2:]) / 2).T for each in boxes],

@@ -16,6 +16,8 @@ _BUILT_IN = {
     "depth": ("brickyard.tasks.depth", "Depth"),
     "seg": ("brickyard.tasks.seg", "Segmentation"),
     "det": ("brickyard.tasks.det", "Detection"),
+    "inst": ("brickyard.tasks.inst", "InstanceSegmentation"),
+    "pose": ("brickyard.tasks.pose", "InstanceKeypoints"),
     "kpt": ("brickyard.tasks.kpt", "Keypoints"),
     "emb": ("brickyard.tasks.emb", "Embedding"),
     "fomo": ("brickyard.tasks.fomo", "PointDetection"),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from brickyard.core.brick import Brick
 from brickyard.core.names import join
-from brickyard.core.specs import BackboneSpec
+from brickyard.core.specs import BackboneSpec, KeypointSpec
 from brickyard.data.geometry import ResizeGeometry
 from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError
@@ -31,12 +31,14 @@ class HeadSpec:
         variant: One of the task's variants.
         num_classes: The number of its classes.
         labels: The names of the classes, None if they are unknown.
+        keypoints: The key points of each object, None for the task's default.
     """
 
     name: str
     variant: str
     num_classes: int
     labels: tuple[str, ...] | None = None
+    keypoints: KeypointSpec | None = None
 
     @property
     def class_names(self) -> list[str]:

@@ -27,6 +27,9 @@ In luxonis-train, modules are attached to nodes and get their inputs by the same
 | `parser`, `get_custom_head_config()`   | `brick.metadata = {"parser": ..., ...}`, also in the exported file |
 | `Tasks.SEGMENTATION`, `CLASSIFICATION` | the classes `tasks.seg.Segmentation`, `tasks.cls.Classification` |
 | `Tasks.BOUNDINGBOX`, `KEYPOINTS`       | `tasks.det.Detection`, `tasks.kpt.Keypoints` |
+| `Tasks.INSTANCE_SEGMENTATION`          | `tasks.inst.InstanceSegmentation` |
+| `Tasks.INSTANCE_KEYPOINTS`             | `tasks.pose.InstanceKeypoints` |
+| `Tasks.INSTANCE_SEGMENTATION_KEYPOINTS` | the same with the head `masks`: `pose-masks` |
 | `Tasks.EMBEDDINGS`, `FOMO`             | `tasks.emb.Embedding`, `tasks.fomo.PointDetection` |
 | `Tasks.ANOMALY_DETECTION`, `OCR`       | `tasks.anomaly.AnomalyDetection`, `tasks.ocr.TextRecognition` |
 | any other of `Tasks`                   | a subclass of `Task` |

@@ -12,8 +12,8 @@ from brickyard.collection import BrickCollection
 from brickyard.core.names import prefix_of
 from brickyard.core.specs import HeadInfo
 from brickyard.create import create_model
-from brickyard.data.dataset import LabelledDataset
-from brickyard.data.label_kinds import TARGETS
+from brickyard.data.dataset import LabelledDataset, keypoints_of
+from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.data.transforms import Augmented
 from brickyard.errors import BrickMismatchError
 from brickyard.recipe.inspection import heads_of
@@ -30,10 +30,10 @@ def create_model_for(
     bricks: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> BrickCollection:
-    """Create a model with heads for the classes of a data set.
+    """Create a model with heads for the classes and key points of a data set.
 
     Args:
-        data: The training data. A head gets the classes of the labels of the same name.
+        data: The training data. A head gets the classes of the labels of the same name, if they have classes.
         name: See `create_model`.
         pretrained: See `create_model`.
         bricks: See `create_model`.
@@ -44,10 +44,15 @@ def create_model_for(
         The exceptions of `create_model`.
     """
     heads = model_info(name).tasks
-    labels = {head: names for head, names in data.labels.items() if head in heads}
+    labels = {head: names for head, names in data.labels.items() if head in heads and names}
+    keypoints = {  # those of an image are the classes of its head
+        head: points
+        for head, points in keypoints_of(data).items()
+        if head in heads and data.kinds.get(head) is LabelKind.INSTANCE_POINTS
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = create_model(name, pretrained=pretrained, labels=labels, bricks=bricks)
+        model = create_model(name, pretrained=pretrained, labels=labels, keypoints=keypoints, bricks=bricks)
     check_labels(model, data)
     return model
 
@@ -126,9 +131,20 @@ def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, H
     problems = []
     for head in shared:
         expected, found = list(heads[head].labels), list(data.labels[head])
-        if expected != found:
+        if found and expected != found:  # a label without classes, such as a depth, has none to compare
             problems.append(f"head '{head}': expected the {len(expected)} classes {expected}, found {found}")
+        problems += _keypoint_problems(head, heads[head], data)
     return heads, shared, problems
+
+
+def _keypoint_problems(head: str, info: HeadInfo, data: LabelledDataset) -> Iterator[str]:
+    """Compare the names of the key points of each object, if the data declares them, with those of the head."""
+    declared = keypoints_of(data).get(head)
+    if declared is None or info.keypoints is None:
+        return
+    expected, found = list(info.keypoints.names), list(declared.names)
+    if expected != found:
+        yield f"head '{head}': expected the {len(expected)} key points {expected}, found {found}"
 
 
 def _kind_problems(head: str, info: HeadInfo, data: LabelledDataset) -> Iterator[str]:

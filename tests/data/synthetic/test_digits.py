@@ -40,9 +40,10 @@ def scenes():
     return DigitScenes("train", 60)
 
 
-def test_a_scene_has_an_image_and_labels_of_three_tasks(scenes):
+def test_a_scene_has_an_image_and_labels_of_seven_tasks(scenes):
     for scene in scenes:
-        assert list(scene) == ["image", "targets/cls", "targets/seg", "targets/det"]
+        tasks = ("cls", "seg", "det", "fomo", "inst", "pose", "depth")
+        assert list(scene) == ["image", *(f"targets/{task}" for task in tasks)]
         assert scene["image"].shape == (3, 96, 96)
         assert scene["image"].dtype == torch.uint8
         assert scene["image"].is_contiguous()
@@ -69,7 +70,82 @@ def test_the_three_tasks_agree(scenes):
 
 def test_labels_name_the_classes():
     digits = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-    assert DigitScenes.labels == {"cls": digits, "seg": ("background", *digits), "det": digits}
+    assert DigitScenes.labels == {
+        "cls": digits,
+        "seg": ("background", *digits),
+        **dict.fromkeys(("det", "fomo", "inst", "pose"), digits),
+        "depth": (),
+    }
+    assert DigitScenes.kinds.keys() == DigitScenes.labels.keys()
+
+
+def test_instance_masks_are_the_visible_pixels_of_each_digit(scenes):
+    for scene in scenes:
+        target = scene["targets/inst"]
+        assert target["masks"].dtype == torch.uint8
+        assert torch.equal(target["boxes"], boxes_around(target["masks"]))
+        classes = ((target["labels"] + 1)[:, None, None] * target["masks"]).sum(dim=0)
+        assert torch.equal(classes, scene["targets/seg"])  # each pixel is of one digit
+        for other in ("det", "fomo", "pose"):
+            assert torch.equal(scene[f"targets/{other}"]["boxes"], target["boxes"])
+            assert torch.equal(scene[f"targets/{other}"]["labels"], target["labels"])
+
+
+def test_corners_enclose_the_digit_and_follow_its_turn():
+    """A digit lies in the quadrilateral of its corners, which is listed clockwise from the top left and tight."""
+    seen = 0
+    for scene in DigitScenes("train", 60, digits=(1, 1)):
+        corners = scene["targets/pose"]["keypoints"][0]
+        if (corners[:, 2] == 0).any():
+            continue
+        points = corners[:, :2]
+        top_left, top_right, bottom_right, bottom_left = points
+        assert (top_right - top_left)[0] > abs((top_right - top_left)[1])
+        assert (bottom_left - top_left)[1] > abs((bottom_left - top_left)[0])
+        torch.testing.assert_close(top_left + bottom_right, top_right + bottom_left)  # a parallelogram
+        # In the coordinates of the parallelogram, the pixels of the digit fill the unit square.
+        edges = torch.stack([top_right - top_left, bottom_left - top_left], dim=1)
+        pixels = scene["targets/inst"]["masks"][0].nonzero().flip(1) + 0.5
+        shares = torch.linalg.solve(edges, (pixels - top_left).T)
+        tolerance = 1.5 / torch.linalg.vector_norm(edges, dim=0)[:, None]
+        assert (shares > -tolerance).all()
+        assert (shares < 1 + tolerance).all()
+        assert (shares.amin(dim=1, keepdim=True) < 2 * tolerance).all()
+        assert (shares.amax(dim=1, keepdim=True) > 1 - 2 * tolerance).all()
+        seen += 1
+    assert seen > 40
+
+
+def test_corners_outside_of_the_image_are_unknown():
+    points = torch.cat([scene["targets/pose"]["keypoints"].flatten(0, 1) for scene in DigitScenes("train", 100)])
+    unknown = points[:, 2] == 0
+    assert 0 < unknown.sum() < 0.1 * len(points)
+    assert (points[unknown] == 0).all()
+    assert (points[~unknown, 2] == 2).all()
+    assert points[:, :2].min() >= 0
+    assert points[:, :2].max() <= 96
+
+
+def test_the_depth_of_a_digit_is_inverse_to_its_height():
+    overlaps = 0
+    for scene in DigitScenes("train", 60):
+        depth, target = scene["targets/depth"], scene["targets/inst"]
+        assert depth.dtype == torch.float32
+        assert (depth[scene["targets/seg"] == 0] == 0).all()
+        for mask, keypoints in zip(target["masks"].bool(), scene["targets/pose"]["keypoints"], strict=True):
+            (distance,) = depth[mask & (depth > 0)].unique().tolist()
+            assert 2 <= distance <= 6
+            overlaps += int((depth[mask] == 0).sum())
+            if (keypoints[:, 2] > 0).all():
+                # The digit's rectangle before stretch and slant is as high as 8 cells; ink fills most of them.
+                height = (keypoints[3] - keypoints[0])[:2].norm().item()
+                assert 0.55 < height * distance / 96 < 1.35
+    assert 0 < overlaps < 2000
+
+
+def test_the_first_scenes_are_those_that_figures_were_measured_on():
+    expected = [[3, 6, 8], [6, 6], [1, 1, 6, 3]]
+    assert [scene["targets/det"]["labels"].tolist() for scene in DigitScenes("test", 3)] == expected
 
 
 def test_boxes_are_tight_around_the_mask_of_a_digit(scenes):

@@ -87,7 +87,7 @@ FAR = [32.0, 32.0, 45.0, 45.0]
 
 
 def test_boxes_are_suppressed_only_within_a_class_and_an_image():
-    boxes, scores, labels = simple(
+    boxes, scores, labels, _ = simple(
         [[[0.5, 0.0], [0.9, 0.0], [0.0, 0.8]], [[0.7, 0.0], [0.05, 0.0], [0.0, 0.6]]], [[BOX, NEAR, NEAR]] * 2
     )
     assert scores.tolist() == [pytest.approx([0.9, 0.8, 0, 0, 0]), pytest.approx([0.7, 0.6, 0, 0, 0])]
@@ -97,7 +97,7 @@ def test_boxes_are_suppressed_only_within_a_class_and_an_image():
 
 
 def test_class_agnostic_suppression_gives_an_object_one_label():
-    _, scores, labels = simple(
+    _, scores, labels, _ = simple(
         [[[0.5, 0.0], [0.9, 0.0], [0.0, 0.8]], [[0.7, 0.0], [0.05, 0.0], [0.0, 0.75]]],
         [[BOX, NEAR, NEAR], [BOX, FAR, FAR]],
         class_agnostic=True,
@@ -140,7 +140,7 @@ def test_a_float64_default_dtype_changes_nothing():
 
 
 def test_no_detections_are_all_padding():
-    boxes, scores, labels = simple([[[0.05], [0.0]]], [[BOX, FAR]])
+    boxes, scores, labels, _ = simple([[[0.05], [0.0]]], [[BOX, FAR]])
     assert not boxes.any()
     assert not scores.any()
     assert (labels == -1).all()
@@ -148,7 +148,7 @@ def test_no_detections_are_all_padding():
 
 
 def test_the_number_of_detections_is_limited_to_the_best():
-    _, scores, _ = simple([[[0.3], [0.9]]], [[BOX, FAR]], count=1)
+    _, scores, *_ = simple([[[0.3], [0.9]]], [[BOX, FAR]], count=1)
     assert scores.tolist() == [[pytest.approx(0.9)]]
 
 
@@ -174,4 +174,17 @@ def test_half_precision_is_decoded_in_float32():
         torch.rand(1, 6, 2).bfloat16(), torch.rand(1, 6, 4).bfloat16(), (50, 50),
         score_threshold=0.1, iou_threshold=0.5, candidates=10, count=5,
     )  # fmt: skip
-    assert [each.dtype for each in half] == [torch.float32, torch.float32, torch.int64]
+    assert [each.dtype for each in half] == [torch.float32, torch.float32, torch.int64, torch.int64]
+
+
+def test_the_anchor_of_each_detection_is_returned():
+    torch.manual_seed(0)
+    start = torch.rand(2, 30, 2) * 40
+    boxes, scores = torch.cat([start, start + 9], dim=-1), torch.rand(2, 30, K)
+    options = {"score_threshold": 0.5, "iou_threshold": 0.5, "candidates": 50, "count": 60}
+    kept, best, labels, anchors = batched_nms(scores, boxes, (50, 50), **options)
+    for image, row in (labels >= 0).nonzero().tolist():
+        assert torch.equal(kept[image, row], boxes[image, anchors[image, row]])
+        assert best[image, row] == scores[image, anchors[image, row], labels[image, row]]
+    assert (labels < 0).any()
+    assert not anchors[labels < 0].any()

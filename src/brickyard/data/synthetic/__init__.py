@@ -1,1 +1,1 @@
-"""Digit scenes, a synthetic data set that is generated on the fly."""
+"""Synthetic data sets of handwritten digits, which are generated on the fly."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Literal, final
 
@@ -49,15 +50,17 @@ def photos_of(split: Split) -> list[Image.Image]:
         MissingExtraError: The extra `train` is not installed.
     """
     try:
-        folder = files("skimage") / "data"
+        files("skimage")
     except ImportError:
         raise MissingExtraError("Generating digit scenes", "train") from None
-    photos = []
-    for name in _PHOTOS[split]:
-        with (folder / name).open("rb") as file, Image.open(file) as photo:
-            photo.thumbnail((_MAX_SIDE, _MAX_SIDE))
-            photos.append(photo.convert("RGB"))
-    return photos
+    return [_small_photo(name) for name in _PHOTOS[split]]
+
+
+@cache
+def _small_photo(name: str) -> Image.Image:
+    with (files("skimage") / "data" / name).open("rb") as file, Image.open(file) as photo:
+        photo.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        return photo.convert("RGB")
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,24 @@ def digits_of(split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64
 
 
 @final
+class Glyph(NamedTuple):
+    """The shape of a handwritten digit.
+
+    Attributes:
+        ink: The ink coverage of each pixel, (h, w) in [0, 1] without empty rows or columns at the edges.
+        digit: 0 to 9.
+        corners: (4, 2), x and y in pixels of `ink`, of the rectangle around the digit as it was written, turned and
+            slanted with it: top left, top right, bottom right, bottom left. Some may lie outside of `ink`.
+        height: The height in pixels that the digit had before it was stretched, slanted and turned.
+    """
+
+    ink: npt.NDArray[np.float32]
+    digit: int
+    corners: npt.NDArray[np.float32]
+    height: float
+
+
+@final
 class Glyphs:
     """Generate random shapes of handwritten digits.
 
@@ -55,21 +73,21 @@ class Glyphs:
         self.digits = digits
         self.min_height, self.max_height = min_height, max_height
         self._images = [_upsampled(image) for image in images]
+        darkest = [np.asarray(image) for image in self._images]  # of each row and of each column
+        self._profiles = [(pixels.max(axis=1), pixels.max(axis=0)) for pixels in darkest]
 
-    def __call__(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], int]:
-        """Generate one digit.
-
-        Returns:
-            The ink coverage of each pixel, (h, w) in [0, 1] without empty rows or columns at the edges, and the digit.
-        """
+    def __call__(self, rng: np.random.Generator) -> Glyph:
+        """Generate one digit."""
         index = rng.integers(len(self.digits))
         image = self._images[index]
-        scale = math.exp(rng.uniform(math.log(self.min_height), math.log(self.max_height))) / (_CELLS * _UPSAMPLING)
+        digit_height = math.exp(rng.uniform(math.log(self.min_height), math.log(self.max_height)))
+        scale = digit_height / (_CELLS * _UPSAMPLING)
         # From pixels of `image` to those of the glyph, both relative to the center: x, y -> a x + b y, c x + d y.
         a, b, c, d = (scale * entry for entry in _transform(rng))
         reach = (_CELLS + 2) * _UPSAMPLING  # the extent of the digit, with a cell for its soft edge
         width, height = math.ceil((abs(a) + abs(b)) * reach), math.ceil((abs(c) + abs(d)) * reach)
         area, center = a * d - b * c, image.width / 2
+        forward = np.array([[a, b], [c, d]])
         a, b, c, d = d / area, -b / area, -c / area, a / area  # its inverse
         inverse = (a, b, center - (a * width + b * height) / 2, c, d, center - (c * width + d * height) / 2)
         glyph = image.transform((width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
@@ -80,7 +98,26 @@ class Glyphs:
         ink = (np.asarray(glyph, dtype=np.float32) - np.float32(level)) / np.float32(softness) + np.float32(0.5)
         np.clip(ink, 0, 1, out=ink)
         rows, columns = np.flatnonzero(ink.max(axis=1)), np.flatnonzero(ink.max(axis=0))
-        return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], int(self.digits[index])
+        corners = (_corners(*self._profiles[index], level) - center) @ forward.T + (width / 2, height / 2)
+        return Glyph(
+            ink=ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1],
+            digit=int(self.digits[index]),
+            corners=(corners - (columns[0], rows[0])).astype(np.float32),
+            height=digit_height,
+        )
+
+
+def _corners(rows: npt.NDArray[np.uint8], columns: npt.NDArray[np.uint8], level: float) -> npt.NDArray[np.int64]:
+    """Return the corners (4, 2), x and y, of the rectangle around a digit, clockwise from the top left.
+
+    Args:
+        rows: The darkest pixel of each row.
+        columns: The darkest pixel of each column.
+        level: The threshold of ink.
+    """
+    ys, xs = np.flatnonzero(rows >= level), np.flatnonzero(columns >= level)
+    left, top, right, bottom = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 
 def _upsampled(image: npt.NDArray[np.uint8]) -> Image.Image:

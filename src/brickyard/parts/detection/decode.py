@@ -49,6 +49,10 @@ class NMSDecode(nn.Module, ABC):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def select(self, scores: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the boxes, scores and labels of `batched_nms` with these settings, for images (B, C, H, W)."""
+        return self.select_anchors(scores, boxes, image)[:3]
+
+    def select_anchors(self, scores: Tensor, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Call `batched_nms` with these settings, for images (B, C, H, W)."""
         return batched_nms(
             scores,
@@ -81,7 +85,7 @@ def batched_nms(
     count: int,
     class_agnostic: bool = False,
     map_sizes: Sequence[int] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Apply non-maximum suppression to a whole batch, in one call and with outputs of fixed size.
 
     The steps are those of torchvision's `FCOS.postprocess_detections`, except that by default the best candidates are
@@ -101,7 +105,7 @@ def batched_nms(
 
     Returns:
         boxes (B, N, 4) float32, scores (B, N) float32 and labels (B, N) int64, sorted by decreasing score and padded
-        with boxes of 0, score 0 and label -1.
+        with boxes of 0, score 0 and label -1; and the anchor of each, (B, N) int64, an index into P, 0 for padding.
 
     Example:
         >>> scores, boxes = torch.tensor([[[0.9], [0.8]]]), torch.tensor([[[0.0, 0, 8, 8], [0, 0, 8, 9]]])
@@ -129,7 +133,7 @@ def batched_nms(
     kept = nms(torch.cat([shifted.flatten(0, 1), dummies]), functional.pad(best.flatten(), (0, 2)), iou_threshold)
 
     is_kept = torch.zeros_like(functional.pad(valid.flatten(), (0, 2))).scatter(0, kept, True)[:-2].view_as(valid)
-    return _top_detections(best.masked_fill(~(is_kept & valid), 0), selected, labels, count)
+    return _top_detections(best.masked_fill(~(is_kept & valid), 0), selected, labels, anchor, count)
 
 
 def _best_scores(
@@ -150,11 +154,13 @@ def _best_scores(
     return torch.cat(values, dim=1), torch.cat(indices, dim=1)
 
 
-def _top_detections(scores: Tensor, boxes: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _top_detections(
+    scores: Tensor, boxes: Tensor, labels: Tensor, anchor: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Select the `count` candidates (B, C) with the highest scores, and pad where the score is 0."""
     missing = max(count - scores.shape[1], 0)
     scores, order = functional.pad(scores, (0, missing)).topk(count, dim=1)
     boxes = functional.pad(boxes, (0, 0, 0, missing)).gather(1, order[..., None].expand(-1, -1, 4))
-    labels = functional.pad(labels, (0, missing)).gather(1, order)
+    labels, anchor = (functional.pad(each, (0, missing)).gather(1, order) for each in (labels, anchor))
     is_detection = scores > 0
-    return boxes * is_detection[..., None], scores, labels.masked_fill(~is_detection, -1)
+    return boxes * is_detection[..., None], scores, labels.masked_fill(~is_detection, -1), anchor * is_detection

@@ -128,7 +128,7 @@ class FCOSLoss(nn.Module):
         class_losses = sigmoid_focal_loss(logits, one_hot(classes, logits)).sum(dim=2)
         box_losses = generalized_box_iou_loss(decode_distances(regression, cells), matched_boxes)
         centerness_losses = binary_cross_entropy_with_logits(
-            centerness, _centerness(matched_boxes, cells), reduction="none"
+            centerness, centerness_in(matched_boxes, cells), reduction="none"
         )
         loss_cls = torch.where(scored, class_losses, 0).sum() / count
         loss_box = torch.where(foreground, box_losses, 0).sum() / count
@@ -202,7 +202,7 @@ class FCOSDecode(NMSDecode):
         )
 
 
-def _centerness(boxes: Tensor, anchors: Tensor) -> Tensor:
+def centerness_in(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Compute the centerness of anchors (P, 4) in boxes (B, P, 4): 1 at the centre, 0 at the edge; (B, P)."""
     center = (anchors[:, :2] + anchors[:, 2:]) / 2
     before, after = center - boxes[..., :2], boxes[..., 2:] - center

@@ -61,6 +61,8 @@ def heatmap_loss(heatmap: Tensor, cells: Tensor, boxes: Tensor, labels: Tensor, 
     Returns:
         (), the sum; CenterNet divides it by the number of objects.
     """
+    # Rows without a label have no boxes, so that their values, which may be anything, do not reach the gradients.
+    boxes, labels = torch.where(rows[:, None, None], boxes, 0), torch.where(rows[:, None], labels, -1)
     center, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
     column, row = nearest_cells(center, cells, stride)
     target = _target(column, row, size / stride, labels, heatmap)
