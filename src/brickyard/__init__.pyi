@@ -78,6 +78,7 @@ from .parts.detection.targets import (
 )
 from .parts.instances.targets import PadInstances as PadInstances
 from .parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
+from .parts.text import EncodeText as EncodeText
 from .parts.preprocess import Preprocessor as Preprocessor
 from .parts.registry import (
     create_part as create_part,

@@ -14,8 +14,12 @@ from brickyard import BrickCollection, Predictor, Stage, create_model, export_on
 TRAINED = {"MODEL", "LOSS"}
 
 
-def rows(batch: dict[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
-    return {name: value[kept] for name, value in batch.items()}
+def rows(batch: dict[str, Any], kept: Tensor) -> dict[str, Any]:
+    """The values of some rows; labels may be lists."""
+    return {
+        name: value[kept] if isinstance(value, Tensor) else [value[row] for row in kept.nonzero()[:, 0].tolist()]
+        for name, value in batch.items()
+    }
 
 
 def learned(model: BrickCollection, batch: dict[str, Tensor], loss: str, steps: int) -> tuple[float, float]:
@@ -41,13 +45,13 @@ def assert_every_weight_is_trained(model: BrickCollection, batch: dict[str, Tens
 
 
 def assert_unlabelled_rows_do_not_matter(
-    model: BrickCollection, batch: dict[str, Tensor], head: str, nonsense: Any
+    model: BrickCollection, batch: dict[str, Any], head: str, nonsense: Any
 ) -> None:
     """Neither for the loss, nor for its gradients, nor for the metrics, whatever their labels contain."""
     model.eval()
     kept = torch.ones(len(batch["image"]), dtype=torch.bool)
     kept[1] = False
-    partial = {name: value.clone() for name, value in batch.items()}
+    partial = {name: value.clone() if isinstance(value, Tensor) else list(value) for name, value in batch.items()}
     partial[f"targets/{head}"][1] = nonsense
     partial["image"].requires_grad_()
     loss = model({**partial, f"labelled/{head}": kept}, tags=Stage.VALIDATION.tags)[f"{head}/loss"]

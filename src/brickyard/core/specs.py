@@ -123,12 +123,15 @@ def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> t
         distinct: Refuse equal names. Files may have them: ImageNet has two classes "crane".
 
     Raises:
-        BrickInputError: They are not a list of texts of one line, one is blank, or two are equal.
+        BrickInputError: They are not a list of texts of one line, one is blank, or two are equal. A single space is
+            not blank: it is a character for a head that reads text.
     """
     if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
         raise BrickInputError(f"labels of {location}", "a list of names", repr(labels)[:100])
     if wrong := [
-        label for label in labels if not isinstance(label, str) or not label.strip() or len(label.splitlines()) > 1
+        label
+        for label in labels
+        if not isinstance(label, str) or not (label.strip() or label == " ") or len(label.splitlines()) > 1
     ]:
         raise BrickInputError(f"labels of {location}", "names that are text of one line", repr(wrong[0])[:100])
     if distinct and len(set(labels)) < len(labels):
