@@ -13,6 +13,7 @@ from brickyard.core.brick import Brick, Tags, as_tags
 from brickyard.core.calls import explain, missing_inputs, run_step
 from brickyard.core.compiling import constant_result, not_compiled
 from brickyard.core.graph import BrickGraph, BrickTree, flatten, replace_inside, set_paths
+from brickyard.core.html import to_html
 from brickyard.core.losses import find_losses
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
@@ -410,6 +411,10 @@ class BrickCollection(nn.ModuleDict):
             BrickInputError: A brick with weights is not published, or has changed since.
         """
         return lock_model(self.bricks(), file)
+
+    def _repr_html_(self) -> str:
+        """Show the collection in a notebook: a table of its bricks, and their graph; see `to_html`."""
+        return to_html(self.bricks())
 
     def __getitem__(self, key: str) -> Any:
         child: Any = self
