@@ -12,6 +12,7 @@ from brickyard.core.brick import Brick, Tags, as_tags
 from brickyard.core.calls import explain, missing_inputs, run_step
 from brickyard.core.compiling import constant_result, not_compiled
 from brickyard.core.graph import BrickGraph, BrickTree, flatten, replace_inside, set_paths
+from brickyard.core.html import to_html
 from brickyard.core.losses import find_losses
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
@@ -214,6 +215,10 @@ class BrickCollection(Storable, nn.ModuleDict):
     def to_dict(self) -> dict[str, Any]:
         """Return the bricks as a nested dictionary."""
         return {key: child.to_dict() if isinstance(child, BrickCollection) else child for key, child in self.items()}
+
+    def _repr_html_(self) -> str:
+        """Show the collection in a notebook: a table of its bricks, and their graph; see `to_html`."""
+        return to_html(self.bricks())
 
     def __getitem__(self, key: str) -> Any:
         child: Any = self
