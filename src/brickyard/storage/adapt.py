@@ -169,8 +169,11 @@ def _with_one_class_more(head: Brick, stored: Mapping[str, Brick]) -> dict[str, 
     if backbone is None or before is None or before.num_classes is None:
         return {}
     after = replace(before, num_classes=before.num_classes + 1, labels=None)
-    with torch.device("meta"):
-        module = rebuild_head(_inside(stored, name), (backbone, before), (backbone, after))[key].module
+    try:
+        with torch.device("meta"):
+            module = rebuild_head(_inside(stored, name), (backbone, before), (backbone, after))[key].module
+    except BrickInputError:  # the number of classes is fixed, so no weights belong to one of them
+        module = head.module
     return {} if module is None else module.state_dict()
 
 
