@@ -10,6 +10,7 @@ from .collection import (
     BrickCollection as BrickCollection,
 )
 from .storage.fit import BrickInfo as BrickInfo, fits as fits
+from .training.add_head import add_head as add_head
 from .training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
 from .data.label_kinds import LabelKind as LabelKind
 from .data.readers import open_data as open_data, register_data as register_data

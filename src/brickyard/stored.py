@@ -7,18 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import nn
-
 from brickyard.core.brick import Brick
 from brickyard.core.graph import BrickTree
-from brickyard.core.names import join
 from brickyard.storage.classes import renamed_head, sliced_head
 from brickyard.storage.fit import Check
 from brickyard.storage.lock import lock_model
 from brickyard.storage.read import load_source
 from brickyard.storage.replace import Source, replacements
 from brickyard.storage.sources.files import Access
-from brickyard.storage.weights import load_bricks, save_bricks
+from brickyard.storage.weights import load_bricks, save_bricks, weighted_modules
 from brickyard.storage.write import Refer, save_model
 
 if TYPE_CHECKING:
@@ -61,7 +58,7 @@ class Storable(ABC):
         Raises:
             FileExistsError: The folder contains files and `exist_ok` is False.
         """
-        save_bricks(self._stored(), path_model_folder, exist_ok)
+        save_bricks(weighted_modules(self.bricks(), self._prefix), path_model_folder, exist_ok)
 
     def load_bricks(self, path_model_folder: str | os.PathLike[str]) -> None:
         """Load the weights that `save_bricks` wrote, after every file has been checked.
@@ -74,7 +71,7 @@ class Storable(ABC):
             BrickIntegrityError: A file is truncated or not a safetensors file.
             BrickMismatchError: Keys or shapes differ from those of the modules; nothing was loaded.
         """
-        load_bricks(self._stored(), path_model_folder)
+        load_bricks(weighted_modules(self.bricks(), self._prefix), path_model_folder)
 
     @classmethod
     def from_pretrained(
@@ -115,7 +112,13 @@ class Storable(ABC):
         return cls.of_new(load_source(source, revision=revision, bricks=bricks, check=check, access=access))
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = (), exist_ok: bool = True
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        weights: str | None = None,
+        refer: Refer = (),
+        exist_ok: bool = True,
+        bricks: str | Iterable[str] | None = None,
     ) -> None:
         """Write the model into a folder, from which `from_pretrained` loads it in any process.
 
@@ -128,15 +131,16 @@ class Storable(ABC):
             refer: Bricks to store as pinned references to where they are published: paths of bricks that were loaded
                 from the Hub or the zoo, or {path: "hf://user/repo/backbone"}.
             exist_ok: Allow a folder that contains files, as for `save_bricks`.
+            bricks: Write only these, by path or prefix, such as a new head; the other files of the model stay.
 
         Raises:
             FileExistsError: The folder contains files and `exist_ok` is False.
             UnsafeBrickError: A brick wraps an object that is not a registered part.
-            BrickMismatchError: A reference is to other weights.
+            BrickMismatchError: A reference is to other weights, or `bricks` are for another backbone than the folder's.
             BrickInputError: `refer` names a brick that is not published, two bricks share a module with weights, or a
                 value cannot be stored as JSON.
         """
-        save_model(self.bricks(), folder, weights=weights, refer=refer, exist_ok=exist_ok)
+        save_model(self.bricks(), folder, weights=weights, refer=refer, exist_ok=exist_ok, only=bricks)
 
     def push_to_hub(
         self,
@@ -265,22 +269,14 @@ class Storable(ABC):
         self[name].train(self.training)
 
     def lock(self, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-        """Return the manifest of the model with absolute references, from which `from_pretrained` rebuilds it.
+        """Return the manifest of the model with absolute references, JSON from which `from_pretrained` rebuilds it.
 
         Bricks without weights that are not published, such as a loss that a swap built, are included as a whole.
 
         Args:
             file: A file to write it to.
 
-        Returns:
-            JSON values.
-
         Raises:
             BrickInputError: A brick with weights is not published, or has changed since.
         """
         return lock_model(self.bricks(), file)
-
-    def _stored(self) -> dict[str, nn.Module]:
-        """Return the modules that have weights, by path relative to this collection."""
-        modules = {path.removeprefix(join(self._prefix, "")): brick.module for path, brick in self.bricks().items()}
-        return {path: module for path, module in modules.items() if module is not None and module.state_dict()}
