@@ -109,12 +109,15 @@ def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> t
         distinct: Refuse equal names. Files may have them: ImageNet has two classes "crane".
 
     Raises:
-        BrickInputError: They are not a list of texts of one line, one is blank, or two are equal.
+        BrickInputError: They are not a list of texts of one line, one is blank (but for a single space, which is a
+            character of an alphabet), or two are equal.
     """
     if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
         raise BrickInputError(f"labels of {location}", "a list of names", repr(labels)[:100])
     if wrong := [
-        label for label in labels if not isinstance(label, str) or not label.strip() or len(label.splitlines()) > 1
+        label
+        for label in labels
+        if not isinstance(label, str) or not (label.strip() or label == " ") or len(label.splitlines()) > 1
     ]:
         raise BrickInputError(f"labels of {location}", "names that are text of one line", repr(wrong[0])[:100])
     if distinct and len(set(labels)) < len(labels):
@@ -130,12 +133,13 @@ class KeypointSpec:
 
     Attributes:
         names: Their names, in the order in which labels have them.
-        flip_pairs: The pairs of indices that are exchanged where an image is flipped, such as the left and right eye.
+        flip_pairs: The pairs of indices that are exchanged where an image is flipped, such as the left and right eye;
+            None if they are unknown.
         skeleton: The pairs of indices between which a line is drawn.
     """
 
     names: tuple[str, ...]
-    flip_pairs: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] | None = None
     skeleton: tuple[tuple[int, int], ...] = ()
 
 
