@@ -12,7 +12,7 @@ def test_only_a_head_that_was_not_trained_is_stored_as_such(trained: bool | None
     assert HeadInfo.from_json(values) == HeadInfo("seg", "fpn", ("a", "b"), (96, 64), trained=stored)
 
 
-@pytest.mark.parametrize("labels", [["a", ""], ["a", " "], ["a\nb", "c"], ["a", 3], ["a", "a"], "ab", []])
+@pytest.mark.parametrize("labels", [["a", ""], ["a", "  "], ["a", "\t"], ["a\nb", "c"], ["a", 3], ["a", "a"], "ab", []])
 def test_class_names_that_tables_and_metrics_cannot_show_are_refused(labels):
     with pytest.raises(BrickInputError, match="labels of 'seg'"):
         check_class_names(labels, "'seg'")

@@ -109,12 +109,15 @@ def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> t
         distinct: Refuse equal names. Files may have them: ImageNet has two classes "crane".
 
     Raises:
-        BrickInputError: They are not a list of texts of one line, one is blank, or two are equal.
+        BrickInputError: They are not a list of texts of one line, one is blank (but for a single space, which is a
+            character of an alphabet), or two are equal.
     """
     if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
         raise BrickInputError(f"labels of {location}", "a list of names", repr(labels)[:100])
     if wrong := [
-        label for label in labels if not isinstance(label, str) or not label.strip() or len(label.splitlines()) > 1
+        label
+        for label in labels
+        if not isinstance(label, str) or not (label.strip() or label == " ") or len(label.splitlines()) > 1
     ]:
         raise BrickInputError(f"labels of {location}", "names that are text of one line", repr(wrong[0])[:100])
     if distinct and len(set(labels)) < len(labels):
@@ -137,7 +140,8 @@ class KeypointSpec:
 
     Attributes:
         names: The name of each.
-        flip_pairs: The pairs of indices that a horizontal flip of the image swaps, such as left and right eye.
+        flip_pairs: The pairs of indices that a horizontal flip of the image swaps, such as left and right eye;
+            () if there are none, None if they are unknown.
         skeleton: The pairs of indices that a drawing joins by a line.
         sigmas: The tolerance of each in object key point similarity (OKS): the standard deviation of annotations, as a
             fraction of the square root of the object's area. By default COCO's where there are 17 key points, else the
@@ -148,7 +152,7 @@ class KeypointSpec:
     """
 
     names: tuple[str, ...]
-    flip_pairs: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] | None = None
     skeleton: tuple[tuple[int, int], ...] = ()
     sigmas: tuple[float, ...] = ()
 
@@ -160,7 +164,7 @@ class KeypointSpec:
             object.__setattr__(self, "sigmas", sigmas)
         if len(self.sigmas) != count or min(self.sigmas) <= 0:
             raise BrickInputError("sigmas of key points", f"{count} numbers above 0", f"{list(self.sigmas)}")
-        for what, pairs in (("flip_pairs", self.flip_pairs), ("skeleton", self.skeleton)):
+        for what, pairs in (("flip_pairs", self.flip_pairs or ()), ("skeleton", self.skeleton)):
             if wrong := [pair for pair in pairs if len(pair) != 2 or not all(0 <= index < count for index in pair)]:
                 raise BrickInputError(f"{what} of key points", f"pairs of indices in [0, {count})", f"{wrong[0]}")
 
@@ -172,19 +176,22 @@ class KeypointSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        flip_pairs, skeleton = (
-            tuple((int(first), int(second)) for first, second in values[name]) for name in ("flip_pairs", "skeleton")
-        )
-        return cls(tuple(values["names"]), flip_pairs, skeleton, tuple(map(float, values["sigmas"])))
+        flip_pairs = None if values["flip_pairs"] is None else _pairs(values["flip_pairs"])
+        sigmas = tuple(map(float, values["sigmas"]))
+        return cls(tuple(values["names"]), flip_pairs, _pairs(values["skeleton"]), sigmas)
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
         return {
             "names": list(self.names),
-            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "flip_pairs": None if self.flip_pairs is None else [list(pair) for pair in self.flip_pairs],
             "skeleton": [list(pair) for pair in self.skeleton],
             "sigmas": list(self.sigmas),
         }
+
+
+def _pairs(values: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(first), int(second)) for first, second in values)
 
 
 @final
