@@ -12,7 +12,7 @@ import brickyard
 from brickyard import BrickCollection, BrickInputError, BrickMismatchError, BrickNotFoundError
 from brickyard.cli.main import main
 from brickyard.cli.report import TrainingReport
-from brickyard.cli.train import evaluate, train
+from brickyard.cli.train import ImageSize, _training_size, evaluate, train
 from brickyard.data.readers import data_names
 from brickyard.training.progress import Validation
 
@@ -267,6 +267,24 @@ def test_wrong_options_are_refused_by_name(tmp_path: Path, arguments: list[str],
 def test_help_names_every_kind_of_data(command: click.Command) -> None:
     shown = " ".join(run(command, "--help").split())
     assert all(kind in shown for kind in data_names())
+
+
+@pytest.mark.parametrize(("text", "size"), [("96", (96, 96)), ("64x192", (64, 192)), ("64X192", (64, 192))])
+def test_an_image_size_is_a_side_or_height_and_width(text: str, size: tuple[int, int]) -> None:
+    assert ImageSize().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["0", "a", "64x", "x64", "1x2x3", "-5", "64x0", ""])
+def test_another_image_size_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="expected pixels, as in 96 or 64x192"):
+        ImageSize().convert(text, None, None)
+
+
+def test_generated_images_have_their_own_size_for_a_new_model() -> None:
+    info = brickyard.model_info("test_resnet_cls")
+    assert _training_size(info, "digits-text") == (64, 192)
+    assert _training_size(info, "digits") == (96, 96)
+    assert _training_size(info, "coco:x") == info.spec.input.size
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:

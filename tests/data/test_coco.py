@@ -99,7 +99,7 @@ def folder(tmp_path):
 def test_categories_become_classes_in_the_order_of_the_file(folder):
     data = Coco(folder, "train2017")
     names = ("dog", "person", "car")
-    assert data.labels == {"cls": names, "seg": ("background", *names), "det": names}
+    assert data.labels == {"seg": ("background", *names), **dict.fromkeys(("cls", "det", "fomo", "inst"), names)}
 
 
 def test_images_are_in_the_order_of_their_ids(folder):
@@ -180,8 +180,8 @@ def test_annotations_may_be_in_the_folder_of_the_images_as_in_roboflow(tmp_path,
     write(tmp_path / name / "_annotations.coco.json", IMAGES, annotations, categories)
     save_images(tmp_path / name)
     data = Coco(tmp_path, split)
-    assert data.labels == {"cls": ("a", "b"), "det": ("a", "b")}
-    assert set(data[0]) == {"image", "targets/cls", "targets/det"}
+    assert data.labels == dict.fromkeys(("cls", "det", "fomo"), ("a", "b"))
+    assert set(data[0]) == {"image", "targets/cls", "targets/det", "targets/fomo"}
     assert data[0]["targets/det"]["boxes"].tolist() == [box_around(pixels_of(data[0]["image"], RED))]
     assert data[0]["targets/det"]["labels"].tolist() == [1]
 
@@ -228,7 +228,7 @@ def test_the_labels_of_a_rotated_image_match_it(folder, labelled_upright):
 
 def test_a_model_trains_on_it(folder):
     data = augmented(Coco(folder, "train"))
-    model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
+    model = brickyard.create_model_for(data, "test_resnet_cls-multilabel_seg_det").train()
     batch = next(iter(DataLoader(data, batch_size=5, collate_fn=partial(collate, kinds=data.kinds))))
     outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
     sum(model.extract_losses(outputs).values()).backward()
@@ -286,6 +286,8 @@ def test_errors_name_what_is_missing(folder):
             r"'000000000009\.jpg', annotation 1: expected polygons",
         ),
         ({"segmentation": {"counts": "71"}}, r"'000000000009\.jpg', annotation 1: expected polygons"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "annotation 1: expected a polygon of three points or more, found fewer"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}}, "expected a shape with pixels"),
         (
             {"segmentation": compressed(np.ones((4, 5)).astype(np.uint8))},
             r"expected a shape on 60x40 pixels, found 5x4",
@@ -297,6 +299,8 @@ def test_a_damaged_annotation_is_named(folder, change, message):
     write(folder / "annotations" / "instances_train2017.json", IMAGES, annotations, CATEGORIES)
     with pytest.raises(BrickInputError, match=message):
         Coco(folder, "train2017")[0]
+    with pytest.raises(BrickInputError, match=message):
+        Coco(folder, "train2017").check(0)
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,14 @@ def test_samples_are_those_of_torchvision(folder):
 
 
 def test_classes_are_those_of_all_splits(folder):
-    assert ImageFolder(folder, "train").labels == ImageFolder(folder, "val").labels == {"cls": ("cat", "dog", "emu")}
-    assert ImageFolder(folder, "train").kinds == {"cls": LabelKind.CLASS_INDEX}
+    expected = {"cls": ("cat", "dog", "emu"), "emb": ()}
+    assert ImageFolder(folder, "train").labels == ImageFolder(folder, "val").labels == expected
+
+
+def test_the_class_is_the_identity_for_embeddings(folder):
+    for item in ImageFolder(folder, "train"):
+        assert torch.equal(item["targets/emb"], item["targets/cls"])
+    assert ImageFolder(folder, "train").kinds == {"cls": LabelKind.CLASS_INDEX, "emb": LabelKind.ID}
 
 
 @pytest.mark.parametrize("name", ["valid", "validation"])

@@ -112,7 +112,7 @@ def test_labels_name_the_classes_in_alphabetical_order(tmp_path, folder):
 
 def test_a_model_trains_on_it(tmp_path, folder):
     data = augmented(Voc(tmp_path, "train"))
-    model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
+    model = brickyard.create_model_for(data, "test_resnet_cls-multilabel_seg_det").train()
     batch = next(iter(DataLoader(data, batch_size=3, collate_fn=partial(collate, kinds=data.kinds))))
     outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
     sum(model.extract_losses(outputs).values()).backward()
@@ -187,7 +187,8 @@ def test_classes_are_collected_from_the_annotations_of_all_splits(own):
         XML.format(name="d", width=60, height=40, objects=voc_object("ambulance", RED_BOX))
     )
     data, other = Voc(own, "train"), Voc(own, "night")
-    assert data.labels == other.labels == {"cls": (names := ("ambulance", "bus", "van")), "det": names}
+    names = ("ambulance", "bus", "van")
+    assert data.labels == other.labels == dict.fromkeys(("cls", "det", "fomo"), names)
     assert [len(each) for each in (data, other)] == [2, 1]
     assert data[0]["targets/det"]["labels"].tolist() == [2, 1]
     assert data[0]["targets/det"]["boxes"].tolist() == [list(RED_BOX), list(BLUE_BOX)]
@@ -236,7 +237,7 @@ def test_annotations_may_be_beside_the_images_as_in_roboflow(tmp_path, name):
     xml = XML.format(name="a", width=60, height=40, objects=voc_object("van", RED_BOX))
     (tmp_path / name / "a.xml").write_text(xml)
     data = Voc(tmp_path, "val" if name == "valid" else name)
-    assert data.labels == {"cls": ("van",), "det": ("van",)}
+    assert data.labels == dict.fromkeys(("cls", "det", "fomo"), ("van",))
     assert data[0]["targets/det"]["boxes"].tolist() == [list(RED_BOX)]
     with pytest.raises(BrickInputError, match="Layout: JPEGImages/"):
         Voc(tmp_path, "test")

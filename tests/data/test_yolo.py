@@ -92,10 +92,11 @@ def test_only_images_with_boxes_but_no_polygons_have_no_mask(folder):
 
 def test_labels_have_masks_only_if_there_are_polygons(folder):
     names = ("cat", "dog", "bird")
-    assert Yolo(folder, "train").labels == {"cls": names, "seg": ("background", *names), "det": names}
+    boxes = dict.fromkeys(("cls", "det", "fomo"), names)
+    assert Yolo(folder, "train").labels == {**boxes, "seg": ("background", *names), "inst": names}
     (folder / "labels" / "train" / "b.txt").unlink()
     data = Yolo(folder, "train")
-    assert data.labels == {"cls": names, "det": names}
+    assert data.labels == boxes
     assert all("targets/seg" not in item for item in data)
 
 
@@ -149,7 +150,7 @@ def test_names_may_be_numbered_or_listed(folder, names):
 
 def test_a_model_trains_on_it(folder):
     data = augmented(Yolo(folder, "train"))
-    model = brickyard.create_model("test_resnet_cls-multilabel_seg_det", labels=data.labels).train()
+    model = brickyard.create_model_for(data, "test_resnet_cls-multilabel_seg_det").train()
     batch = next(iter(DataLoader(data, batch_size=4, collate_fn=partial(collate, kinds=data.kinds))))
     outputs = model(batch, tags=brickyard.Stage.TRAIN.tags)
     sum(model.extract_losses(outputs).values()).backward()
@@ -262,7 +263,7 @@ def test_labels_of_other_splits_in_the_same_folder_are_no_orphans(folder, caplog
 
 
 @pytest.mark.parametrize(("shape", "points"), [("[2, 3]", " 0.1 0.2 2 0 0 0"), ("[2, 2]", " 0.1 0.2 0.5 0.5")])
-def test_the_settings_decide_that_lines_have_key_points(folder, shape, points, caplog):
+def test_the_settings_decide_that_lines_have_key_points(folder, shape, points):
     (folder / "data.yaml").write_text(f"kpt_shape: {shape}\n{NAMES}")
     lines = [line + points for line in (box_line(2, RED_BOX).strip(), box_line(0, BLUE_BOX).strip())]
     (folder / "labels" / "train" / "a.txt").write_text("\n".join(lines))
@@ -273,8 +274,7 @@ def test_the_settings_decide_that_lines_have_key_points(folder, shape, points, c
         target["boxes"].as_subclass(torch.Tensor), torch.tensor([RED_BOX, BLUE_BOX], dtype=torch.float32)
     )
     assert target["labels"].tolist() == [2, 0]
-    assert data.labels.keys() == {"cls", "det"}
-    assert "key points (kpt_shape) are not read" in caplog.text
+    assert data.labels.keys() == {"cls", "det", "fomo", "pose", "kpt"}
     (folder / "labels" / "train" / "b.txt").write_text(box_line(2, RED_BOX))
     with pytest.raises(BrickInputError, match=r"b\.txt, line 1: .*key points, as kpt_shape says, found 5 numbers"):
         Yolo(folder, "train")[1]
@@ -330,7 +330,7 @@ def test_a_label_file_that_is_a_pipe_does_not_block(folder):
 
 def test_an_outline_without_end_is_refused(folder):
     (folder / "labels" / "train" / "b.txt").write_text("0 " + "0 0 1 1 " * 1000)
-    with pytest.raises(BrickInputError, match=r"b\.txt: expected polygons with a perimeter"):
+    with pytest.raises(BrickInputError, match=r"b\.txt, line 1: expected polygons with a perimeter"):
         Yolo(folder, "train").check(1)
 
 

@@ -154,7 +154,8 @@ class KeypointSpec:
 
     Attributes:
         names: The name of each.
-        flip_pairs: The pairs of indices that a horizontal flip of the image swaps, such as left and right eye.
+        flip_pairs: The pairs of indices that a horizontal flip of the image swaps, such as left and right eye;
+            () if there are none, None if they are unknown.
         skeleton: The pairs of indices that a drawing joins by a line.
         sigmas: The tolerance of each in object key point similarity (OKS): the standard deviation of annotations, as a
             fraction of the square root of the object's area. By default COCO's where there are 17 key points, else the
@@ -165,7 +166,7 @@ class KeypointSpec:
     """
 
     names: tuple[str, ...]
-    flip_pairs: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] | None = None
     skeleton: tuple[tuple[int, int], ...] = ()
     sigmas: tuple[float, ...] = ()
 
@@ -177,7 +178,7 @@ class KeypointSpec:
             object.__setattr__(self, "sigmas", sigmas)
         if len(self.sigmas) != count or min(self.sigmas) <= 0:
             raise BrickInputError("sigmas of key points", f"{count} numbers above 0", f"{list(self.sigmas)}")
-        for what, pairs in (("flip_pairs", self.flip_pairs), ("skeleton", self.skeleton)):
+        for what, pairs in (("flip_pairs", self.flip_pairs or ()), ("skeleton", self.skeleton)):
             if wrong := [pair for pair in pairs if len(pair) != 2 or not all(0 <= index < count for index in pair)]:
                 raise BrickInputError(f"{what} of key points", f"pairs of indices in [0, {count})", f"{wrong[0]}")
 
@@ -189,19 +190,22 @@ class KeypointSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote."""
-        flip_pairs, skeleton = (
-            tuple((int(first), int(second)) for first, second in values[name]) for name in ("flip_pairs", "skeleton")
-        )
-        return cls(tuple(values["names"]), flip_pairs, skeleton, tuple(map(float, values["sigmas"])))
+        flip_pairs = None if values["flip_pairs"] is None else _pairs(values["flip_pairs"])
+        sigmas = tuple(map(float, values["sigmas"]))
+        return cls(tuple(values["names"]), flip_pairs, _pairs(values["skeleton"]), sigmas)
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
         return {
             "names": list(self.names),
-            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "flip_pairs": None if self.flip_pairs is None else [list(pair) for pair in self.flip_pairs],
             "skeleton": [list(pair) for pair in self.skeleton],
             "sigmas": list(self.sigmas),
         }
+
+
+def _pairs(values: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(first), int(second)) for first, second in values)
 
 
 @final

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from brickyard.data.dataset import CheckableDataset, LabelledDataset, keypoints_of
+from brickyard.data.label_kinds import TARGETS
 from brickyard.errors import BrickInputError
 
 _MAX_PROBLEMS = 20  # that an error lists
@@ -32,6 +33,21 @@ class Subset(Dataset[Mapping[str, Any]]):
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self.data[self.indices[index]]
+
+
+@final
+class WithoutLabels(Dataset[Mapping[str, Any]]):
+    """A data set whose samples lack some labels, by their names without "targets/"; labels and kinds are kept."""
+
+    def __init__(self, data: LabelledDataset, names: Iterable[str]) -> None:
+        self.data, self._left_out = data, {TARGETS + name for name in names}
+        self.labels, self.kinds, self.keypoints = data.labels, data.kinds, keypoints_of(data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return {name: value for name, value in self.data[index].items() if name not in self._left_out}
 
 
 def checked_subset(data: LabelledDataset, length: int | None, name: str, *, skip_bad: bool) -> LabelledDataset:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from brickyard.core.specs import KeypointSpec
 from brickyard.data.label_kinds import LabelKind
+from brickyard.errors import BrickInputError
 
 
 @runtime_checkable
@@ -68,3 +70,21 @@ def keypoints_of(data: LabelledDataset) -> Mapping[str, KeypointSpec]:
 def split_names(split: str) -> tuple[str, ...]:
     """Return the names that a split has in data sets: "val" may also be named "valid" or "validation"."""
     return (split, "valid", "validation") if split == "val" else (split,)
+
+
+def find_split(folder: Path, split: str, layout: str) -> Path:
+    """Return the folder of a split, by one of its names.
+
+    Args:
+        folder: The folder of the splits.
+        split: See `split_names`.
+        layout: The files of the data set, for the error.
+
+    Raises:
+        BrickInputError: There is none.
+    """
+    names = split_names(split)
+    for name in names:
+        if (folder / name).is_dir():
+            return folder / name
+    raise BrickInputError(str(folder), f"a folder {' or '.join(names)}", "none", f"Layout: {layout}.")

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
-from brickyard.data.dataset import split_names
+from brickyard.data.dataset import find_split, split_names
 from brickyard.data.images import find_images, read_image
 from brickyard.data.label_kinds import LabelKind
 from brickyard.data.orientation import check_header
@@ -19,9 +19,10 @@ from brickyard.errors import BrickInputError
 
 @final
 class ImageFolder(Dataset[dict[str, Any]]):
-    """Images in one folder per class, as `torchvision.datasets.ImageFolder`, with labels for `cls`.
+    """Images in one folder per class, as `torchvision.datasets.ImageFolder`, with labels for `cls` and `emb`.
 
-    Classes are the names of the folders of all splits, in alphabetical order.
+    Classes are the names of the folders of all splits, in alphabetical order; for `emb`, the class is the identity. The
+    splits may have different identities, as it is usual in retrieval.
 
     Args:
         folder: The folder of the splits.
@@ -33,21 +34,17 @@ class ImageFolder(Dataset[dict[str, Any]]):
 
     layout: ClassVar[str] = "<split>/<class>/ with the images of a class, also in folders below it"
 
-    kinds: ClassVar[dict[str, LabelKind]] = {"cls": LabelKind.CLASS_INDEX}
+    kinds: ClassVar[dict[str, LabelKind]] = {"cls": LabelKind.CLASS_INDEX, "emb": LabelKind.ID}
 
     def __init__(self, folder: str | Path, split: str) -> None:
         root = Path(folder)
-        names = split_names(split)
-        splits = [root / name for name in names if (root / name).is_dir()]
-        if not splits:
-            hint = f"Layout: {self.layout}."
-            raise BrickInputError(str(root), f"a folder {' or '.join(names)}", "none", hint)
+        folder_of_split = find_split(root, split, self.layout)
         known = {name for each in ("train", "val", "test") for name in split_names(each)}
         every = {path.name for name in known | {split} if (root / name).is_dir() for path in _folders(root / name)}
         classes = sorted(every)
-        images = find_images([splits[0]])
-        self._samples = [(image, _class_of(image, splits[0], classes)) for image in images]
-        self.labels = {"cls": tuple(classes)}
+        images = find_images([folder_of_split])
+        self._samples = [(image, _class_of(image, folder_of_split, classes)) for image in images]
+        self.labels: dict[str, tuple[str, ...]] = {"cls": tuple(classes), "emb": ()}
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -58,13 +55,14 @@ class ImageFolder(Dataset[dict[str, Any]]):
         Returns:
             image: (3, H, W) uint8.
             targets/cls: () int64, the class, 0 to K - 1.
+            targets/emb: The same.
 
         Raises:
             BrickInputError: The image is absent or damaged.
         """
         file, class_index = self._samples[index]
         image = tv_tensors.Image(F.pil_to_tensor(read_image(file)))
-        return {"image": image, "targets/cls": torch.tensor(class_index)}
+        return {"image": image, "targets/cls": torch.tensor(class_index), "targets/emb": torch.tensor(class_index)}
 
     def check(self, index: int) -> int:
         """Check one sample without decoding its image, see `CheckableDataset`; raises what reading it would raise."""

@@ -21,11 +21,28 @@ _NEAR = 10  # coordinates may be as far from the origin as this many times the l
 _MAX_PERIMETER = 500  # of a polygon, as a multiple of the longer side of the image
 _SHAPES = "polygons or run-length encodings as in COCO"
 
-OBJECT_KINDS = {"cls": LabelKind.MULTI_HOT, "seg": LabelKind.MASK, "det": LabelKind.BOXES}
+OBJECT_KINDS = {
+    "cls": LabelKind.MULTI_HOT,
+    "seg": LabelKind.MASK,
+    "inst": LabelKind.INSTANCE_MASKS,
+    "det": LabelKind.BOXES,
+    "fomo": LabelKind.BOXES,
+}
 
 
-def object_labels(names: Sequence[str], *, masks: bool, location: str) -> dict[str, tuple[str, ...]]:
-    """Return the class names of `cls` (multi-label), `det` and, with masks, `seg`, whose class 0 is background.
+def object_labels(
+    names: Sequence[str], *, masks: bool, location: str, instances: bool = False
+) -> dict[str, tuple[str, ...]]:
+    """Return the class names of labels of annotated objects.
+
+    Args:
+        names: The classes of objects.
+        masks: Whether there are masks of classes, for `seg`, whose class 0 is background.
+        location: The location that an error names.
+        instances: Whether there are masks of single objects, for `inst`.
+
+    Returns:
+        The names for `cls` (multi-label), `seg`, `inst`, `det` and `fomo`.
 
     Raises:
         BrickInputError: There are too many classes for a mask.
@@ -33,7 +50,9 @@ def object_labels(names: Sequence[str], *, masks: bool, location: str) -> dict[s
     if masks and len(names) >= IGNORED:
         raise BrickInputError(location, f"fewer than {IGNORED} classes, since {IGNORED} marks unknown", f"{len(names)}")
     classes = tuple(names)
-    return {"cls": classes, **({"seg": ("background", *classes)} if masks else {}), "det": classes}
+    labels = {"cls": classes, "seg": ("background", *classes), "inst": classes, "det": classes, "fomo": classes}
+    absent = {"seg": not masks, "inst": not instances}
+    return {label: values for label, values in labels.items() if not absent.get(label)}
 
 
 def presence(classes: Iterable[int], num_classes: int) -> Tensor:
@@ -50,7 +69,10 @@ def count_small(boxes: Iterable[Sequence[float]], size: tuple[int, int]) -> int:
 
 
 def box_target(
-    boxes: tv_tensors.BoundingBoxes, labels: Sequence[int], ignore: Sequence[bool] | None = None
+    boxes: tv_tensors.BoundingBoxes,
+    labels: Sequence[int],
+    ignore: Sequence[bool] | None = None,
+    **entries: Tensor,
 ) -> dict[str, Tensor]:
     """Make a label for detection: boxes (M, 4) float32 within the image, labels (M,) int64, ignore (M,) bool.
 
@@ -60,10 +82,12 @@ def box_target(
         boxes: The box of each object.
         labels: The class of each object.
         ignore: Whether loss and metric ignore the object, as COCO's crowds and VOC's difficult objects; None for none.
+        **entries: Further entries of the label with a row for each object, such as masks.
     """
     clamped, kept = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(boxes))
     ignored = torch.tensor([False] * len(labels) if ignore is None else ignore, dtype=torch.bool)
-    return {"boxes": clamped, "labels": torch.tensor(labels, dtype=torch.int64)[kept], "ignore": ignored[kept]}
+    rows = {"labels": torch.tensor(labels, dtype=torch.int64), "ignore": ignored, **entries}
+    return {"boxes": clamped, **{name: entry[kept] for name, entry in rows.items()}}
 
 
 def check_box(corners: Sequence[float], size: tuple[int, int], location: str) -> None:
@@ -82,17 +106,28 @@ def check_box(corners: Sequence[float], size: tuple[int, int], location: str) ->
 
 
 def check_shape(shape: Any, size: tuple[int, int], location: str) -> None:
-    """Check the shape of an object without drawing it.
+    """Check the shape of an object without drawing polygons; a run-length encoding is decoded.
 
     Args:
-        shape: Polygons or a run-length encoding, see `rasterize`.
+        shape: Polygons or a run-length encoding, see `pixels_of`.
         size: (height, width) of the image.
         location: The location that an error names.
 
     Raises:
         BrickInputError: Polygons with coordinates that are not numbers, not finite or far from the image, or a
-            perimeter that would take memory without bound to draw; a run-length encoding of another size.
+            perimeter that would take memory without bound to draw; a run-length encoding that is damaged, empty or
+            of another size; no polygon has three points.
     """
+    _check_form(shape, size, location)
+    if not isinstance(shape, list):
+        if not _decoded(shape, size, location).any():
+            raise BrickInputError(location, "a shape with pixels", "none")
+    elif not any(len(polygon) >= 6 for polygon in shape):
+        raise BrickInputError(location, "a polygon of three points or more", "fewer")
+
+
+def _check_form(shape: Any, size: tuple[int, int], location: str) -> None:
+    """Check what would make decoding a shape fail, or take memory without bound."""
     if not isinstance(shape, list):
         try:
             encoded = (shape["size"][0], shape["size"][1])
@@ -123,9 +158,7 @@ def bounds(shape: Any, size: tuple[int, int], location: str) -> tuple[float, flo
         points = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in shape]).reshape(-1, 2)
         (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         return x1, y1, x2, y2
-    rows, columns = np.nonzero(_pixels(shape, size, location))
-    if not len(rows):
-        return 0.0, 0.0, 0.0, 0.0
+    rows, columns = np.nonzero(_decoded(shape, size, location))
     return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
 
 
@@ -138,37 +171,51 @@ def _check_coordinates(values: npt.NDArray[np.float64], size: tuple[int, int], l
         raise BrickInputError(location, expected, f"{values[np.abs(values).argmax()]:g}")
 
 
-def rasterize(objects: Iterable[tuple[Any, int, str]], size: tuple[int, int]) -> Tensor:
+def rasterize(shapes: Iterable[tuple[npt.NDArray[np.bool_], int]], size: tuple[int, int]) -> Tensor:
     """Draw objects into a mask, smaller ones over larger ones, ignored ones below all others.
 
     Args:
-        objects: The shape of each object, in one of COCO's formats, its value in the mask, and the location that errors
-            name. Shapes are polygons as a list of [x1, y1, x2, y2, ...] in pixels, or run-length encodings, compressed
-            or not.
+        shapes: The pixels (H, W) of each object, see `pixels_of`, and its value in the mask.
         size: (height, width).
 
     Returns:
         (H, W) int64, 0 where there is no object.
-
-    Raises:
-        BrickInputError: A shape is damaged or of another size, see `check_shape`.
     """
-    shapes = [(_pixels(shape, size, location), value) for shape, value, location in objects]
-    shapes.sort(key=lambda pair: (pair[1] != IGNORED, -int(pair[0].sum())))
+    ordered = sorted(shapes, key=lambda pair: (pair[1] != IGNORED, -int(pair[0].sum())))
     classes = np.zeros(size, dtype=np.int64)
-    for pixels, value in shapes:
+    for pixels, value in ordered:
         classes[pixels] = value
     return torch.from_numpy(classes)
 
 
-def _pixels(shape: Any, size: tuple[int, int], location: str) -> npt.NDArray[np.bool_]:
-    """Decode a shape to its pixels, (H, W) bool."""
-    check_shape(shape, size, location)
+def instance_masks(shapes: Sequence[npt.NDArray[np.bool_]], size: tuple[int, int]) -> Tensor:
+    """Stack the pixels (H, W) of objects to masks (M, H, W) uint8, of 0 and 1."""
+    stacked = np.array(shapes, dtype=bool).reshape(-1, *size)
+    return torch.from_numpy(stacked.view(np.uint8))
+
+
+def pixels_of(shape: Any, size: tuple[int, int], location: str) -> npt.NDArray[np.bool_]:
+    """Decode a shape to its pixels, (H, W) bool.
+
+    Args:
+        shape: Polygons as a list of [x1, y1, x2, y2, ...] in pixels, or a run-length encoding as in COCO, compressed or
+            not.
+        size: (height, width) of the image.
+        location: The location that an error names.
+
+    Raises:
+        BrickInputError: The shape is damaged or of another size, see `check_shape`.
+    """
+    _check_form(shape, size, location)
+    return _decoded(shape, size, location)
+
+
+def _decoded(shape: Any, size: tuple[int, int], location: str) -> npt.NDArray[np.bool_]:
     height, width = size
     if isinstance(shape, list):
         shape = [polygon for polygon in shape if len(polygon) >= 6]  # two points have no area
         if not shape:
-            return np.zeros(size, dtype=bool)
+            raise BrickInputError(location, "a polygon of three points or more", "fewer")
     try:
         pixels = coco_masks.decode(coco_masks.segmToRle(shape, width, height))
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Protocol, final
@@ -12,8 +14,10 @@ from brickyard.core.specs import ResizeMode
 from brickyard.data.checking import checked_subset
 from brickyard.data.coco import Coco
 from brickyard.data.dataset import LabelledDataset, keypoints_of
+from brickyard.data.depth_maps import DepthMaps
 from brickyard.data.image_folder import ImageFolder
 from brickyard.data.label_kinds import LabelKind
+from brickyard.data.mvtec import MvtecAd
 from brickyard.data.pets import Pets
 from brickyard.data.synthetic.anomalies import DigitAnomalies
 from brickyard.data.synthetic.backgrounds import Split
@@ -21,11 +25,13 @@ from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.data.synthetic.scenes import SPLITS, Scenes
 from brickyard.data.synthetic.single import SingleDigits
 from brickyard.data.synthetic.text import DigitText
+from brickyard.data.text_images import TextImages
 from brickyard.data.transforms import Augment, Augmented
 from brickyard.data.voc import Voc
 from brickyard.data.yolo import Yolo
 from brickyard.errors import UnknownNameError
 
+_log = logging.getLogger(__name__)
 Reader = Callable[[Path, str], LabelledDataset]
 
 
@@ -63,10 +69,14 @@ _SCENES: dict[str, tuple[_SceneReader, tuple[int, int]]] = {
 }
 _FORMATS: dict[str, _Format] = {
     "coco": _Format(Coco, Coco.layout),
+    "coco-keypoints": _Format(partial(Coco, prefixes=("person_keypoints",)), "as `coco`, but person_keypoints_*.json"),
     "yolo": _Format(Yolo, Yolo.layout),
     "voc": _Format(Voc, Voc.layout),
     "imagefolder": _Format(ImageFolder, ImageFolder.layout),
     "pets": _Format(Pets, Pets.layout),
+    "mvtec": _Format(MvtecAd, MvtecAd.layout, augment=False),
+    "ocr": _Format(TextImages, TextImages.layout),
+    "depth": _Format(DepthMaps, DepthMaps.layout),
 }
 _BUILT_IN = frozenset(_FORMATS)
 
@@ -142,7 +152,8 @@ def open_data(
         image_size: The side of an image in pixels, or (H, W); None for 224, for (64, 192) for `digits-text`, and for 96
             for other generated images, which are square.
         seed: The seed of generated images.
-        flip: Whether half of the training images of a folder are flipped horizontally.
+        flip: Whether half of the training images of a folder are flipped horizontally; never if it is unknown which of
+            their points a flip exchanges, with a logged warning.
         resize_mode: How images of a folder are resized to a square: "squash" changes the aspect ratio, "letterbox"
             keeps it and pads with grey.
         skip_bad: Whether to leave out samples whose labels or image header are damaged, with a logged warning that
@@ -151,7 +162,7 @@ def open_data(
     Raises:
         UnknownNameError: The data set or split is unknown.
         BrickInputError: A folder is missing or damaged, a sample is bad and `skip_bad` is False, or a number is out of
-            range; images with points are flipped, but the data set does not tell which points are exchanged.
+            range.
         MissingExtraError: Generated images need the extra `train`.
     """
     if text in _SCENES:
@@ -165,13 +176,19 @@ def open_data(
     data_format = _FORMATS[name]
     opened = data_format.reader(Path(folder).expanduser(), split)
     data = checked_subset(opened, length, text, skip_bad=skip_bad)
+    is_train = split == "train" and data_format.augment
     has_text = LabelKind.TEXT in data.kinds.values()
+    pairs = {label: points.flip_pairs for label, points in keypoints_of(data).items()}
+    if is_train and flip and (unknown := [label for label, known in pairs.items() if known is None]):
+        _log.warning(
+            "%s: images are not flipped, since it is unknown which points of %s a flip exchanges.", text, unknown
+        )
     augment = Augment(
         image_size or _IMAGE_SIZE,
         data.kinds,
-        train=split == "train" and data_format.augment,
-        flip=flip and not has_text,
-        flip_pairs={label: points.flip_pairs for label, points in keypoints_of(data).items()},
+        train=is_train,
+        flip=flip and not has_text and None not in pairs.values(),
+        flip_pairs={label: known for label, known in pairs.items() if known is not None},
         min_area=1.0 if has_text else _MIN_AREA,
         resize_mode=resize_mode,
     )

@@ -78,12 +78,12 @@ class _Files(NamedTuple):
 @final
 class Voc(Dataset[dict[str, Any]]):
     """A data set in the format of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC), with labels for `cls`
-    (multi-label), `det` and, where there are masks and the order of their classes is known, `seg`.
+    (multi-label), `det`, `fomo` and, where there are masks and the order of their classes is known, `seg`.
 
     See `layout` for the files. The classes are VOC's 20 in `VOCdevkit`, else those of a file with one name per line,
     `classes.txt` or `labels.txt`, or of CVAT's `labelmap.txt`; without such a file, the names in the annotations of all
-    splits, in alphabetical order. Objects that are marked as difficult count in `cls` and are ignored in `det`, as in
-    VOC's evaluation.
+    splits, in alphabetical order. Objects that are marked as difficult count in `cls` and are ignored in `det` and
+    `fomo`, as in VOC's evaluation.
 
     Args:
         root: The folder.
@@ -154,11 +154,13 @@ class Voc(Dataset[dict[str, Any]]):
             sample["targets/seg"] = oriented.mask(mask)
         objects, labels = self._objects(files.xml, oriented.size)
         boxes = oriented.boxes(torch.tensor([entry.box for entry in objects], dtype=torch.float32).reshape(-1, 4))
+        target = box_target(boxes, labels, [entry.difficult for entry in objects])
         return {
             "image": oriented.image,
             "targets/cls": presence(labels, len(self._index_of)),
             **sample,
-            "targets/det": box_target(boxes, labels, [entry.difficult for entry in objects]),
+            "targets/det": target,
+            "targets/fomo": dict(target),
         }
 
     def check(self, index: int) -> int:

@@ -20,7 +20,7 @@ from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
 from brickyard.recipe.inspection import heads_of, images_of
-from brickyard.training.matching import check_labels
+from brickyard.training.matching import check_labels, without_unread_masks
 
 _TAGS = Stage.TEST.tags - {Tag.LOSS}
 _DATA_PREFIXES = ("image", "targets/", "labelled/")
@@ -67,7 +67,7 @@ def evaluate(
     check_labels(measured, data)
     _check_image_size(measured, data)
     measured.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    batches = evaluation_batches(data, batch_size, workers=workers)
+    batches = evaluation_batches(without_unread_masks(data, measured), batch_size, workers=workers)
     with torch.inference_mode():
         for batch in tqdm(batches, unit="batch", disable=not progress):
             named_inputs = {name: _to_device(value, device) for name, value in checked(batch).items()}

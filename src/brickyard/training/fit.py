@@ -33,7 +33,7 @@ from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
 from brickyard.training.finite import FiniteLosses
 from brickyard.training.lightning import LightningBrickCollection
-from brickyard.training.matching import check_classes, describe_training, unlabelled_heads
+from brickyard.training.matching import check_classes, describe_training, unlabelled_heads, without_unread_masks
 from brickyard.training.monitor import resolve_monitor
 from brickyard.training.optim import parameter_groups
 from brickyard.training.progress import ProgressCallback, Validation
@@ -119,6 +119,7 @@ def fit(
     run_log = RunLog(out)
     unlabelled = unlabelled_heads(model, train, allow=allow_unlabelled)
     describe_training(model, train)
+    train, val = without_unread_masks(train, model), without_unread_masks(val, model)
     if trainer_config.strategy != FSDP:  # FSDP2 keeps torch's default memory format
         model.to(memory_format=torch.channels_last)
     module = LightningBrickCollection(

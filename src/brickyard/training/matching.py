@@ -12,6 +12,7 @@ from brickyard.collection import BrickCollection
 from brickyard.core.names import prefix_of
 from brickyard.core.specs import HeadInfo
 from brickyard.create import create_model
+from brickyard.data.checking import WithoutLabels
 from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.data.one_label import OneLabel
@@ -104,6 +105,19 @@ def unlabelled_heads(model: BrickCollection, data: LabelledDataset, *, allow: bo
         labels = f"expected labels, found labels for {list(data.labels)} only. {hint}"
         raise BrickMismatchError("training data", [f"head '{head}': {labels}" for head in trained])
     return heads
+
+
+def without_unread_masks(data: LabelledDataset, model: BrickCollection) -> LabelledDataset:
+    """Return data without the masks of instances that no brick of a model reads: to transform them takes long."""
+    read = {value.name for brick in model.bricks().values() for value in brick.reads}
+    unread = [
+        name for name, kind in data.kinds.items() if kind is LabelKind.INSTANCE_MASKS and TARGETS + name not in read
+    ]
+    if not unread:
+        return data
+    if isinstance(data, Augmented):
+        return Augmented(WithoutLabels(data.data, unread), data.augment)
+    return WithoutLabels(data, unread)
 
 
 def describe_training(model: BrickCollection, data: LabelledDataset) -> None:
