@@ -116,7 +116,7 @@ def predict(
     image_size: int | None,
     no_images: bool,
 ) -> None:
-    """Run a model on IMAGES: files, folders of them, patterns such as "photos/**/*.jpg", or URLs.
+    """Run a model on IMAGES: files, folders of them, patterns such as `photos/**/*.jpg`, or URLs.
 
     Prints the results, saves a visualization of each image, and writes all results to predictions.json. Masks are PNG
     images of the size of the image, whose grey values are the classes, and run lengths as in COCO in the JSON. An image

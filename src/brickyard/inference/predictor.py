@@ -212,7 +212,7 @@ class Predictor:
 
         Args:
             sources: One item or several, in any mixture: paths of image files, folders, patterns such as
-                "photos/**/*.jpg", http(s) URLs of up to 64 MiB, encoded images as bytes, Pillow images, arrays
+                `photos/**/*.jpg`, http(s) URLs of up to 64 MiB, encoded images as bytes, Pillow images, arrays
                 (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, uint8, and tensors (1, H, W) or (3, H, W), uint8 or
                 float in [0, 1]. A file that occurs twice is predicted once. A list is checked before the first
                 prediction; a generator is consumed in batches.

@@ -19,12 +19,10 @@ def head_arguments(
 ) -> dict[str, Any]:
     """Return the arguments of a head's class, by the names in its signature.
 
-    | argument                                           | value |
-    |----------------------------------------------------|---|
-    | `in_channels`, `in_strides`, `in_height`, `in_width` | of the map that `reads` selects, an int; of several maps, \
-a list of int; for `embedding`, `in_channels` is its length |
-    | `num_classes`, `labels`                            | the number of classes, and their names |
-    | `image_size`                                       | [H, W] in pixels, the default image size of the backbone |
+    - `in_channels`, `in_strides`, `in_height`, `in_width`: of the map that `reads` selects, an int; of several maps, a
+      list of int; for `embedding`, `in_channels` is its length.
+    - `num_classes`, `labels`: the number of classes, and their names.
+    - `image_size`: [H, W] in pixels, the default image size of the backbone.
 
     Heights and widths are those at that image size, H / stride rounded up, as in most backbones; a head that takes
     images of any size should use the shapes of its inputs instead.
