@@ -153,7 +153,8 @@ def _bricks(
         change_recipe(recipe, changes)  # raises for invalid arguments before the network is asked
     files: Files | None = zoo
     if files is None and name is not None:
-        files = _on_hub(recipe.name, access)
+        organisation = os.environ.get("BRICKYARD_HUB", "brickyard")
+        files = _on_hub(HubFiles(f"{organisation}/{recipe.name}", None, access))
     if files is None and imported is not None:
         _log.info("'%s': weights from %s", recipe.name, imported.source)
         return change_trained(load_import(imported), changes, recipe.name)
@@ -188,11 +189,10 @@ def _around(
     return build_around(backbone, spec, change_recipe(recipe, changes))
 
 
-def _on_hub(name: str, access: Access) -> Files | None:
-    """Return the model of this name in the Hub organisation; None if there is none, or no network."""
-    organisation = os.environ.get("BRICKYARD_HUB", "brickyard")
+def _on_hub(repo: HubFiles) -> Files | None:
+    """Return the model in a repo; None if there is none, or no network."""
     try:
-        return read_manifest(HubFiles(f"{organisation}/{name}", None, access))[1]
+        return read_manifest(repo)[1]
     except (
         RepositoryNotFoundError,
         RevisionResolutionError,
