@@ -1,5 +1,6 @@
 import inspect
 import json
+import math
 import re
 import sys
 
@@ -212,6 +213,12 @@ def test_a_repo_is_imported_from_the_hub(hub, tmp_path):
     assert metadata["source_sha256"] == hub.repos["user/polyps"].find("main").files["model.safetensors"].sha256
     image = image_of((64, 64))
     assert torch.equal(logits_of(model, image), masks_of(reference, image, model["backbone"].provides.input))
+    with hub.recording() as seen:
+        hub.fault("*", times=math.inf, status=503)
+        again = import_model("smp:user/polyps")  # from the cache
+        hub.hint()
+    assert seen
+    assert again["seg/head"].metadata == metadata
     older = import_model(f"smp:user/polyps@{first}")
     assert older["seg/head"].metadata["licence"] == "mit"  # of the card that smp writes
 

@@ -198,6 +198,15 @@ def test_weights_of_the_user_get_no_licence(folder, tmp_path):
     assert torch.equal(logits_of(model, image_of((64, 64))), logits_of(again, image_of((64, 64))))
 
 
+def test_weights_do_not_travel_for_an_encoder_that_is_not_supported(hub, written):
+    config = {**json.loads((written / "config.json").read_text()), "encoder_name": "mit_b0"}
+    weights = (written / "model.safetensors").read_bytes()
+    hub.put("user/repo", {"config.json": json.dumps(config).encode(), "model.safetensors": weights})
+    with hub.recording() as seen, pytest.raises(UnknownNameError, match="mit_b0"):
+        import_model("smp:user/repo")
+    assert not seen.matching("*model.safetensors")
+
+
 def test_without_a_network_the_error_says_what_to_download(hub):
     hub.put("user/repo", {"config.json": b"{}"})
     hub.fault("*", times=math.inf, status=503)

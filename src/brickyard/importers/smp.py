@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -90,32 +90,27 @@ def open_smp(source: str, weights: str | Path | Mapping[str, Any] | None) -> Smp
         Other errors as for `import_model`, and huggingface_hub's own for a repo.
     """
     files = _files(source)
-    try:
+    with _stating_the_files():
         config = read_config(files.peek(_CONFIG), f"{files.location}/{_CONFIG}")
-        file = files.file(_WEIGHTS) if weights is None else weights
-        licence = _licence(files)
-    except HubConnectionError as error:
-        hint = f"Download {_CONFIG} and {_WEIGHTS} into a folder, which import_model('{SCHEME}FOLDER') takes."
-        raise HubConnectionError(f"{error} {hint}") from None
-    with uninitialised(), torch.device("meta"):
-        ours = _backbone(config)  # first, since it refuses unsafe options
-        theirs = _build(config)
+    ours = _planned(partial(_backbone, config))  # first, since it refuses unsafe options
+    theirs = _planned(partial(_build, config))
     names = _encoder_names(theirs, ours, config)
     fresh = sorted(ours.state_dict().keys() - set(names.values()))
     spec = timm_spec(ours, config.in_channels, **config.options)
-    entry = _entry(
-        config, spec, _decoder_arguments(config, spec, theirs.encoder), partial(_convert, config, names, fresh)
-    )
+    decoder = _decoder_arguments(config, spec, theirs.encoder)
+    entry = _entry(config, spec, decoder, partial(_convert, config, names, fresh))
     entry = replace(entry, source=f"{SCHEME}{_name(files)}", url=_url(files))
-    checkpoint = open_checkpoint(entry, file)
+    metadata: dict[str, Any] = {"source": f"{entry.source} with weights of the user"}
+    if weights is None:
+        with _stating_the_files():
+            licence, weights = _download(files)
+        metadata = {"source": ", ".join(filter(None, [entry.source, entry.url])), "licence": licence}
+    checkpoint = open_checkpoint(entry, weights)
     checkpoint = replace(checkpoint, state=_present_names(config, checkpoint.state))
     if problems := weight_problems(theirs.state_dict(), checkpoint.state):
         raise BrickMismatchError(f"{checkpoint.location} is not of the model in {config.location}", problems)
     if config.arguments.get("aux_params"):
-        warnings.warn(f"The classification head (aux_params) of '{source}' is left out.", stacklevel=3)
-    metadata: dict[str, Any] = {"source": f"{entry.source} with weights of the user"}
-    if weights is None:
-        metadata = {"source": ", ".join(filter(None, [entry.source, entry.url])), "licence": licence}
+        warnings.warn(f"The classification head (aux_params) of '{source}' is left out.", stacklevel=4)
     if checkpoint.sha256 is not None:
         metadata["source_sha256"] = checkpoint.sha256
     of_backbone = {**metadata, "fresh": fresh} if fresh else metadata
@@ -145,8 +140,7 @@ def to_smp(model: HasBricks) -> nn.Module:
     if head is None or head.module is None or backbone is None or backbone.module is None or values is None:
         raise BrickInputError("to_smp", f"a model whose '{_HEAD}' was imported from smp", f"{sorted(bricks)}")
     config = check_config({**values, "aux_params": None}, f"{_KEY} of brick '{_HEAD}'")
-    with uninitialised(), torch.device("meta"):
-        planned = _build(config)
+    planned = _planned(partial(_build, config))
     names, weights = _encoder_names(planned, backbone.module, config), backbone.module.state_dict()
     state = {theirs: weights[ours] for theirs, ours in names.items()} | head.module.state_dict()
     unused = _unused(planned)
@@ -178,11 +172,31 @@ def _url(files: Files) -> str:
     return f"https://huggingface.co/{files.repo}/tree/{files.commit}" if isinstance(files, HubFiles) else ""
 
 
-def _licence(files: Files) -> str:
-    """Return the licence that the card states."""
+@contextmanager
+def _stating_the_files() -> Iterator[None]:
+    """Add to an error of the connection what to download elsewhere."""
     try:
-        data = ModelCard(files.peek(_CARD).decode(errors="replace"), ignore_metadata_errors=True).data
-    except (BrickNotFoundError, YAMLError, ValueError, TypeError):
+        yield
+    except HubConnectionError as error:
+        hint = f"Download {_CONFIG} and {_WEIGHTS} into a folder, which import_model('{SCHEME}FOLDER') takes."
+        raise HubConnectionError(f"{error} {hint}") from None
+
+
+def _download(files: Files) -> tuple[str, Path]:
+    """Return the licence and the file of the weights; the files stay in the cache for use without network."""
+    try:
+        card = files.peek(_CARD)
+    except BrickNotFoundError:
+        card = None
+    files.fetch(dict.fromkeys([_CONFIG, _WEIGHTS] if card is None else [_CONFIG, _WEIGHTS, _CARD]))
+    return _UNKNOWN if card is None else _licence(card), files.file(_WEIGHTS)
+
+
+def _licence(card: bytes) -> str:
+    """Return the licence that a card states."""
+    try:
+        data = ModelCard(card.decode(errors="replace"), ignore_metadata_errors=True).data
+    except (YAMLError, ValueError, TypeError):
         return _UNKNOWN
     stated = data.get("license_name") if data.get("license") == "other" else data.get("license")
     return stated if isinstance(stated, str) and re.fullmatch(r"[\w.+() -]{1,100}", stated, re.A) else _UNKNOWN
@@ -208,6 +222,18 @@ def _build(config: SmpConfig) -> Any:
     with warnings.catch_warnings(), _refusing(config, "smp"):
         warnings.simplefilter("ignore")  # about names of encoders
         return smp.MODEL_ARCHITECTURES_MAPPING[config.architecture](**{**config.arguments, "encoder_weights": None})
+
+
+def _planned(build: Callable[[], Any]) -> Any:
+    """Build a model for the shapes of its tensors, without memory."""
+    try:
+        with uninitialised(), torch.device("meta"):
+            return build()
+    except BrickMismatchError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+    with uninitialised():  # an operator that this torch lacks on the meta device; memory that is not filled is not used
+        return build()
 
 
 @contextmanager
