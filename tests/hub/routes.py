@@ -124,7 +124,7 @@ def _list(hub: LoopbackHub, call: Call) -> Reply:
     return Reply(200, reply.body, {**reply.headers, **headers})
 
 
-@_route("GET", "/api/models/{repo}(/revision/{rev})?", "see")
+@_route("GET", "/api/(models|datasets)/{repo}(/revision/{rev})?", "see")
 def _info(hub: LoopbackHub, call: Call, repo: Repository, rev: str | None) -> Reply:
     commit = repo.find(rev or "main")
     info = {"id": repo.name, "sha": commit.oid, "private": repo.private, "gated": repo.gated and "auto"}
@@ -146,7 +146,7 @@ def _tree(commit: Commit) -> dict[str, dict[str, Any]]:
     return tree
 
 
-@_route("GET", "/api/models/{repo}/tree/{rev}(/{path})?", "see")
+@_route("GET", "/api/(models|datasets)/{repo}/tree/{rev}(/{path})?", "see")
 def _list_tree(hub: LoopbackHub, call: Call, repo: Repository, rev: str, path: str | None) -> Reply:
     tree, root = _tree(repo.find(rev)), f"{path.rstrip('/')}/" if path else ""
     below = {name: entry for name, entry in sorted(tree.items()) if name.startswith(root)}
@@ -259,7 +259,7 @@ def _add_ref(hub: LoopbackHub, call: Call, repo: Repository, kind: str, rev: str
     return json_reply({})
 
 
-@_route("GET", "/{repo}/resolve/{rev}/{path}", "download")
+@_route("GET", "(/datasets)?/{repo}/resolve/{rev}/{path}", "download")
 def _resolve(hub: LoopbackHub, call: Call, repo: Repository, rev: str, path: str) -> Reply:
     commit = repo.find(rev)
     file, headers = commit.files.get(path), {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}

@@ -45,8 +45,8 @@ _DATA = click.option(
     "--data",
     required=True,
     help="Data set: digits, digits-single, digits-text or digits-anomaly, which are generated, or coco:FOLDER, "
-    "coco-keypoints:FOLDER, yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER, pets:FOLDER, mvtec:FOLDER, ocr:FOLDER or "
-    "depth:FOLDER; help(brickyard.open_data) has the layouts.",
+    "coco-keypoints:FOLDER, yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER, pets:FOLDER, mvtec:FOLDER, ocr:FOLDER, "
+    "depth:FOLDER or hf:FOLDER; help(brickyard.open_data) has the layouts.",
 )
 _SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave out samples that are damaged.")
 _SIZE = click.option(

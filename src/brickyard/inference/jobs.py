@@ -14,9 +14,10 @@ from typing import Any, BinaryIO, Literal, final, get_args
 
 from tqdm import tqdm
 
+from brickyard.data.parquet import load_pyarrow
 from brickyard.errors import BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
-from brickyard.inference.shards import Shards, list_shards, load_pyarrow
+from brickyard.inference.shards import Shards, list_shards
 from brickyard.storage.atomic import write_atomically, write_whole
 from brickyard.storage.locks import exclusive_lock, remove_abandoned
 from brickyard.storage.sources.uri import locate
