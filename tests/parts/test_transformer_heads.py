@@ -59,6 +59,11 @@ def test_the_range_of_linear_depth_is_that_of_its_attributes():
 def test_dpt_has_depth_in_its_range_and_a_gradient_in_training(size):
     maps, tokens = maps_and_tokens(4, size=size)
     head = DPTDepth(16, width=8, min_depth=0.5, max_depth=2.0)
+    torch.testing.assert_close(head(maps, tokens).mean().item(), 1.75, atol=0.1, rtol=0)
+    for fusion in head.fusions:
+        torch.nn.init.normal_(fusion.refine.second.weight, std=0.1)
+        if fusion.skip is not None:
+            torch.nn.init.normal_(fusion.skip.second.weight, std=0.1)
     depth = head(maps, tokens)
     assert depth.shape == (2, 1, *(32 * -(-side // 2) for side in size))
     assert (depth > 0.5).all()  # none starts where the gradient is zero

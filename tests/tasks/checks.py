@@ -1,5 +1,6 @@
 """Checks that hold for every task, called by the tests of each."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from brickyard import BrickCollection, Predictor, Stage, create_model, export_onnx
 
@@ -22,15 +23,18 @@ def rows(batch: dict[str, Any], kept: Tensor) -> dict[str, Any]:
     }
 
 
-def learned(model: BrickCollection, batch: dict[str, Tensor], loss: str, steps: int) -> tuple[float, float]:
+def learned(
+    model: BrickCollection, batch: dict[str, Tensor], loss: str, steps: int, lr: float = 5e-3, clip: float = math.inf
+) -> tuple[float, float]:
     """Train, and evaluate on the same images: the first and the last loss."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     losses = []
     for _ in range(steps):
         value = model(batch, tags=TRAINED)[loss]
         optimizer.zero_grad()
         value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         schedule.step()
         losses.append(value.item())

@@ -18,7 +18,8 @@ _HIDDEN = 32  # the channels before the depth
 class DPTDepth(nn.Module):
     """DPT as DINOv2 trained it: class tokens are projected into the maps, which become a pyramid that is fused.
 
-    Source: Ranftl et al. 2021, https://arxiv.org/abs/2103.13413.
+    Source: Ranftl et al. 2021, https://arxiv.org/abs/2103.13413. It has no norms, so it takes small steps: train it with
+    a learning rate of about 1e-4.
 
     Args:
         in_channels: C of maps and class tokens, a multiple of 8.
@@ -50,8 +51,9 @@ class DPTDepth(nn.Module):
         self.fusions = nn.ModuleList(_Fusion(width, has_skip=level > 0) for level in range(len(channels)))
         self.smooth = nn.Sequential(conv3x3(width, width, padding=1), nn.ReLU())
         last = conv1x1(_HIDDEN, 1)
-        if last.bias is not None:
-            nn.init.constant_(last.bias, (min_depth + max_depth) / 2)  # negative values would have no gradient
+        nn.init.normal_(last.weight, std=0.01)
+        if last.bias is not None:  # depth starts in the middle of its range: below 0, it has no gradient
+            nn.init.constant_(last.bias, (min_depth + max_depth) / 2)
         self.depth = nn.Sequential(
             conv3x3(width, width // 2, padding=1),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
@@ -68,8 +70,11 @@ class DPTDepth(nn.Module):
         fused = self.fusions[0](maps[-1], None)
         for fusion, lateral in zip(self.fusions[1:], maps[-2::-1], strict=True):
             fused = fusion(fused, lateral)
-        depth: Tensor = self.depth(self.smooth(fused)).float().relu() + self.min_depth
-        return depth if self.training else depth.clamp(max=self.max_depth)
+        values: Tensor = self.depth(self.smooth(fused)).float()
+        depth = values.relu() + self.min_depth
+        if self.training:  # the gradient passes the ReLU everywhere, or a head that is below 0 would stay there
+            return values + (depth - values).detach()
+        return depth.clamp(max=self.max_depth)
 
     def _level(self, level: int, features: Tensor, class_token: Tensor) -> Tensor:
         """Return a map of the pyramid: (B, C, h, w) and (B, C) -> (B, width, h', w')."""
@@ -108,12 +113,13 @@ class _Fusion(nn.Module):
 
 @final
 class _ResidualUnit(nn.Module):
-    """Two 3x3 convolutions, each after a ReLU, and a residual connection."""
+    """Two 3x3 convolutions, each after a ReLU, and a residual connection; without norms, it starts as the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = conv3x3(width, width, padding=1, bias=False)
         self.second = conv3x3(width, width, padding=1, bias=False)
+        nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x.relu()).relu())  # type: ignore[no-any-return]
