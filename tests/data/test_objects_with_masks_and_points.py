@@ -104,6 +104,20 @@ class TestCoco:
         spec = data.keypoints["pose"]
         assert (spec.names, spec.flip_pairs, spec.skeleton) == (tuple(NAMES), ((1, 2),), ((0, 1), (0, 2)))
 
+    def test_poses_have_the_masks_of_their_objects_where_all_have_a_shape(self, people):
+        file = people / "annotations" / "person_keypoints_train.json"
+        content = json.loads(file.read_text())
+        for each in content["annotations"]:
+            x, y, width, height = each["bbox"]
+            each["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        del content["annotations"][0]["segmentation"]
+        file.write_text(json.dumps(content))
+        data = Coco(people, "train")
+        assert "masks" not in data[0]["targets/pose"]
+        masks = data[1]["targets/pose"]["masks"]
+        assert len(masks) == len(data[1]["targets/pose"]["keypoints"]) > 0
+        assert torch.equal(masks, data[1]["targets/inst"]["masks"])
+
     def test_objects_without_key_points_have_unknown_ones_and_crowds_are_ignored(self, people):
         data = Coco(people, "train")
         assert (data[1]["targets/pose"]["keypoints"][1] == 0).all()

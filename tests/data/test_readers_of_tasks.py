@@ -13,7 +13,7 @@ from PIL import Image
 import brickyard
 from brickyard.data import readers
 from brickyard.data.batches import evaluation_batches
-from brickyard.data.checking import WithoutLabels
+from brickyard.data.checking import WithoutMasks
 from brickyard.data.dataset import LabelledDataset
 from brickyard.data.label_kinds import LabelKind
 from brickyard.data.readers import data_names, open_data
@@ -240,9 +240,17 @@ class TestUnreadMasks:
         assert (smaller.labels, smaller.kinds, smaller.keypoints) == (data.labels, data.kinds, data.keypoints)
         generated = open_data("digits", "val", length=2)
         smaller = without_unread_masks(generated, brickyard.create_model_for(generated, "test_resnet_det"))
-        assert isinstance(smaller, WithoutLabels)
+        assert isinstance(smaller, WithoutMasks)
         assert len(smaller) == 2
         assert generated[0].keys() - smaller[0].keys() == {"targets/inst"}
+
+    @pytest.mark.parametrize("token", ["pose", "pose-masks"])
+    def test_masks_of_poses_are_kept_for_the_head_that_reads_them(self, token: str) -> None:
+        data = open_data("digits", "val", length=2)
+        smaller = without_unread_masks(data, brickyard.create_model_for(data, f"test_resnet_{token}"))
+        assert "masks" in data[0]["targets/pose"]
+        assert ("masks" in smaller[0]["targets/pose"]) == (token == "pose-masks")
+        assert "targets/inst" not in smaller[0]
 
     def test_data_without_masks_stays_as_it_is(self, on_disk: dict[str, LabelledDataset]) -> None:
         data = on_disk["imagefolder"]

@@ -66,6 +66,45 @@ def test_an_additional_box_is_reported():
     assert any("1 more detection" in problem for problem in differences(expected, detections()))
 
 
+def objects(**options) -> dict[str, np.ndarray]:
+    """Detections, each with a mask of 100 cells and two key points."""
+    rng = np.random.default_rng(0)
+    others = {"det/masks": rng.random((1, 2, 10, 10)), "det/keypoints": rng.random((1, 2, 2, 3)) * 9}
+    return {**detections(**options), **others}
+
+
+def test_masks_and_key_points_may_swap_with_their_boxes():
+    swapped = objects(boxes=((5, 6, 7, 8), (1, 2, 3, 4)), scores=(0.8, 0.9), labels=(0, 1))
+    for name in ("det/masks", "det/keypoints"):
+        swapped[name] = swapped[name][:, ::-1]
+    assert differences(objects(), swapped) == []
+    assert differences(objects(), {**objects(), "det/masks": swapped["det/masks"]}) != []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "count"),
+    [
+        ("masks", np.full((10, 10), 5e-4), 0),
+        ("masks", np.eye(10) * [[0.3], *[[0]] * 9], 0),  # a cell at the edge of the box
+        ("masks", np.eye(10) * 0.3, 1),
+        ("keypoints", np.full((2, 3), 5e-4), 0),
+        ("keypoints", np.array([[0.0, 0.2, 0], [0, 0, 0]]), 1),
+        ("keypoints", np.array([[0.0, 0, 0], [0, 0, 0.01]]), 1),
+    ],
+)
+def test_another_mask_or_key_point_is_reported_with_its_box(name, change, count):
+    found = objects()
+    found[f"det/{name}"] = found[f"det/{name}"] + np.stack([np.zeros_like(change), change])
+    problems = differences(objects(), found)
+    assert len(problems) == count
+    assert all(f"image 0 has other {name} in the box [5.0, 6.0, 7.0, 8.0]" in problem for problem in problems)
+
+
+def test_absent_masks_are_reported():
+    found = {name: array for name, array in objects().items() if name != "det/masks"}
+    assert differences(objects(), found) == ["'det/masks' is missing"]
+
+
 def test_boxes_without_labels_are_compared_in_order():
     expected = {"det/boxes": np.zeros((1, 2, 4), np.float32), "det/scores": np.ones((1, 2), np.float32)}
     assert differences(expected, expected) == []

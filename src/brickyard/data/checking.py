@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from brickyard.data.dataset import CheckableDataset, LabelledDataset, keypoints_of
-from brickyard.data.label_kinds import TARGETS
+from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.errors import BrickInputError
 
 _MAX_PROBLEMS = 20  # that an error lists
@@ -36,18 +36,29 @@ class Subset(Dataset[Mapping[str, Any]]):
 
 
 @final
-class WithoutLabels(Dataset[Mapping[str, Any]]):
-    """A data set whose samples lack some labels, by their names without "targets/"; labels and kinds are kept."""
+class WithoutMasks(Dataset[Mapping[str, Any]]):
+    """A data set whose samples lack masks of instances; labels and kinds are kept.
+
+    Args:
+        data: The data set.
+        names: The labels, without "targets/": those of kind instance masks are left out, of others only their masks.
+    """
 
     def __init__(self, data: LabelledDataset, names: Iterable[str]) -> None:
-        self.data, self._left_out = data, {TARGETS + name for name in names}
+        self.data, self._names = data, {TARGETS + name for name in names}
         self.labels, self.kinds, self.keypoints = data.labels, data.kinds, keypoints_of(data)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        return {name: value for name, value in self.data[index].items() if name not in self._left_out}
+        sample = dict(self.data[index])
+        for name in self._names & sample.keys():
+            if self.kinds[name.removeprefix(TARGETS)] is LabelKind.INSTANCE_MASKS:
+                del sample[name]
+            else:
+                sample[name] = {entry: value for entry, value in sample[name].items() if entry != "masks"}
+        return sample
 
 
 def checked_subset(data: LabelledDataset, length: int | None, name: str, *, skip_bad: bool) -> LabelledDataset:

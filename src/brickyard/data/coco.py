@@ -141,7 +141,8 @@ class Coco(Dataset[dict[str, Any]]):
                 for crowds.
             targets/fomo: The same as for `det`.
             targets/inst: As for `det`, and masks (M, H, W) uint8. Absent where an object has no shape.
-            targets/pose: As for `det`, and keypoints (M, P, 3) float32, zeros for an object without.
+            targets/pose: As for `inst`, or `det` if that is absent, and keypoints (M, P, 3) float32, zeros for an
+                object without.
             targets/kpt: (P, 3) float32, of the only object with known key points; else absent.
 
         Raises:
@@ -163,7 +164,11 @@ class Coco(Dataset[dict[str, Any]]):
             sample["targets/inst"] = box_target(moved["boxes"], classes, ignored, masks=moved["masks"])
         target = box_target(oriented.boxes(corners), classes, ignored)
         sample |= {"targets/det": target, "targets/fomo": dict(target)}
-        return sample if self._points is None else {**sample, **self._pose(objects, corners, oriented, self._points)}
+        if self._points is not None:
+            sample |= self._pose(objects, corners, oriented, self._points)
+            if "targets/inst" in sample:
+                sample["targets/pose"]["masks"] = sample["targets/inst"]["masks"]
+        return sample
 
     def check(self, index: int) -> int:
         """Check one sample without decoding its image, see `CheckableDataset`; raises what reading it would raise."""

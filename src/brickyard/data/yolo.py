@@ -152,7 +152,7 @@ class Yolo(Dataset[dict[str, Any]]):
                 False.
             targets/fomo: The same as for `det`.
             targets/inst: As for `det`, and masks (M, H, W) uint8. Absent where an object has a box only.
-            targets/pose: As for `det`, and keypoints (M, P, 3) float32.
+            targets/pose: As for `inst`, or `det` if that is absent, and keypoints (M, P, 3) float32.
             targets/kpt: (P, 3) float32, of the only object with known key points; else absent.
 
         Raises:
@@ -181,7 +181,8 @@ class Yolo(Dataset[dict[str, Any]]):
         if self._points is not None:
             points = [entry.key_points(size) for entry in objects]
             keypoints = key_point_target(points, self._points, size)
-            sample["targets/pose"] = box_target(boxes, classes, keypoints=keypoints)
+            masks = {"masks": sample["targets/inst"]["masks"]} if "targets/inst" in sample else {}
+            sample["targets/pose"] = {**box_target(boxes, classes, keypoints=keypoints), **masks}
             if (single := single_object(points)) is not None:
                 sample["targets/kpt"] = keypoints[single]
         return sample

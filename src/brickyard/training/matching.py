@@ -9,15 +9,17 @@ import torch
 
 from brickyard.catalog import model_info
 from brickyard.collection import BrickCollection
+from brickyard.core.brick import Brick
 from brickyard.core.names import prefix_of
 from brickyard.core.specs import HeadInfo
 from brickyard.create import create_model
-from brickyard.data.checking import WithoutLabels
+from brickyard.data.checking import WithoutMasks
 from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.data.one_label import OneLabel
 from brickyard.data.transforms import Augmented
 from brickyard.errors import BrickMismatchError
+from brickyard.parts.instances.targets import PadInstances
 from brickyard.recipe.inspection import heads_of
 from brickyard.tasks.registry import get_task
 
@@ -109,15 +111,19 @@ def unlabelled_heads(model: BrickCollection, data: LabelledDataset, *, allow: bo
 
 def without_unread_masks(data: LabelledDataset, model: BrickCollection) -> LabelledDataset:
     """Return data without the masks of instances that no brick of a model reads: to transform them takes long."""
-    read = {value.name for brick in model.bricks().values() for value in brick.reads}
-    unread = [
-        name for name, kind in data.kinds.items() if kind is LabelKind.INSTANCE_MASKS and TARGETS + name not in read
-    ]
+    read = {value.name for brick in model.bricks().values() if _reads_masks(brick) for value in brick.reads}
+    with_masks = (LabelKind.INSTANCE_MASKS, LabelKind.INSTANCE_POINTS)
+    unread = [name for name, kind in data.kinds.items() if kind in with_masks and TARGETS + name not in read]
     if not unread:
         return data
     if isinstance(data, Augmented):
-        return Augmented(WithoutLabels(data.data, unread), data.augment)
-    return WithoutLabels(data, unread)
+        return Augmented(WithoutMasks(data.data, unread), data.augment)
+    return WithoutMasks(data, unread)
+
+
+def _reads_masks(brick: Brick) -> bool:
+    """Whether a brick that reads a label may read masks in it."""
+    return not isinstance(brick.wrapped, PadInstances) or "masks" in brick.wrapped.entries
 
 
 def describe_training(model: BrickCollection, data: LabelledDataset) -> None:
