@@ -18,8 +18,8 @@ _HIDDEN = 32  # the channels before the depth
 class DPTDepth(nn.Module):
     """DPT as DINOv2 trained it: class tokens are projected into the maps, which become a pyramid that is fused.
 
-    Source: Ranftl et al. 2021, https://arxiv.org/abs/2103.13413. It has no norms, so it takes small steps: train it with
-    a learning rate of about 1e-4.
+    Source: Ranftl et al. 2021, https://arxiv.org/abs/2103.13413. It has no norms, so it takes small steps: train it
+    with a learning rate of about 1e-4.
 
     Args:
         in_channels: C of maps and class tokens, a multiple of 8.
