@@ -217,6 +217,12 @@ def test_an_imported_detector_of_other_classes_keeps_all_but_their_rows(source, 
     assert model["det/head"].head.image_size == (1024, 1024)
     assert model["det/head"].metadata["licence"] == "bsd-3-clause"
     assert "metrics" not in model["det/head"].metadata
+    boxes = [{"boxes": torch.tensor([[2.0, 3.0, 30.0, 40.0]]), "labels": torch.tensor([2])}]
+    batch = {"image": image, "targets/det": boxes}
+    loss = model(batch, tags={"MODEL", "LOSS"})["det/loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert model["det/head"].model.head.classification_head.cls_logits.weight.grad.abs().sum() > 0
 
 
 def test_the_classes_that_coco_has_keep_their_rows(monkeypatch):

@@ -66,9 +66,13 @@ def add_head(
         raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
     folder, target = _folders(name, out)
     name_of_head, _, task = head.partition("=")
-    run = run or target.with_name(f"{target.name}-{name_of_head}")
+    task = task or name_of_head
     config, trainer_config = configs_of(options)
     model = load_trained(name)
+    from brickyard.training.add_head import new_head  # noqa: PLC0415 - it loads torch, and --help must be fast
+
+    new_head(model, name_of_head, task)  # raises before the data is read
+    run = run or target.absolute().with_name(f"{target.absolute().name}-{name_of_head}")
     images = {**image_options(model, image_size), "flip": flip, "skip_bad": skip_bad}
     if resize_mode is not None:
         images["resize_mode"] = resize_mode
@@ -80,7 +84,7 @@ def add_head(
         brickyard.add_head(
             model,
             name_of_head,
-            task or name_of_head,
+            task,
             train_data,
             val_data,
             run,

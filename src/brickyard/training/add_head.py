@@ -89,8 +89,7 @@ def add_head(
         >>> metrics = add_head(model, "parts", "seg-unet", train, val, Path("runs/parts"), config)  # doctest: +SKIP
         >>> model.save_pretrained("models/mine", bricks="parts")  # doctest: +SKIP
     """
-    (recipe,) = parse_heads({name: task}, task_variants())
-    _check_name(model, name)
+    recipe = new_head(model, name, task)
     label = _label_of(recipe, train)
     train, val = OneLabel(train, label, name), OneLabel(val, label, name)
     head = _build(model, recipe, train, config.seed)
@@ -116,8 +115,12 @@ def add_head(
     return metrics
 
 
-def _check_name(model: BrickCollection, name: str) -> None:
-    """Refuse the name of a head that the model has, or that cannot be stored beside its bricks."""
+def new_head(model: BrickCollection, name: str, task: str) -> HeadRecipe:
+    """Return the recipe of a head to add, without its classes; arguments and errors are those of `add_head`.
+
+    A name that the model has, or that cannot be stored beside its bricks, is refused.
+    """
+    (recipe,) = parse_heads({name: task}, task_variants())
     if "/" in name:
         raise BrickInputError(f"head '{name}'", "a name of letters, digits and underscores", "a path")
     taken = [path for path in model.bricks() if is_inside(path, name)]
@@ -125,6 +128,7 @@ def _check_name(model: BrickCollection, name: str) -> None:
         hint = "Choose another name, or train the head that is there."
         raise BrickInputError(f"head '{name}'", "a name that the model does not have", f"the bricks {taken}", hint)
     check_stored_names([*model.bricks(), join(name, "head")], "the model with the new head")
+    return recipe
 
 
 def _label_of(recipe: HeadRecipe, data: LabelledDataset) -> str:
