@@ -100,7 +100,7 @@ def test_a_model_of_the_zoo_gets_a_head_in_another_folder(folder, tmp_path, monk
         (["det", *SHORT], "a name that the model does not have"),
         (["parts=segm", *SHORT], "Did you mean 'seg'"),
         (["a/b=seg", "--data", "coco:none"], "found a path"),
-        (["depth", *SHORT], "Heads for this data: cls=cls-multilabel"),
+        (["ocr", *SHORT], "Heads for this data: cls=cls-multilabel"),
         (["seg", *SHORT, "--resume", "--overwrite"], "it cannot be used with --resume"),
         (["seg", *SHORT, "--resume"], "to resume"),
         (["seg", *SHORT, "--lr", "0"], "--lr"),

@@ -5,7 +5,6 @@ import warnings
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 WIDTHS = [32, 16, 16, 16, 16]
 # Encoder and arguments for each decoder: several kinds of encoders, and decoders narrower than smp's.
@@ -43,7 +42,7 @@ def smp_model(architecture, encoder=None, **arguments):
             architecture, encoder or name, encoder_weights=None, **{"classes": 3, **others, **arguments}
         )
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.0)

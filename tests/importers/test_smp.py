@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from brickyard import (
     BrickCollection,
-    BrickInputError,
     BrickMismatchError,
     MissingExtraError,
     create_model,
@@ -245,7 +244,7 @@ def test_an_imported_model_is_given_other_classes(tmp_path):
     with pytest.warns(UserWarning, match="fresh weights"):
         model = create_model(f"local-dir:{tmp_path / 'bricks'}", labels=["sky", "sea"])
     assert logits_of(model, image_of((64, 64))).shape == (2, 2, 64, 64)
-    with pytest.raises(BrickInputError, match="imported from smp"):
+    with pytest.raises(BrickMismatchError, match="expected shape"):
         to_smp(model)
 
 

@@ -189,8 +189,8 @@ def test_an_exported_model_is_that_of_torchvision(source, tmp_path):
 def imported_as(name, source, monkeypatch, **changes):
     """`create_model(name, pretrained=True)` where the published weights are random ones of torchvision's model."""
     checkpoint = Checkpoint(dict(reference(source).state_dict()), "the checkpoint", None, is_published=True)
-    monkeypatch.setattr("brickyard.create.open_checkpoint", lambda *_: checkpoint)
-    monkeypatch.setattr("brickyard.create._on_hub", lambda _: None)
+    monkeypatch.setattr("brickyard.importers.importing.open_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr("brickyard.create._on_hub", lambda *_: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = create_model(name, pretrained=True, **changes)

@@ -31,7 +31,7 @@ def shapes(count=8, size=64):
 
 
 def test_the_variants_and_the_default_of_21_classes():
-    assert get_task("seg").variants == (*VARIANTS, *(f"smp{architecture}" for architecture in ARCHITECTURES))
+    assert get_task("seg").variants == (*VARIANTS, "linear", "linear4", *(f"smp{name}" for name in ARCHITECTURES))
     model = create_model("test_resnet_seg")
     assert model["seg/head"].head.variant == "fpn"
     assert list(model["seg/head"].head.labels) == [str(index) for index in range(21)]

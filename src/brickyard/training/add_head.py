@@ -84,10 +84,6 @@ def add_head(
         BrickMismatchError: The data has no labels for the head, or of another kind.
         UnsafeBrickError: The name is not one of a stored brick.
         Other errors as for `fit`.
-
-    Example:
-        >>> metrics = add_head(model, "parts", "seg-unet", train, val, Path("runs/parts"), config)  # doctest: +SKIP
-        >>> model.save_pretrained("models/mine", bricks="parts")  # doctest: +SKIP
     """
     recipe = new_head(model, name, task)
     label = _label_of(recipe, train)
