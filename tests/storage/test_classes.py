@@ -38,6 +38,11 @@ HEADS = {
     "det-retinanet": "det/logits",
     "det-ssdlite": "det/logits",
     "det-centernet": "det/heatmap",
+    "inst": "inst/logits",
+    "pose": "pose/logits",
+    "fomo": "fomo/heatmap",
+    "cls-linear1": "cls/logits",
+    "seg-linear4": "seg/logits",
     "kpt": "kpt/heatmaps",
     "kpt-deconv": "kpt/heatmaps",
 }
@@ -45,7 +50,8 @@ HEADS = {
 
 def make(token, labels=LABELS):
     torch.manual_seed(0)
-    return create_model(f"test_resnet_{token}", labels=labels).eval()
+    backbone = "test_vit" if "linear" in token else "test_resnet"
+    return create_model(f"{backbone}_{token}", labels=labels).eval()
 
 
 def outputs_of(model, tags=Stage.INFERENCE.tags):
@@ -55,7 +61,7 @@ def outputs_of(model, tags=Stage.INFERENCE.tags):
 
 def rows_of(values, token):
     """The channels of the kept classes; detectors may have a channel of the background first."""
-    axis = -1 if token.startswith("det") and "centernet" not in token else 1
+    axis = -1 if token.startswith(("det", "inst", "pose")) and "centernet" not in token else 1
     background = values.shape[axis] - len(LABELS)
     order = torch.tensor([*range(background), *(background + index for index in ORDER)])
     return values.index_select(axis, order)
