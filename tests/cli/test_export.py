@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -45,20 +46,25 @@ def rows(output: str) -> dict[str, list[str]]:
 def test_with_data_the_metrics_are_shown_in_float_for_the_file_and_for_other_bricks(
     file: Path, tmp_path: Path, bricks: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("brickyard.cli.export._MAX_CALIBRATION_IMAGES", 8)
+    seen: list[list[np.ndarray]] = []  # the calibration images of each call
+    original = brickyard.quantize_onnx
+
+    def recorded(source: Path, path: Path, images: list[np.ndarray], **settings: Any) -> None:
+        seen.append(images)
+        original(source, path, images, **settings)
+
+    monkeypatch.setattr("brickyard.quantize_onnx", recorded)
     options = [option for brick in bricks or () for option in ("--brick", brick)]
     result = run(quantize, file, tmp_path / "small.onnx", "--data", "digits", *SIZE, "--length", 5, *options)
     assert result.exit_code == 0, result.output
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
     data = brickyard.open_data("digits", "test", length=5, image_size=48)
-    calibration = brickyard.open_data("digits", "val", length=8, image_size=48)
-    images = [np.stack([calibration[index]["image"].numpy() for index in range(8)])]
     variants = [bricks, *[other for other in (None, ["backbone"]) if other != bricks]]
     columns = [brickyard.evaluate(file, data)]
     for index, variant in enumerate(variants):
-        brickyard.quantize_onnx(file, tmp_path / f"{index}.onnx", images, bricks=variant)
+        original(file, tmp_path / f"{index}.onnx", seen[0], bricks=variant)
         columns.append(brickyard.evaluate(tmp_path / f"{index}.onnx", data))
-    batch = {"image": images[0].astype(np.float32) / 255}
+    batch = {"image": np.asarray(seen[0][0], np.float32) / 255}
     actual, expected = (OnnxSession(tmp_path / name)(batch)["cls/logits"] for name in ("small.onnx", "0.onnx"))
     np.testing.assert_array_equal(actual, expected)
     assert rows(result.stdout) == {name: [f"{column[name]:.4f}" for column in columns] for name in columns[0]}
