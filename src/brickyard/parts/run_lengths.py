@@ -14,7 +14,7 @@ def encode(pixels: npt.NDArray[np.bool_]) -> dict[str, Any]:
 
     Example:
         >>> encode(np.eye(3, dtype=bool))
-        {'size': [3, 3], 'counts': '01310M'}
+        {'size': [3, 3], 'counts': '013000'}
     """
     encoded = coco_masks.encode(np.asfortranarray(pixels, dtype=np.uint8))
     counts = encoded["counts"]
