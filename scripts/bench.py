@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,14 +127,22 @@ def load_rows() -> Iterator[Row]:
 
 
 def task_rows() -> Iterator[Row]:
-    tasks = ("cls", "seg", "det")
-    together = brickyard.create_model("resnet18_cls_seg_det").eval()
-    single = [brickyard.create_model(f"resnet18_{task}").eval() for task in tasks]
-    inputs, tags = {"image": torch.rand(1, 3, 224, 224)}, brickyard.Stage.INFERENCE.tags
+    what = "classes, masks and boxes of resnet18 at 224, batch 1"
+    yield _one_pass(what, "three models", "resnet18", ("cls", "seg", "det"), 224)
+    tasks = ("cls", "seg", "det", "inst", "pose", "kpt", "emb", "anomaly", "ocr", "fomo")
+    yield _one_pass(
+        "ten tasks of tf_efficientnet_lite0 at 96, batch 1", "ten models", "tf_efficientnet_lite0", tasks, 96
+    )
+
+
+def _one_pass(what: str, peer: str, backbone: str, tasks: Sequence[str], size: int) -> Row:
+    """Compare one model of several tasks with a model for each."""
+    together = brickyard.create_model("_".join([backbone, *tasks])).eval()
+    single = [brickyard.create_model(f"{backbone}_{task}").eval() for task in tasks]
+    inputs, tags = {"image": torch.rand(1, 3, size, size)}, brickyard.Stage.INFERENCE.tags
     with torch.inference_mode():
-        what = "classes, masks and boxes of resnet18 at 224, batch 1"
         run = lambda: together(inputs, tags=tags)  # noqa: E731
-        yield compare(what, "three models", run, lambda: [model(inputs, tags=tags) for model in single], rounds=20)
+        return compare(what, peer, run, lambda: [model(inputs, tags=tags) for model in single], rounds=20)
 
 
 def main() -> None:

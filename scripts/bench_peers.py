@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import brickyard
 from brickyard import BrickCollection
+from brickyard.export.deployment import open_onnx
 from brickyard.export.onnx_runner import OnnxSession
 
 SIZE = 256
@@ -80,6 +81,10 @@ def export_rows() -> Iterator[Row]:
         exporting = time.perf_counter() - start
         session = OnnxSession(file, threads=1)
         names = list(session({"image": image.numpy()}))
+        brickyard.export_onnx(model, Path(name) / "parts", split=True, check=False)
+        parts = open_onnx(Path(name) / "parts", threads=1)
+        what, run_parts = "three tasks of resnet18 at 224, exported in parts", lambda: parts({"image": image.numpy()})
+        yield compare(what, "exported as one file", run_parts, lambda: session({"image": image.numpy()}), rounds=30)
         with torch.inference_mode():
             eager = lambda: model({"image": image}, outputs=names)  # noqa: E731
             ours = lambda: session({"image": image.numpy()})  # noqa: E731

@@ -10,6 +10,7 @@ from brickyard import BrickCollection, BrickInputError, BrickTrainable, Stage, c
 
 MODELS = [
     "test_resnet_cls_seg_kpt_emb_depth", "test_vit_cls", "test_vit_cls-attention", "test_convnext_seg-unet",
+    "test_resnet_fomo_anomaly_ocr",
     "test_resnet_det-fcos", "test_resnet_det-retinanet", "test_resnet_det-ssdlite", "test_resnet_det-centernet",
     "test_resnet_inst_pose-masks",
 ]  # fmt: skip

@@ -11,7 +11,18 @@ import pytest
 from tests.toys import SOURCE, run_python
 
 PACKAGE = SOURCE / "brickyard"
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "pyarrow", "pytorch_lightning", "ray", "sklearn", "torchdata"}
+OPTIONAL = {
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pyarrow",
+    "pytorch_lightning",
+    "ray",
+    "segmentation_models_pytorch",
+    "sklearn",
+    "supervision",
+    "torchdata",
+}
 
 # From the lowest to the highest; a package stands for all of its modules.
 FLOORS = [
@@ -22,7 +33,7 @@ FLOORS = [
     "tasks",
     "recipe",
     "storage",
-    "collection",
+    "stored collection",
     "importers",  # below `create`, which imports a model by its name
     "create catalog",
     "export",
@@ -98,7 +109,7 @@ def test_functions_import_only_what_is_optional_or_slow(module):
     slow = {
         "parts.backbones": {"timm"},
         "storage.sources.uri": {"huggingface_hub", "brickyard"},  # the module of a scheme, when it is first used
-        "collection": {"brickyard"},  # the module that pushes, with huggingface_hub
+        "stored": {"brickyard"},  # the module that pushes, with huggingface_hub
     }.get(module, set())
     slow |= {"brickyard", "torch"} if module.startswith("cli.") else set()  # `brickyard --help` must not load torch
     assert inside <= OPTIONAL | slow

@@ -10,17 +10,30 @@ import pytest
 
 from brickyard import Predictor, create_model, export_onnx
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+def blocks_of(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.mark.slow
 def test_the_blocks_of_the_readme_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "\n".join(BLOCKS).replace("src/brickyard/samples", str(README.parent / "src/brickyard/samples"))
+    code = "\n".join(blocks_of(README)).replace("docs/digit_scene.png", str(ROOT / "docs/digit_scene.png"))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(README), "exec"), {})
-    assert (tmp_path / "build" / "model.onnx").exists()
-    assert (tmp_path / "build" / "bricks" / "breed" / "classify.safetensors").exists()
+    assert (tmp_path / "build" / "mine" / "seg" / "head.safetensors").exists()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name)
+def test_links_to_files_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.slow
@@ -29,12 +42,11 @@ def test_an_exported_file_runs_without_brickyard(name: str, tmp_path: Path) -> N
     model = create_model("tf_efficientnet_lite0_cls.in1k", pretrained=True)
     if name.endswith("letterboxed"):
         model["cls/head"].head = replace(model["cls/head"].head, image_size=(160, 224), resize_mode="letterbox")
-    (tmp_path / "build").mkdir()
-    export_onnx(model, tmp_path / "build" / "lite0.onnx", check=False)
-    (block,) = [block for block in BLOCKS if "import onnxruntime" in block]
-    sample = README.parent / "src/brickyard/samples/coffee.jpg"
+    export_onnx(model, tmp_path / "model.onnx", check=False)
+    (block,) = [block for block in blocks_of(ROOT / "docs" / "export.md") if "import onnxruntime" in block]
+    sample = ROOT / "src/brickyard/samples/coffee.jpg"
     script = "import sys; sys.modules.update(dict.fromkeys(['brickyard', 'torch', 'torchvision', 'timm', 'onnx']))\n"
-    script += block.replace("src/brickyard/samples/coffee.jpg", str(sample))
+    script += block.replace("photo.jpg", str(sample))
     script += "\nprint(outputs['cls/probabilities'].max())"
     call = [sys.executable, "-c", script]
     lines = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -10,6 +10,7 @@ from .collection import (
     BrickCollection as BrickCollection,
 )
 from .storage.fit import BrickInfo as BrickInfo, fits as fits
+from .training.add_head import add_head as add_head
 from .training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
 from .data.label_kinds import LabelKind as LabelKind
 from .data.readers import open_data as open_data, register_data as register_data
@@ -38,7 +39,7 @@ from .catalog import (
     ModelInfo as ModelInfo,
     model_info as model_info,
 )
-from .catalog import list_models as list_models
+from .catalog import find_heads as find_heads, list_models as list_models
 from .training.matching import create_model_for as create_model_for
 from .core.mermaid import create_mermaid_dag_graph as create_mermaid_dag_graph
 from .core.metrics import (
@@ -78,15 +79,14 @@ from .parts.detection.targets import (
 )
 from .parts.instances.targets import PadInstances as PadInstances
 from .parts.metric_state import BaseMetric as BaseMetric, MetricState as MetricState
+from .parts.text import EncodeText as EncodeText
 from .parts.preprocess import Preprocessor as Preprocessor
 from .parts.registry import (
     create_part as create_part,
     register_part as register_part,
 )
-from .inference.predictor import (
-    Prediction as Prediction,
-    Predictor as Predictor,
-)
+from .inference.prediction import Prediction as Prediction
+from .inference.predictor import Predictor as Predictor
 from .export.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
 from .export.quantize import quantize_onnx as quantize_onnx
 from .recipe.recipe import (
@@ -111,6 +111,7 @@ from .tasks.task import (
     Task as Task,
 )
 from .training.lightning import LightningBrickCollection as LightningBrickCollection
+from .storage.search import FoundHead as FoundHead
 from .storage.verify import verify as verify
 from .core.visualization import (
     BrickPerImageVisualization as BrickPerImageVisualization,

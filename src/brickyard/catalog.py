@@ -1,8 +1,9 @@
-"""List the models that `create_model` takes, and describe one without loading weights."""
+"""List the models that `create_model` takes, describe one, and find heads for one, without loading weights."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import final
 
 import torch
 
+from brickyard.core.brick import Brick, HasBricks
 from brickyard.core.names import prefix_of
 from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, UnknownNameError
@@ -26,13 +28,17 @@ from brickyard.recipe.inspection import (
     heads_of,
     images_of,
     losses_of,
+    name_of,
     provided_by,
     recipe_of,
 )
 from brickyard.recipe.names import parse_name
+from brickyard.storage.fit import CHECKS, Backbone, Check, backbone_of
+from brickyard.storage.licences import licences_of
 from brickyard.storage.meta import build_on_meta
-from brickyard.storage.read import read_bricks
-from brickyard.storage.sources.files import Files
+from brickyard.storage.read import find_brick, read_bricks
+from brickyard.storage.search import FoundHead, Wanted, search_heads
+from brickyard.storage.sources.files import DEFAULT_ACCESS, Access, Files
 from brickyard.storage.sources.uri import is_source, locate, open_source
 from brickyard.storage.sources.zoo import check_tag, find_in_zoo, open_zoo, zoo_folders
 from brickyard.tasks.registry import TASKS, task_variants
@@ -54,7 +60,7 @@ class ModelInfo:
         losses: The loss of each head as text.
         decoders: The settings of the decoder of each head that has one, as text.
         spec: The images that the model takes, and what the backbone provides to heads.
-        licence: The licence of each brick with weights, if known.
+        licence: The licence of each brick with trained weights, None for one that states none.
         metrics: The measured metrics, by head and name, if known.
         weights: The source of trained weights for the whole model, None without: the location of a stored model, or
             the argument of `import_model`.
@@ -71,7 +77,7 @@ class ModelInfo:
     losses: dict[str, str]
     decoders: dict[str, str]
     spec: BackboneSpec
-    licence: dict[str, str]
+    licence: dict[str, str | None]
     metrics: dict[str, float]
     weights: str | None
     backbone_weights: list[str]
@@ -94,20 +100,16 @@ def model_info(name: str) -> ModelInfo:
         {'cls': 'cls'}
     """
     stored, full_name = _find(name)
-    files = None if isinstance(stored, ImportEntry) else stored
-    if isinstance(stored, ImportEntry):
-        bricks = describe_import(stored)
-    elif files is None:
-        with torch.device("meta"):
-            bricks = build(parse_name(name, TimmNames(), task_variants()))
+    if stored is None or isinstance(stored, ImportEntry):
+        bricks = _build_on_meta(name, stored)
     else:
-        bricks = build_on_meta({path: stored.info for path, stored in read_bricks(files)[1].items()})
+        bricks = build_on_meta({path: brick.info for path, brick in read_bricks(stored)[1].items()})
     recipe, spec, images = recipe_of(bricks), provided_by(bricks), images_of(bricks)
     if recipe is None or spec is None or images is None:
         raise BrickInputError(name, "a model with a backbone that declares what it provides", "one without")
     heads = heads_of(bricks)
     return ModelInfo(
-        name=full_name or (recipe.name if recipe.backbone else name),
+        name=full_name or name_of(bricks) or (recipe.name if recipe.backbone else name),
         backbone=recipe.backbone or bricks[BACKBONE].module_name,
         tasks={path: head.task for path, head in heads.items()},
         num_classes={path: len(head.labels) for path, head in heads.items()},
@@ -119,7 +121,7 @@ def model_info(name: str) -> ModelInfo:
         losses=losses_of(bricks),
         decoders=decoders_of(bricks),
         spec=replace(spec, input=images),
-        licence={path: brick.metadata["licence"] for path, brick in bricks.items() if "licence" in brick.metadata},
+        licence={} if stored is None else licences_of(bricks),
         metrics={
             f"{head}/{metric}": value
             for head, metadata in head_metadata(bricks).items()
@@ -130,13 +132,80 @@ def model_info(name: str) -> ModelInfo:
     )
 
 
-def _find(name: str) -> tuple[Files | ImportEntry | None, str | None]:
+def find_heads(
+    model: HasBricks | str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    fits: Check | None = None,
+    licences: Sequence[str] | None = None,
+    org: str | None = None,
+    token: str | bool | None = None,
+) -> list[FoundHead]:
+    """Find heads for a model on the Hub, in the zoo and in the folders of `BRICKYARD_ZOO`, best first.
+
+    Only JSON is downloaded: at most two lists of repos, and one file for each head, which is kept for the next search.
+    Repos are found by the tags of the cards that `push_to_hub` writes. If the Hub cannot be reached, the heads on this
+    machine are returned, with a warning.
+
+    Args:
+        model: A model, or the name or source of one, whose weights are then not loaded.
+        task: Only heads of this task.
+        fits: Only heads that fit by this check or a stricter one, see `fits`; None lists also those that do not fit,
+            with the reasons.
+        licences: Only heads of these licences, as the Hub spells them.
+        org: Only heads of this organisation or user on the Hub.
+        token: A token of the Hub, as for huggingface_hub.
+
+    Raises:
+        UnknownNameError: No such task or model.
+        BrickInputError: `fits` or `licences` has another type or value, or the model has no backbone that declares
+            what it provides.
+        huggingface_hub's own errors for tokens.
+
+    Example:
+        >>> import brickyard
+        >>> heads = brickyard.find_heads(model, task="seg", licences=["apache-2.0"])  # doctest: +SKIP
+        >>> model.swap("seg", heads[0].source, check=heads[0].fits)  # doctest: +SKIP
+    """
+    if task is not None and task not in TASKS:
+        raise UnknownNameError("task", task, TASKS)
+    if fits is not None and fits not in CHECKS:
+        raise BrickInputError("fits", f"one of {list(CHECKS)}", repr(fits))
+    if isinstance(licences, str):
+        raise BrickInputError("licences", "a list of licences", repr(licences), f"Pass [{licences!r}].")
+    access = Access(token)
+    backbone = _stored_backbone(model, access) if isinstance(model, (str, os.PathLike)) else backbone_of(model.bricks())
+    if backbone.provides is None:
+        raise BrickInputError("model", "a model with a backbone that declares what it provides", "one without")
+    return search_heads(backbone, Wanted(task, fits, licences, org), access)
+
+
+def _stored_backbone(name: str | os.PathLike[str], access: Access) -> Backbone:
+    """Describe the backbone of a model by name or source."""
+    stored, _ = _find(name, access)
+    if stored is None or isinstance(stored, ImportEntry):
+        return Backbone(provided_by(_build_on_meta(str(name), stored)), None)
+    info = find_brick(stored, BACKBONE).info
+    return Backbone(info.provides, (info.weights or {}).get("sha256"))
+
+
+def _build_on_meta(name: str, entry: ImportEntry | None) -> dict[str, Brick]:
+    """Build a model that is not stored in this format."""
+    if entry is not None:
+        return describe_import(entry)
+    with torch.device("meta"):
+        return build(parse_name(name, TimmNames(), task_variants()))
+
+
+def _find(
+    name: str | os.PathLike[str], access: Access = DEFAULT_ACCESS
+) -> tuple[Files | ImportEntry | None, str | None]:
     """Return a model's files or checkpoint of another library, None if untrained; and its full name, if it has one."""
     source = locate(name)
     if is_source(source) or "/" in source:
-        files, _ = open_source(source)
+        files, _ = open_source(source, access=access)
         return files, None
-    recipe = parse_name(name, TimmNames(), task_variants())
+    recipe = parse_name(source, TimmNames(), task_variants())
     zoo = find_in_zoo(recipe.stem, recipe.weights)
     if zoo is None:
         entry = find_import(recipe.stem, recipe.weights)

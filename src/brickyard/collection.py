@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import Any, Self, final
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from brickyard.core.brick import Brick, Tags, as_tags
 from brickyard.core.calls import explain, missing_inputs, run_step
 from brickyard.core.compiling import constant_result, not_compiled
 from brickyard.core.graph import BrickGraph, BrickTree, flatten, replace_inside, set_paths
+from brickyard.core.html import to_html
 from brickyard.core.losses import find_losses
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import by_name, is_inside, join, prefix_of, prefixes
@@ -20,23 +20,14 @@ from brickyard.core.plan import Plan, make_plan
 from brickyard.core.private_names import submodules
 from brickyard.errors import BrickError, nearest
 from brickyard.recipe.labels import check_labels, labels_of_model
-from brickyard.storage.fit import Check
-from brickyard.storage.lock import lock_model
-from brickyard.storage.read import load_source
-from brickyard.storage.replace import Source, replacements
-from brickyard.storage.sources.files import Access
-from brickyard.storage.weights import load_bricks, save_bricks
-from brickyard.storage.write import Refer, save_model
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+from brickyard.stored import Storable
 
 _Names = tuple[str, ...]
 _MAX_PLANS = 256  # per collection: a caller that selects ever new outputs must not fill the memory
 
 
 @final
-class BrickCollection(nn.ModuleDict):
+class BrickCollection(Storable, nn.ModuleDict):
     """A dictionary of named bricks that is also a graph: each brick names its inputs and outputs.
 
     It is an `nn.ModuleDict`: `collection["seg"]["head"]` and `collection["seg/head"]` are the same brick. Bricks can be
@@ -64,16 +55,11 @@ class BrickCollection(nn.ModuleDict):
         self._adopt(BrickGraph({path: brick.at_path(path) for path, brick in flatten(bricks).items()}))
 
     @classmethod
-    def of_new(cls, bricks: Mapping[str, Brick]) -> BrickCollection:
-        """Create a collection from bricks that no other collection holds, without copying them.
-
-        Args:
-            bricks: The bricks by path.
-        """
+    def of_new(cls, bricks: Mapping[str, Brick]) -> Self:
         return cls._sharing(set_paths(dict(bricks)))
 
     @classmethod
-    def _sharing(cls, bricks: Mapping[str, Brick], prefix: str = "") -> BrickCollection:
+    def _sharing(cls, bricks: Mapping[str, Brick], prefix: str = "") -> Self:
         collection = cls({})
         collection._prefix = prefix
         collection._adopt(BrickGraph(dict(bricks)))
@@ -230,186 +216,9 @@ class BrickCollection(nn.ModuleDict):
         """Return the bricks as a nested dictionary."""
         return {key: child.to_dict() if isinstance(child, BrickCollection) else child for key, child in self.items()}
 
-    def save_bricks(self, path_model_folder: str | os.PathLike[str], exist_ok: bool = False) -> None:
-        """Write one safetensors file for each brick with weights.
-
-        Args:
-            path_model_folder: The folder, which is created if needed.
-            exist_ok: Allow a folder that contains files; files of other names are kept.
-
-        Raises:
-            FileExistsError: The folder contains files and `exist_ok` is False.
-        """
-        save_bricks(self._stored(), path_model_folder, exist_ok)
-
-    def load_bricks(self, path_model_folder: str | os.PathLike[str]) -> None:
-        """Load the weights that `save_bricks` wrote, after every file has been checked.
-
-        A brick without a file keeps its weights, and a file without a brick is ignored, both with a warning.
-
-        Raises:
-            FileNotFoundError, NotADirectoryError: There is no such folder.
-            UnsafeBrickError: A brick has only a pickled file.
-            BrickIntegrityError: A file is truncated or not a safetensors file.
-            BrickMismatchError: Keys or shapes differ from those of the modules; nothing was loaded.
-        """
-        load_bricks(self._stored(), path_model_folder)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str] | Mapping[str, Any],
-        *,
-        revision: str | None = None,
-        bricks: str | Iterable[str] | None = None,
-        check: Check = "exact",
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-    ) -> Self:
-        """Load a model from a folder, the zoo, the Hub or a lock.
-
-        Args:
-            source: A folder, the name of a zoo model, `hf://user/repo`, a lock file, or the JSON values of a lock; see
-                `storage.sources.uri` for all forms.
-            revision: A branch, tag or commit of a repo.
-            bricks: Load only these bricks, by path or prefix; no other weights are downloaded.
-            check: How strictly heads are compared with the backbone, see `fits`. A head that was saved after its
-                backbone had changed gives a warning.
-            local_files_only: Look only into the cache of huggingface_hub.
-            token: A token of the Hub, as for huggingface_hub.
-
-        Raises:
-            UnknownNameError: No such model, or a part that is not registered.
-            BrickNotFoundError: There is no manifest, or no such brick.
-            BrickMismatchError: A brick does not fit the backbone, or weights do not fit their brick.
-            BrickIntegrityError: A file does not have the stated hash.
-            UnsafeBrickError: A pickle, an invalid name, or a newer format.
-            huggingface_hub's own errors for repos, revisions and tokens.
-        """
-        access = Access(token, local_files_only)
-        return cls._sharing(load_source(source, revision=revision, bricks=bricks, check=check, access=access))
-
-    def save_pretrained(
-        self, folder: str | os.PathLike[str], *, weights: str | None = None, refer: Refer = (), exist_ok: bool = True
-    ) -> None:
-        """Write the model into a folder, from which `from_pretrained` loads it in any process.
-
-        The files of an earlier model in the folder are replaced; other files are kept. If the call fails or is killed,
-        the folder has the old model.
-
-        Args:
-            folder: The folder, which is created if needed. Each brick must wrap a part that `create_part` built.
-            weights: A tag for the weights, the last part of the model's name.
-            refer: Bricks to store as pinned references to where they are published: paths of bricks that were loaded
-                from the Hub or the zoo, or {path: "hf://user/repo/backbone"}.
-            exist_ok: Allow a folder that contains files, as for `save_bricks`.
-
-        Raises:
-            FileExistsError: The folder contains files and `exist_ok` is False.
-            UnsafeBrickError: A brick wraps an object that is not a registered part.
-            BrickMismatchError: A reference is to other weights.
-            BrickInputError: `refer` names a brick that is not published, two bricks share a module with weights, or a
-                value cannot be stored as JSON.
-        """
-        save_model(self.bricks(), folder, weights=weights, refer=refer, exist_ok=exist_ok)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        bricks: str | Iterable[str] | None = None,
-        refer: Refer = (),
-        create_pr: bool = False,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        commit_message: str | None = None,
-        allow_stale: bool = False,
-    ) -> CommitInfo:
-        """Push the model, or some of its bricks, as one commit that contains only what changed.
-
-        Bricks that others pushed to the repo are kept. If the repo changes during the push, the push is repeated on top
-        of the new commit.
-
-        Args:
-            repo_id: `user/repo`, which is created if needed.
-            bricks: Paths or prefixes of bricks, such as "seg"; None for all.
-            refer: Bricks to store as references, see `save_pretrained`.
-            create_pr: Open a pull request instead of committing to the main branch.
-            private: Whether a new repo is private, None for the default of the user or organisation.
-            token: A token of the Hub, as for huggingface_hub.
-            commit_message: By default it names the bricks.
-            allow_stale: Push heads whose backbone has changed since they were trained.
-
-        Returns:
-            huggingface_hub's description of the commit, with `.oid`, `.commit_url` and `.pr_url`.
-
-        Raises:
-            PushConflictError: One of the bricks changed in the repo since this model was loaded or pushed.
-            BrickMismatchError: A head is stale, or a reference is to other weights.
-            BrickNotFoundError: The model has no such brick.
-            UnsafeBrickError: A brick wraps an object that is not a registered part.
-            huggingface_hub's own errors for repos, tokens and the network.
-        """
-        from brickyard.storage.push import push_model  # noqa: PLC0415 - huggingface_hub takes a while to import
-
-        return push_model(
-            self.bricks(),
-            repo_id,
-            only=bricks,
-            refer=refer,
-            create_pr=create_pr,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            allow_stale=allow_stale,
-        )
-
-    def swap(
-        self,
-        name: str,
-        source: Source,
-        *,
-        check: Check = "exact",
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-    ) -> None:
-        """Replace a brick or a head in place; if it is refused, the model is unchanged.
-
-        A head brings its class names. If they differ from those of the present head, its loss, metrics and
-        visualization are built for them. A backbone brings the normalisation of its images.
-
-        Args:
-            name: The path of a brick, "seg/head", or the name of a head, "seg"; a new head is added.
-            source: The source of the other brick or head: `hf://user/repo@rev/seg`, a folder, a zoo model, or a path in
-                one (without a path, `name`). Or a brick, a collection, a dictionary of bricks, or a module, which takes
-                the names of the present brick.
-            check: How strictly it is compared with the model, see `fits`.
-            token: A token of the Hub, as for huggingface_hub.
-            local_files_only: Look only into the cache of huggingface_hub.
-
-        Raises:
-            BrickMismatchError: It does not fit; its weights were not downloaded.
-            BrickNotFoundError: There is no such brick in the source or the model.
-            BrickIntegrityError, UnsafeBrickError: The source is damaged or not as brickyard writes it.
-        """
-        self.update(replacements(self, name, source, check, Access(token, local_files_only)))
-        self[name].train(self.training)
-
-    def lock(self, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-        """Return the manifest of the model with absolute references, from which `from_pretrained` rebuilds it.
-
-        Bricks without weights that are not published, such as a loss that a swap built, are included as a whole.
-
-        Args:
-            file: A file to write it to.
-
-        Returns:
-            JSON values.
-
-        Raises:
-            BrickInputError: A brick with weights is not published, or has changed since.
-        """
-        return lock_model(self.bricks(), file)
+    def _repr_html_(self) -> str:
+        """Show the collection in a notebook: a table of its bricks, and their graph; see `to_html`."""
+        return to_html(self.bricks())
 
     def __getitem__(self, key: str) -> Any:
         child: Any = self
@@ -489,11 +298,6 @@ class BrickCollection(nn.ModuleDict):
         for child in removed:
             if isinstance(child, BrickCollection):  # it becomes a collection of its own
                 child._adopt(BrickGraph({brick.path: brick for brick in child.modules() if isinstance(brick, Brick)}))
-
-    def _stored(self) -> dict[str, nn.Module]:
-        """Return the modules that have weights, by path relative to this collection."""
-        modules = {path.removeprefix(join(self._prefix, "")): brick.module for path, brick in self.bricks().items()}
-        return {path: module for path, module in modules.items() if module is not None and module.state_dict()}
 
     def _modules_at(self, path: str) -> list[BrickModule]:
         bricks = {"": item} if isinstance(item := self[path], Brick) else item.bricks()

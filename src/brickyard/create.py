@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,9 @@ from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.specs import BackboneSpec
 from brickyard.errors import BrickInputError, BrickNotFoundError, HubConnectionError, UnknownNameError
-from brickyard.importers.checkpoint import open_checkpoint
 from brickyard.importers.entry import ImportEntry
-from brickyard.importers.importing import build_import, find_import, import_bricks
-from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_pretrained
+from brickyard.importers.importing import build_import, find_import, load_import
+from brickyard.parts.backbones import TimmNames, timm_has_weights, timm_hub_repo, timm_pretrained
 from brickyard.recipe.build import build, build_around
 from brickyard.recipe.inspection import BACKBONE
 from brickyard.recipe.names import parse_heads, parse_name
@@ -35,13 +35,14 @@ from brickyard.storage.adapt import (
     warn_fresh,
 )
 from brickyard.storage.read import build_fresh, load_files, read_bricks, read_manifest
-from brickyard.storage.sources.files import DEFAULT_ACCESS, Files
+from brickyard.storage.sources.files import Access, Files
 from brickyard.storage.sources.hub import HubFiles
 from brickyard.storage.sources.uri import is_source, open_source
 from brickyard.storage.sources.zoo import check_tag, find_in_zoo, zoo_folders
 from brickyard.tasks.registry import task_variants
 
 _log = logging.getLogger(__name__)
+_TIMM_FILE = "model.safetensors"  # of the weights in a repo of timm's
 
 
 def create_model(
@@ -58,6 +59,8 @@ def create_model(
     loss_weights: LossWeights = None,
     rename: bool = False,
     keypoints: Keypoints = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
     **options: Any,
 ) -> BrickCollection:
     """Build a model.
@@ -91,6 +94,8 @@ def create_model(
         rename: `labels` are other names of the same classes in the same order, so that all trained weights stay.
         keypoints: The key points of each object for a head of the task `pose`, as for `num_classes`: their number,
             their names, or a `KeypointSpec`; by default those of the weights, or 17 as in COCO.
+        cache_dir: The folder of the cache of huggingface_hub, None for the default (`HF_HUB_CACHE`, `HF_HOME`).
+        force_download: Download files from the Hub again that are in the cache.
         **options: Further arguments of `timm.create_model`, such as `drop_path_rate=0.1`.
 
     Returns:
@@ -111,6 +116,7 @@ def create_model(
         ['backbone', 'cls', 'preprocessor']
     """
     changes = Changes(num_classes, labels, in_chans, loss_weights, rename, options, keypoints)
+    access = Access(cache_dir=cache_dir, force_download=force_download)
     if isinstance(backbone, nn.Module):
         if name is not None or pretrained:
             raise BrickInputError(
@@ -120,21 +126,26 @@ def create_model(
     elif spec is not None:
         raise BrickInputError("create_model", "spec= only with a module as backbone", f"{backbone=}")
     else:
-        built = _bricks(name, backbone, tasks, pretrained, changes)
+        built = _bricks(name, backbone, tasks, pretrained, changes, access)
     model = BrickCollection.of_new(built)
     for path in sorted(bricks or {}, key=lambda path: path != BACKBONE):
-        model.swap(path, (bricks or {})[path])
+        model.swap(path, (bricks or {})[path], cache_dir=cache_dir, force_download=force_download)
     return model
 
 
 def _bricks(
-    name: str | None, backbone: str | None, tasks: Mapping[str, str] | None, pretrained: bool, changes: Changes
+    name: str | None,
+    backbone: str | None,
+    tasks: Mapping[str, str] | None,
+    pretrained: bool,
+    changes: Changes,
+    access: Access,
 ) -> dict[str, Brick]:
     if name is not None and is_source(name) and backbone is None and tasks is None:
-        source, path = open_source(name)
+        source, path = open_source(name, access=access)
         return change_trained(load_files(source, only=path or None), changes, name)
     recipe = _recipe(name, backbone, tasks)
-    zoo = None if name is None else find_in_zoo(recipe.stem, recipe.weights)
+    zoo = None if name is None else find_in_zoo(recipe.stem, recipe.weights, access)
     imported = find_import(recipe.stem, recipe.weights) if zoo is None and name is not None else None
     if not pretrained:
         return _fresh(recipe, zoo, imported, changes)
@@ -142,13 +153,14 @@ def _bricks(
         change_recipe(recipe, changes)  # raises for invalid arguments before the network is asked
     files: Files | None = zoo
     if files is None and name is not None:
-        files = _on_hub(recipe.name)
+        organisation = os.environ.get("BRICKYARD_HUB", "brickyard")
+        files = _on_hub(HubFiles(f"{organisation}/{recipe.name}", None, access))
     if files is None and imported is not None:
         _log.info("'%s': weights from %s", recipe.name, imported.source)
-        return change_trained(import_bricks(imported, open_checkpoint(imported, None)), changes, recipe.name)
+        return change_trained(load_import(imported), changes, recipe.name)
     if files is None:
         check_tag(recipe)
-        return _from_timm(change_recipe(recipe, changes))
+        return _from_timm(change_recipe(recipe, changes), access)
     _log.info("'%s': weights from %s", recipe.name, files.location)
     return change_trained(load_files(files), changes, recipe.name)
 
@@ -177,11 +189,10 @@ def _around(
     return build_around(backbone, spec, change_recipe(recipe, changes))
 
 
-def _on_hub(name: str) -> Files | None:
-    """Return the model of this name in the Hub organisation; None if there is none, or no network."""
-    organisation = os.environ.get("BRICKYARD_HUB", "brickyard")
+def _on_hub(repo: HubFiles) -> Files | None:
+    """Return the model in a repo; None if there is none, or no network."""
     try:
-        return read_manifest(HubFiles(f"{organisation}/{name}", None, DEFAULT_ACCESS))[1]
+        return read_manifest(repo)[1]
     except (
         RepositoryNotFoundError,
         RevisionResolutionError,
@@ -204,13 +215,17 @@ def _recipe(name: str | None, backbone: str | None, tasks: Mapping[str, str] | N
     raise BrickInputError("create_model", "a name, or backbone= and tasks=", f"{name=}, {backbone=}, {tasks=}")
 
 
-def _from_timm(recipe: Recipe) -> dict[str, Brick]:
+def _from_timm(recipe: Recipe, access: Access) -> dict[str, Brick]:
     """Build a model with timm's weights for the backbone, and for a head that is timm's own classifier."""
     name = f"{recipe.backbone}.{recipe.weights}" if recipe.weights else recipe.backbone
     if not timm_has_weights(name):
         raise UnknownNameError("pretrained model", recipe.name, zoo_folders(), "timm has no weights for it either.")
     _log.info("'%s': the backbone's weights from timm, '%s'", recipe.name, name)
-    weights = timm_pretrained(name, recipe.in_chans, **recipe.options)
+    repo = timm_hub_repo(name) if access.force_download else None
+    if repo is not None:
+        with suppress(BrickNotFoundError):  # timm has a few weights as pickles only
+            HubFiles(repo, None, access).fetch({_TIMM_FILE: None})
+    weights = timm_pretrained(name, recipe.in_chans, cache_dir=access.cache_dir, **recipe.options)
     classifiers = [
         head.name
         for head in recipe.heads

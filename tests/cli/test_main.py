@@ -150,6 +150,16 @@ def test_list_prints_one_name_a_line():
     assert "'cls'" in failed("list", "--task", "clz")
 
 
+def test_info_warns_of_parts_without_a_licence(tmp_path):
+    model = brickyard.create_model("test_resnet_cls", num_classes=2)
+    model["backbone"].metadata["licence"] = "mit"
+    model.save_pretrained(tmp_path / "model")
+    shown = run("info", tmp_path / "model").stdout
+    assert re.search(r"^brick +backbone: [\d,]+ parameters, mit$", shown, re.M)
+    assert re.search(r"^warning +no licence is stated for the weights of cls/head$", shown, re.M)
+    assert "warning" not in run("info", "tf_efficientnet_lite0_cls").stdout
+
+
 def test_info_shows_the_model():
     shown = run("info", "tf_efficientnet_lite0_cls").stdout
     for text in ("tf_efficientnet_lite0_cls.in1k", "3x224x224", "bicubic", "3,371,008", "1,281,000", "apache-2.0"):

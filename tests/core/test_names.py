@@ -53,6 +53,7 @@ def test_join_and_place_of_are_inverse():
         ("features[1:3]", Reference("features", slice(1, 3))),
         ("features[-2:]", Reference("features", slice(-2, None))),
         ("features[:]", Reference("features", slice(None, None))),
+        ("features[2,-1]", Reference("features", (2, -1))),
         ("mask?", Reference("mask", optional=True)),
         ("features[0]?", Reference("features", 0, optional=True)),
     ],
@@ -71,14 +72,29 @@ def test_a_reference_of_another_form_is_refused_with_its_brick(text):
 
 @pytest.mark.parametrize("container", [tuple, list])
 @pytest.mark.parametrize(
-    ("text", "expected"), [("f[0]", 10), ("f[-1]", 13), ("f[1:3]", [11, 12]), ("f[-2:]", [12, 13]), ("f[:1]", [10])]
+    ("text", "expected"),
+    [
+        ("f[0]", 10),
+        ("f[-1]", 13),
+        ("f[1:3]", [11, 12]),
+        ("f[-2:]", [12, 13]),
+        ("f[:1]", [10]),
+        ("f[2,-1,0]", (12, 13, 10)),
+    ],
 )
 def test_reading_picks_from_a_list_or_tuple(container, text, expected):
     value = parse_reference(text, "brick").read({"f": container([10, 11, 12, 13])}, "brick")
     assert value == (container(expected) if isinstance(expected, list) else expected)
 
 
-@pytest.mark.parametrize("text", ["f[2]", "f[-3]"])
+@pytest.mark.parametrize(
+    ("text", "items"), [("f", (0, 1, 2, 3)), ("f[-1]", (3,)), ("f[1:]", (1, 2, 3)), ("f[2,-1]", (2, 3)), ("f[4:]", ())]
+)
+def test_the_items_of_a_reference_are_counted_from_the_first(text, items):
+    assert parse_reference(text, "head").items(4) == items
+
+
+@pytest.mark.parametrize("text", ["f[2]", "f[-3]", "f[0,2]"])
 def test_an_index_outside_says_how_many_items_there_are(text):
     with pytest.raises(BrickInputError, match=r"seg/head.*'f', found 2 items"):
         parse_reference(text, "seg/head").read({"f": (1, 2)}, "seg/head")

@@ -14,11 +14,15 @@ class Node:
     reads: tuple
     writes: tuple
     tags: frozenset
+    on_request: tuple = ()
 
 
-def node(reads: str, writes: str, tags: str = "MODEL") -> Node:
+def node(reads: str, writes: str, tags: str = "MODEL", on_request: str = "") -> Node:
     return Node(
-        tuple(parse_reference(read, "node") for read in reads.split()), tuple(writes.split()), frozenset(tags.split())
+        tuple(parse_reference(read, "node") for read in reads.split()),
+        tuple(writes.split()),
+        frozenset(tags.split()),
+        tuple(on_request.split()),
     )
 
 
@@ -170,3 +174,20 @@ def test_outputs_that_lack_an_input_are_left_out_with_given_names():
 def test_given_names_that_run_nothing_are_an_error():
     with pytest.raises(BrickGraphError, match="No brick runs with the given inputs"):
         make_plan(CHAIN, given={"other"})
+
+
+def test_outputs_on_request_are_asked_for_by_the_reads_of_the_bricks_that_run():
+    bricks = {
+        "backbone": node("image", "features maps tokens", on_request="maps tokens"),
+        "a": node("maps[-1]", "x"),
+        "b": node("features maps[0,1] tokens?", "y"),
+    }
+
+    def requests(**selection):
+        return [(read.name, read.index) for read in make_plan(bricks, **selection).steps[0].requests]
+
+    assert requests() == [("maps", -1), ("maps", (0, 1)), ("tokens", None)]
+    assert requests(outputs=("x",)) == [("maps", -1)]
+    assert requests(outputs=("features", "tokens")) == [("tokens", None)]
+    assert requests(outputs=("features",)) == []
+    assert all(step.requests == () for step in make_plan(bricks).steps[1:])

@@ -27,6 +27,7 @@ HEIGHT, WIDTH = 60, 80
 BOX = (24, 16, 56, 40)  # x1, y1, x2, y2: even numbers, so that halves are exact
 BILINEAR = InterpolationMode.BILINEAR
 BOXES = torch.tensor([BOX], dtype=torch.float32)
+POINTS = torch.tensor([[24.0, 16.0, 2.0], [56.0, 40.0, 1.0]])  # two corners of the box
 INSIDE = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
 INSIDE[16:40, 24:56] = True
 
@@ -49,7 +50,15 @@ LOCATED = {
         {"boxes": BOXES, "labels": torch.tensor([3]), "masks": INSIDE[None]},
         lambda label: np.mean([around(label["masks"][0]), label["boxes"][0].tolist()], axis=0).tolist(),
     ),
-    LabelKind.POINTS: (torch.tensor([[24.0, 16.0, 2.0], [56.0, 40.0, 1.0]]), corners),
+    LabelKind.INSTANCE_POINTS: (
+        {
+            "boxes": BOXES,
+            "labels": torch.tensor([3]),
+            "keypoints": torch.tensor([[[24.0, 16.0, 2.0], [56.0, 40.0, 1.0]]]),
+        },
+        lambda label: np.mean([corners(label["keypoints"][0]), label["boxes"][0].tolist()], axis=0).tolist(),
+    ),
+    LabelKind.POINTS: (POINTS, corners),
     LabelKind.DENSE_MAP: (INSIDE + 1.0, lambda label: around(label == 2)),
 }
 # Of kinds that do not refer to pixels: a label, which no transform changes.

@@ -69,6 +69,13 @@ def depth(folder: Path) -> None:
     Image.fromarray(np.full((HEIGHT, WIDTH), 1000, dtype=np.uint16)).save(folder / "depth" / "train" / "a.png")
 
 
+def hf(folder: Path) -> None:
+    save_image(folder / "train" / "a.jpg", PIXELS)
+    objects = {"bbox": [[5, 5, 20, 20]], "category": ["cat"]}
+    row = {"file_name": "a.jpg", "label": "cat", "text": "7", "objects": objects}
+    (folder / "train" / "metadata.jsonl").write_text(json.dumps(row))
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "coco": coco,
     "coco-keypoints": coco,
@@ -77,6 +84,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "mvtec": mvtec,
     "ocr": ocr,
     "depth": depth,
+    "hf": hf,
 }
 # Other tests register tasks of their own.
 BUILT_IN = [name for name, task in TASKS.items() if type(task).__module__.startswith("brickyard.")]

@@ -58,12 +58,12 @@ def test_detections_may_swap():
     ],
 )
 def test_a_different_box_score_or_label_is_reported(found):
-    assert any("lacks the box" in problem for problem in differences(detections(), found))
+    assert any("lacks the detection" in problem for problem in differences(detections(), found))
 
 
 def test_an_additional_box_is_reported():
     expected = detections(labels=(1, -1), scores=(0.9, 0))
-    assert any("1 more box" in problem for problem in differences(expected, detections()))
+    assert any("1 more detection" in problem for problem in differences(expected, detections()))
 
 
 def objects(**options) -> dict[str, np.ndarray]:

@@ -32,6 +32,8 @@ def check_card(content: str) -> tuple[list[str], list[str]]:
         return [f"YAML metadata is not valid: {error}"], []
     if not isinstance(data, dict):
         return ["YAML metadata must be an object"], []
+    if data.get("base_model_relation", "adapter") not in {"adapter", "finetune", "merge", "quantized"}:
+        return ['"base_model_relation" must be one of [adapter, finetune, merge, quantized]'], []
     return _check_strings(data) + _check_model_index(data.get("model-index", [])), []
 
 

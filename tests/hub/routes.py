@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from tests.hub.cards import check_card
+from tests.hub.listing import list_models
 from tests.hub.repos import Commit, HubError, Repository, goes_by_lfs
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ OWNER = "owner"
 
 @dataclass(frozen=True)
 class Call:
-    """A request. `user` is None without a token; `query` keeps the last value of each name."""
+    """A request. `user` is None without a token; `query` keeps the last value of each name, `queries` all."""
 
     method: str
     path: str
@@ -29,6 +30,7 @@ class Call:
     headers: dict[str, str]
     body: bytes
     user: str | None
+    queries: dict[str, list[str]] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         return json.loads(self.body)
@@ -114,7 +116,15 @@ def _create(hub: LoopbackHub, call: Call) -> Reply:
     return json_reply(made)
 
 
-@_route("GET", "/api/models/{repo}(/revision/{rev})?", "see")
+@_route("GET", "/api/models")
+def _list(hub: LoopbackHub, call: Call) -> Reply:
+    repos = [repo for repo in hub.repos.values() if not repo.private or call.user == OWNER]
+    page, headers = list_models(repos, hub.requests, call.queries, f"{hub.endpoint}/api/models")
+    reply = json_reply(page)
+    return Reply(200, reply.body, {**reply.headers, **headers})
+
+
+@_route("GET", "/api/(models|datasets)/{repo}(/revision/{rev})?", "see")
 def _info(hub: LoopbackHub, call: Call, repo: Repository, rev: str | None) -> Reply:
     commit = repo.find(rev or "main")
     info = {"id": repo.name, "sha": commit.oid, "private": repo.private, "gated": repo.gated and "auto"}
@@ -136,7 +146,7 @@ def _tree(commit: Commit) -> dict[str, dict[str, Any]]:
     return tree
 
 
-@_route("GET", "/api/models/{repo}/tree/{rev}(/{path})?", "see")
+@_route("GET", "/api/(models|datasets)/{repo}/tree/{rev}(/{path})?", "see")
 def _list_tree(hub: LoopbackHub, call: Call, repo: Repository, rev: str, path: str | None) -> Reply:
     tree, root = _tree(repo.find(rev)), f"{path.rstrip('/')}/" if path else ""
     below = {name: entry for name, entry in sorted(tree.items()) if name.startswith(root)}
@@ -249,7 +259,7 @@ def _add_ref(hub: LoopbackHub, call: Call, repo: Repository, kind: str, rev: str
     return json_reply({})
 
 
-@_route("GET", "/{repo}/resolve/{rev}/{path}", "download")
+@_route("GET", "(/datasets)?/{repo}/resolve/{rev}/{path}", "download")
 def _resolve(hub: LoopbackHub, call: Call, repo: Repository, rev: str, path: str) -> Reply:
     commit = repo.find(rev)
     file, headers = commit.files.get(path), {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from huggingface_hub import HfApi
 
@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(headers.get("content-length", 0)))
         users = {f"Bearer {self.hub.token}": OWNER, f"Bearer {self.hub.stranger_token}": "stranger"}
         user = users.get(headers.get("authorization", ""))
-        call = Call(self.command, url.path, dict(parse_qsl(url.query)), headers, body, user)
+        call = Call(self.command, url.path, dict(parse_qsl(url.query)), headers, body, user, parse_qs(url.query))
         if "authorization" in headers and user is None:
             wrong = {"X-Error-Message": "Invalid credentials in Authorization header"}
             reply, fault = Reply(401, headers=wrong), None

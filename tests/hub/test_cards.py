@@ -31,6 +31,7 @@ def test_a_card_is_checked_before_anything_is_uploaded(hub, api):
         ("tags: brick", '"tags" must be an array'),
         ("tags: [1]", '"tags" must be a string'),
         ("base_model: not an id", '"base_model" with value'),
+        ("base_model_relation: child", '"base_model_relation" must be one of'),
         ("model-index: not correct", '"model-index" must be an array'),
         ("model-index: [{results: []}]", "name"),
         ("- a\n- b", "must be an object"),

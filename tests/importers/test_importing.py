@@ -1,8 +1,9 @@
 import hashlib
 import json
 import pickle
+import threading
 from dataclasses import replace
-from urllib.error import URLError
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from brickyard import (
+    BrickCollection,
     BrickIntegrityError,
     BrickMismatchError,
     HubConnectionError,
@@ -24,9 +26,6 @@ from brickyard import (
 )
 from brickyard.cli.main import main
 from brickyard.importers.importing import IMPORTS
-from brickyard.storage.card import render_card
-from brickyard.storage.read import read_bricks
-from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
 
 SOURCE = "torchvision:fcn_resnet50"
 ENTRY = IMPORTS[SOURCE]
@@ -106,14 +105,97 @@ def test_a_file_of_the_published_name_must_have_its_hash(tmp_path, state):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_network_the_error_states_address_and_argument(monkeypatch, tmp_path):
-    def no_network(*_, **__):
-        raise URLError("no route to host")
+@pytest.mark.parametrize("content", [b"text", pickle.dumps({"classifier.4.bias": Evil()}, protocol=2), None])
+def test_a_refused_checkpoint_writes_nothing(tmp_path, state, content):
+    file = tmp_path / "weights.pth"
+    if content is None:
+        torch.save({**state, "extra": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(content)
+    result = CliRunner().invoke(main, ["import", SOURCE, str(tmp_path / "out"), "--weights", str(file)])
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+    assert str(file) in result.output
+    assert [each.name for each in tmp_path.iterdir()] == ["weights.pth"]
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(HubConnectionError, match=rf"no route.*{ENTRY.url}.*weights="):
+
+class Downloads(BaseHTTPRequestHandler):
+    """Serves one file; a second attribute of the server cuts it, and says how long it would have been."""
+
+    def do_GET(self):
+        self.send_response(200 if self.server.content else 404)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        self.wfile.write(self.server.content[: self.server.sent])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(published, monkeypatch, tmp_path):
+    """A server with the published file, which is not in torch's cache."""
+    (file,) = (tmp_path / "hub" / "checkpoints").iterdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Downloads) as server:
+        server.content, server.sent = file.read_bytes(), None
+        server.url = f"http://127.0.0.1:{server.server_port}/{file.name}"
+        file.unlink()
+        monkeypatch.setitem(IMPORTS, SOURCE, replace(IMPORTS[SOURCE], url=server.url))
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def in_cache(tmp_path):
+    return [file.name for file in (tmp_path / "hub" / "checkpoints").iterdir()]
+
+
+def test_an_interrupted_download_keeps_nothing_and_is_repeated(server, tmp_path):
+    server.sent = len(server.content) // 2
+    with pytest.raises(HubConnectionError, match=rf"after {server.sent} of .*{server.url}"):
         import_model(SOURCE)
+    assert in_cache(tmp_path) == []
+    server.sent = None
+    assert import_model(SOURCE)["seg/head"].metadata["licence"] == "bsd-3-clause"
+    assert in_cache(tmp_path) == [server.url.rpartition("/")[2]]
+    server.content = b""
+    import_model(SOURCE)  # from the cache
+
+
+def test_a_download_of_another_hash_keeps_nothing(server, tmp_path):
+    server.content = server.content[:-1] + b"?"
+    with pytest.raises(BrickIntegrityError, match=rf"{server.url} has the sha256 [0-9a-f]{{64}}, expected one that"):
+        import_model(SOURCE)
+    assert in_cache(tmp_path) == []
+
+
+def test_a_file_that_the_server_lacks_is_told_with_its_address(server, tmp_path):
+    server.content = b""
+    with pytest.raises(HubConnectionError, match=rf"404.*{server.url}"):
+        import_model(SOURCE)
+    assert in_cache(tmp_path) == []
+
+
+def test_without_a_network_the_error_states_address_and_argument(server, tmp_path):
+    server.shutdown()
+    server.socket.close()
+    file = server.url.rpartition("/")[2]
+    with pytest.raises(HubConnectionError, match=rf"refused.*Download {server.url} .*weights='{file}'"):
+        import_model(SOURCE)
+    result = CliRunner().invoke(main, ["import", SOURCE, str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert f"Download {server.url} on another machine" in result.output
+    assert f"--weights {file}" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_files_is_refused_before_the_download(server, tmp_path):
+    server.content = b""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    result = CliRunner().invoke(main, ["import", SOURCE, str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "is not empty. Pass --overwrite" in result.output
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
 
 
 def test_a_safetensors_file_and_a_training_checkpoint_are_read(tmp_path, state):
@@ -143,11 +225,29 @@ def test_a_saved_import_states_source_licence_and_hash(published, tmp_path):
         assert config["source_sha256"] == sha256
     info = inspect_brick(str(tmp_path / "out" / "seg/head"))
     assert (len(info.labels), info.labels[:2]) == (21, ["__background__", "aeroplane"])
-    manifest, stored = read_bricks(FolderFiles(tmp_path / "out", DEFAULT_ACCESS))
-    card = render_card("out", manifest, {path: each.info for path, each in stored.items()}, "out")
+    card = (tmp_path / "out" / "README.md").read_text()
     assert "license: bsd-3-clause" in card
-    assert url in card
+    assert f"# {ENTRY.name}\n" in card
+    assert f"Weights: {SOURCE}, {url} (sha256 `{sha256}`)." in card
     assert "miou COCO-val2017-VOC-labels 60.5" in card
+
+
+def test_an_import_keeps_its_name_until_its_heads_are_others(published, tmp_path):
+    model = import_model(SOURCE)
+    model.save_pretrained(tmp_path / "first")
+    loaded = BrickCollection.from_pretrained(tmp_path / "first")
+    with torch.no_grad():
+        loaded["seg/head"].module[4].bias.add_(1)
+    loaded.save_pretrained(tmp_path / "trained")
+    for folder in ("first", "trained"):
+        assert json.loads((tmp_path / folder / "bricks.json").read_text())["collection"] == ENTRY.name
+        assert model_info(f"local-dir:{tmp_path / folder}").name == ENTRY.name
+    config = json.loads((tmp_path / "trained" / "seg" / "head.json").read_text())
+    assert config["licence"] == "bsd-3-clause"
+    assert not {"source", "source_sha256", "metrics"} & set(config), "they are those of other weights"
+    loaded["seg"] = create_model("resnet50_seg-fcn", num_classes=2, output_stride=8)["seg"]
+    loaded.save_pretrained(tmp_path / "other")
+    assert json.loads((tmp_path / "other" / "bricks.json").read_text())["collection"] == "resnet50_seg-fcn"
 
 
 def test_create_model_imports_by_name(published, monkeypatch):
@@ -160,11 +260,22 @@ def test_create_model_imports_by_name(published, monkeypatch):
     assert fresh["backbone"].provides == trained["backbone"].provides
 
 
-@pytest.mark.parametrize("source", IMPORTS)
-def test_every_import_is_listed_and_described(source):
+def test_every_import_is_listed():
+    names = list_models(pretrained=True)
+    for entry in IMPORTS.values():
+        assert entry.name in names
+        assert not set(list_models(entry.name, pretrained=True)) - set(list_models(pretrained=True, tasks=entry.tasks))
+    assert len({entry.name for entry in IMPORTS.values()}) == len(IMPORTS)
+
+
+def large_is_slow(source):
+    is_large = source.startswith("dinov2:") and source not in ("dinov2:vits14", "dinov2:vits14_reg4_linear4")
+    return pytest.param(source, marks=pytest.mark.slow if is_large else [])
+
+
+@pytest.mark.parametrize("source", [*map(large_is_slow, IMPORTS)])
+def test_every_import_is_described(source):
     entry = IMPORTS[source]
-    assert entry.name in list_models(pretrained=True)
-    assert entry.name in list_models(pretrained=True, tasks=entry.tasks)
     info = model_info(entry.name)
     assert (info.name, info.weights) == (entry.name, source)
     assert set(info.licence.values()) == {entry.licence}
@@ -173,9 +284,12 @@ def test_every_import_is_listed_and_described(source):
     assert info.spec.input.size == entry.image_size
 
 
-def test_the_command_lists_every_source():
-    output = CliRunner().invoke(main, ["import", "--list"]).output
+def test_the_command_lists_every_source_as_a_table():
+    lines = CliRunner().invoke(main, ["import", "--list"]).output.splitlines()
+    assert all(title in lines[1] for title in ("source", "model", "tasks", "metrics", "licence", "download"))
     for entry in IMPORTS.values():
-        assert entry.source in output
-        assert entry.name in output
+        (row,) = (line for line in lines if f" {entry.source} " in line)
+        numbers = [f"{name} {value:g}" for values in entry.metrics.values() for name, value in values.items()]
+        cells = [entry.name, *entry.tasks, *numbers, entry.licence, f"{entry.size / 1e6:.1f} MB"]
+        assert all(cell in row for cell in cells)
     assert CliRunner().invoke(main, ["import", SOURCE]).exit_code == 2

@@ -5,10 +5,13 @@ import pytest
 import timm
 import torch
 from timm.models import NormFreeNet
+from torch import nn
 from torchvision.models import resnet18
 
 from brickyard import BackboneResnet, BackboneSpec, BrickError, BrickMismatchError, UnknownNameError
-from brickyard.core.backbone import timm_features
+from brickyard.core.backbone import timm_features, timm_outputs
+from brickyard.core.names import parse_reference
+from brickyard.core.specs import BLOCK_OUTPUTS
 from brickyard.parts.backbones import TimmNames, timm_backbone, timm_spec, timm_tags
 
 # Before 1.0.31, timm's NormFreeNet did not return its feature maps; every other small test model does in every version.
@@ -80,6 +83,61 @@ def test_statistics_have_a_number_for_each_channel():
 def test_a_spec_goes_to_json_and_back():
     spec = timm_spec(timm_backbone("test_convnext"))
     assert BackboneSpec.from_json(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+
+
+def test_block_outputs_are_stored_only_of_a_backbone_that_has_them():
+    transformer, other = timm_spec(timm_backbone("test_vit")), timm_spec(timm_backbone("test_resnet"))
+    assert transformer.block_outputs == ("normed_features", "class_tokens", "normed_class_tokens")
+    assert BackboneSpec.from_json(json.loads(json.dumps(transformer.to_json()))) == transformer
+    assert "block_outputs" not in other.to_json()
+    assert BackboneSpec.from_json(json.loads(json.dumps(other.to_json()))) == other
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "has_class_token"),
+    [
+        ("test_vit", 160, True),  # a class token
+        ("test_vit2", 160, False),  # a register, and no class token
+        ("test_vit3", 160, False),
+        ("deit_tiny_distilled_patch16_224", 32, True),  # a class token and a distillation token
+        ("eva02_tiny_patch14_224", 28, True),
+        ("beit_base_patch16_224", 32, True),
+    ],
+)
+def test_maps_and_class_tokens_of_blocks_are_those_of_timm_with_and_without_its_norm(name, size, has_class_token):
+    options = {} if size == 160 else {"img_size": size}
+    model = timm_backbone(name, **options).eval()
+    for weight in model.norm.parameters():
+        nn.init.uniform_(weight)
+    outputs = timm_spec(model).block_outputs
+    assert outputs == (BLOCK_OUTPUTS if has_class_token else BLOCK_OUTPUTS[:1])
+    image = torch.rand(2, 3, size, size)
+    features, embedding, further = timm_outputs(model, image, [parse_reference(name, "") for name in outputs])
+    plain, pooled = timm_features(model, image)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip([*features, embedding], [*plain, pooled], strict=True))
+    for norm in (False, True):
+        pairs = model.forward_intermediates(
+            image, norm=norm, return_prefix_tokens=has_class_token, intermediates_only=True
+        )
+        maps = [pair[0] for pair in pairs] if has_class_token else pairs
+        for ours, theirs in zip(further["normed_features"] if norm else features, maps, strict=True):
+            torch.testing.assert_close(ours, theirs)
+        if has_class_token:
+            tokens = further["normed_class_tokens" if norm else "class_tokens"]
+            for token, (_, prefix) in zip(tokens, pairs, strict=True):
+                torch.testing.assert_close(token, prefix[:, 0])
+
+
+def test_only_the_blocks_that_are_read_are_normed():
+    model = timm_backbone("test_vit").eval()
+    shapes = []
+    model.norm.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
+    reads = [parse_reference(text, "") for text in ("normed_features[-2:]", "normed_features[-1]", "class_tokens[0,5]")]
+    _, _, further = timm_outputs(model, torch.rand(1, 3, 160, 160), reads)
+    assert [item is not None for item in further["normed_features"]] == [False] * 4 + [True] * 2
+    assert [item is not None for item in further["class_tokens"]] == [True, *[False] * 4, True]
+    assert "normed_class_tokens" not in further
+    assert shapes == [(1, 101, 64), (1, 100, 64), (1, 100, 64)]  # timm's own, for the embedding, and two maps
 
 
 def test_an_unknown_backbone_names_the_nearest():

@@ -79,6 +79,9 @@ def test_metrics_ignore_unlabelled_samples_and_are_not_updated_without_labels() 
         ("kpt", "cross-entropy over the cells of each heatmap"),
         ("depth", "mean(d^2) - 0.5 * mean(d)^2, d the difference of log depths"),
         ("emb", "supervised contrastive loss, temperature 0.1"),
+        ("fomo", "focal loss of the heatmap of centres"),
+        ("anomaly", "hinge loss of normal features against noisy ones"),
+        ("ocr", "CTC loss per character"),
     ],
 )
 def test_the_default_loss_of_each_head_is_stated(head: str, formula: str) -> None:

@@ -102,7 +102,7 @@ TASKS["seg"]
 print(sorted(name for name in sys.modules if name in ("brickyard.tasks.seg", "brickyard.tasks.det")))
 """
     names, heavy, loaded = run_python(code).splitlines()
-    assert names == "['cls', 'depth', 'seg', 'det', 'kpt', 'emb'] True 6"
+    assert names == "['cls', 'depth', 'seg', 'det', 'inst', 'pose', 'kpt', 'emb', 'fomo', 'anomaly', 'ocr'] True 11"
     assert heavy == "[]"
     assert loaded == "['brickyard.tasks.seg']"
 
@@ -151,7 +151,8 @@ def test_a_variant_that_is_no_token_is_refused(monkeypatch):
 
 
 def test_the_built_in_tasks_are_in_model_names():
-    assert list(TASKS) == ["cls", "depth", "seg", "det", "kpt", "emb"]
+    names = ["cls", "depth", "seg", "det", "inst", "pose", "kpt", "emb", "fomo", "anomaly", "ocr"]
+    assert list(TASKS) == names
     model = create_model("test_resnet_emb_kpt-deconv_depth", num_classes={"kpt": 3, "emb": 8}, loss_weights="learned")
     image = {"image": torch.rand(2, 3, 64, 64)}
     labels = {

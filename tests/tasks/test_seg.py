@@ -9,6 +9,7 @@ from brickyard.core.conversions import torch_to_numpy
 from brickyard.data.geometry import resize_geometry
 from brickyard.parts.drawing.masks import DrawSegmentation
 from brickyard.tasks.registry import get_task
+from brickyard.tasks.smp import ARCHITECTURES
 
 VARIANTS = ("fpn", "fcn", "deeplabv3", "deeplabv3plus", "lraspp", "segformer", "tower", "unet")
 LABELS = ["background", "disc", "square"]
@@ -30,7 +31,7 @@ def shapes(count=8, size=64):
 
 
 def test_the_variants_and_the_default_of_21_classes():
-    assert get_task("seg").variants == VARIANTS
+    assert get_task("seg").variants == (*VARIANTS, "linear", "linear4", *(f"smp{name}" for name in ARCHITECTURES))
     model = create_model("test_resnet_seg")
     assert model["seg/head"].head.variant == "fpn"
     assert list(model["seg/head"].head.labels) == [str(index) for index in range(21)]

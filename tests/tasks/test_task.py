@@ -107,12 +107,18 @@ def test_the_kinds_of_labels_are_those_that_are_declared():
     assert TASKS["seg"].kinds("parts") == {"targets/parts": LabelKind.MASK}
     assert TASKS["cls"].kinds("cls") == {"targets/cls": LabelKind.CLASS_INDEX}
     assert TASKS["cls"].kinds("cls", "multilabel") == {"targets/cls": LabelKind.MULTI_HOT}
-    kinds = {name: TASKS[name].kinds(name)[f"targets/{name}"] for name in ("det", "depth", "kpt", "emb")}
+    kinds = {name: TASKS[name].kinds(name)[f"targets/{name}"] for name in ("det", "depth", "kpt", "emb", "fomo", "ocr")}
     assert kinds == {
         "det": LabelKind.BOXES,
         "depth": LabelKind.DENSE_MAP,
         "kpt": LabelKind.POINTS,
         "emb": LabelKind.ID,
+        "fomo": LabelKind.BOXES,
+        "ocr": LabelKind.TEXT,
+    }
+    assert TASKS["anomaly"].kinds("parts") == {
+        "targets/parts": LabelKind.CLASS_INDEX,
+        "targets/parts/mask": LabelKind.MASK,
     }
 
 
@@ -170,7 +176,7 @@ def test_the_example_of_its_docstring_is_a_task_that_is_trained_and_described():
 
 
 @pytest.mark.usefixtures("_unregistered")
-@pytest.mark.parametrize("name", ["cls", "seg", "det", "depth", "kpt", "emb"])
+@pytest.mark.parametrize("name", ["cls", "seg", "det", "depth", "kpt", "emb", "fomo", "anomaly", "ocr"])
 def test_each_built_in_task_can_be_subclassed_to_ask_for_one_more_label(name):
     class More(type(TASKS[name])):
         name = "more"

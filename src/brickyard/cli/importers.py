@@ -19,8 +19,11 @@ from brickyard.cli.output import echo_table
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Checkpoint file instead of the download.",
 )
+@click.option("--overwrite", "exist_ok", is_flag=True, help="Replace the model in FOLDER, and its card.")
 @click.option("--list", "is_list", is_flag=True, help="List the sources.")
-def import_command(source: str | None, folder: Path | None, weights: Path | None, is_list: bool) -> None:
+def import_command(
+    source: str | None, folder: Path | None, weights: Path | None, exist_ok: bool, is_list: bool
+) -> None:
     """Write the public checkpoint SOURCE of another library as a model into FOLDER.
 
     \b
@@ -39,6 +42,11 @@ def import_command(source: str | None, folder: Path | None, weights: Path | None
         return
     if source is None or folder is None:
         raise click.UsageError("Expected SOURCE and FOLDER, or --list.")
+    from brickyard.storage.card import write_card  # noqa: PLC0415 - they load torch
+    from brickyard.storage.weights import target_folder  # noqa: PLC0415
+
+    folder = target_folder(folder, exist_ok)  # raises before the download
     model = brickyard.import_model(source, weights=weights)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, exist_ok=exist_ok)
+    write_card(folder)
     click.echo(f"{len(model.bricks())} bricks in {folder}")

@@ -12,7 +12,7 @@ import click
 from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolutionError
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli import export, hub, importers, predict, train
+from brickyard.cli import add_head, export, find, hub, importers, predict, train
 from brickyard.cli.models import locate
 from brickyard.cli.output import echo_rows, echo_table, error_text, replace_unprintable
 from brickyard.errors import BrickError
@@ -53,6 +53,7 @@ def main(modules: Sequence[str]) -> None:
     brickyard predict photo.jpg                run a model on an image
     brickyard list "resnet*_cls_seg"           find models
     brickyard inspect hf://user/repo/seg       show what a stored head is and requires, without its weights
+    brickyard find models/mine --task seg      find heads that fit a model
     brickyard swap models/mine seg hf://user/repo/seg      replace a head
     """  # noqa: D301 - click reads the \b
     if modules and os.getcwd() not in sys.path:
@@ -121,7 +122,7 @@ def info(name: str) -> None:
     fixed = "fixed size" if images.fixed else "any size"
     rows.append(("image", f"{images.channels}x{images.size[0]}x{images.size[1]}, {fixed}, {images.interpolation}"))
     for path, count in model.parameters.items():
-        licence = f", {model.licence[path]}" if path in model.licence else ""
+        licence = f", {model.licence[path]}" if model.licence.get(path) else ""
         frozen = ", frozen" if path in model.frozen else ""
         rows.append(("brick", f"{path}: {count:,} parameters{frozen}{licence}"))
     rows += [("loss", f"{head}: {formula}") for head, formula in model.losses.items()]
@@ -129,6 +130,8 @@ def info(name: str) -> None:
     rows += [("metric", f"{metric}: {value:.4g}") for metric, value in model.metrics.items()]
     timm = f"timm weights of the backbone: {', '.join(model.backbone_weights) or 'none'}"
     rows.append(("weights", str(model.weights) if model.weights else timm))
+    if unlicensed := [path for path, licence in model.licence.items() if licence is None]:
+        rows.append(("warning", f"no licence is stated for the weights of {', '.join(unlicensed)}"))
     echo_rows(rows)
 
 
@@ -141,7 +144,9 @@ def graph(name: str) -> None:
 
 for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify, export.export, export.quantize):
     main.add_command(command)
+main.add_command(find.find)
 main.add_command(importers.import_command)
 main.add_command(predict.predict)
 main.add_command(train.train)
+main.add_command(add_head.add_head)
 main.add_command(train.evaluate)

@@ -17,6 +17,13 @@ def locate(name: str) -> str:
     return uri.locate(name)
 
 
+def is_exported(name: str) -> bool:
+    """Return whether a name is an exported file or folder; see `brickyard.storage.sources.uri.is_exported`."""
+    from brickyard.storage.sources import uri  # noqa: PLC0415
+
+    return uri.is_exported(name)
+
+
 def image_options(model: BrickCollection | str, image_size: int | tuple[int, int] | None) -> dict[str, Any]:
     """Return the arguments of `open_data` for the images that a model or an exported file takes.
 

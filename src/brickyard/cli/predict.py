@@ -17,7 +17,7 @@ import brickyard  # torch is loaded when a name is first used, so that --help is
 from brickyard.cli.output import echo_table
 
 if TYPE_CHECKING:
-    from brickyard.inference.predictor import Prediction
+    from brickyard.inference.prediction import Prediction
 
 DEFAULT_MODEL = "tf_efficientnet_lite0_cls.in1k"
 _CONFIDENCES = ("probability", "score", "share")  # keys of results with values in [0, 1]
@@ -30,7 +30,10 @@ _JOB_OPTIONS = ("rows", "shard_size", "workers", "actors", "address")
     "--model",
     default=DEFAULT_MODEL,
     show_default=True,
-    help="A model name, local-dir:FOLDER, hf://USER/REPO, a lock file or an exported .onnx file.",
+    help="A model name, local-dir:FOLDER, hf://USER/REPO, a lock file, or an exported .onnx file or folder of them.",
+)
+@click.option(
+    "--head", "heads", multiple=True, metavar="NAME", help="Head of such a folder to run; repeatable.  [default: all]"
 )
 @click.option("--out", default="predictions", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
 @click.option(
@@ -97,6 +100,7 @@ def predict(
     context: click.Context,
     images: tuple[str, ...],
     model: str,
+    heads: tuple[str, ...],
     out: Path,
     batch_size: int,
     device: str | None,
@@ -112,7 +116,7 @@ def predict(
     image_size: int | None,
     no_images: bool,
 ) -> None:
-    """Run a model on IMAGES: files, folders of them, patterns such as "photos/**/*.jpg", or URLs.
+    """Run a model on IMAGES: files, folders of them, patterns such as `photos/**/*.jpg`, or URLs.
 
     Prints the results, saves a visualization of each image, and writes all results to predictions.json. Masks are PNG
     images of the size of the image, whose grey values are the classes, and run lengths as in COCO in the JSON. An image
@@ -133,6 +137,7 @@ def predict(
         "topk": topk,
         "classes": None if classes is None else [name.strip() for name in classes.split(",")],
         "image_size": image_size,
+        "heads": list(heads) or None,
     }
     if engine is None:
         for name in _JOB_OPTIONS:

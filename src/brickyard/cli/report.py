@@ -24,10 +24,11 @@ class TrainingReport:
         out: The folder of the run.
         data: The data set, as on the command line.
         image_size: (H, W) of the images in pixels.
+        model: The folder of the trained model, None for the best one of the run.
     """
 
-    def __init__(self, out: Path, data: str, image_size: tuple[int, int]) -> None:
-        self.out, self.data = out, data
+    def __init__(self, out: Path, data: str, image_size: tuple[int, int], model: Path | None = None) -> None:
+        self.out, self.data, self.model = out, data, model or out / "best"
         self._images = f"images of {image_size[1]}x{image_size[0]} pixels"
         self._last: Validation | None = None
 
@@ -46,9 +47,10 @@ class TrainingReport:
 
     def end(self) -> None:
         """Print the best step and the commands that come next."""
-        last, model = self._last, quote(str(self.out / "best"))
+        last, model = self._last, quote(str(self.model))
         if last is None:
-            click.echo(f"The training in {self.out} was finished before; nothing has changed.")
+            rest = "; nothing has changed" if self.model == self.out / "best" else ""
+            click.echo(f"The training in {self.out} was finished before{rest}.")
         elif last.best_step is None or last.best_score is None:
             click.echo(f"{last.monitor} was never a number: {model} is the last model.")
         else:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli.models import frozen_bricks, image_options, load_trained, locate
+from brickyard.cli.models import frozen_bricks, image_options, is_exported, load_trained, locate
 from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
 from brickyard.core.names import is_inside
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from brickyard.catalog import ModelInfo
     from brickyard.collection import BrickCollection
     from brickyard.core.specs import ResizeMode
+    from brickyard.data.dataset import LabelledDataset
+    from brickyard.training.config import TrainerConfig, TrainingConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ImageSize(click.ParamType[tuple[int, int]]):
@@ -40,8 +45,8 @@ _DATA = click.option(
     "--data",
     required=True,
     help="Data set: digits, digits-single, digits-text or digits-anomaly, which are generated, or coco:FOLDER, "
-    "coco-keypoints:FOLDER, yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER, pets:FOLDER, mvtec:FOLDER, ocr:FOLDER or "
-    "depth:FOLDER; help(brickyard.open_data) has the layouts.",
+    "coco-keypoints:FOLDER, yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER, pets:FOLDER, mvtec:FOLDER, ocr:FOLDER, "
+    "depth:FOLDER or hf:FOLDER; help(brickyard.open_data) has the layouts.",
 )
 _SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave out samples that are damaged.")
 _SIZE = click.option(
@@ -57,9 +62,66 @@ _COUNT = click.IntRange(min=1)
 _MONITOR = "validation/loss"
 
 
+# What `brickyard train` and `brickyard add-head` have in common, in the order of --help.
+_TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
+    _DATA,
+    click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Number of optimizer steps."),
+    click.option(
+        "--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per step and device."
+    ),
+    click.option("--lr", default=1e-3, show_default=True, type=_POSITIVE, help="Peak learning rate."),
+    click.option("--warmup", default=0.05, show_default=True, type=_FRACTION, help="Fraction of the steps for warmup."),
+    click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="Weight decay."),
+    click.option(
+        "--clip", default=5.0, show_default=True, type=_POSITIVE, help="Maximum norm of the gradients, or inf."
+    ),
+    click.option(
+        "--ema", type=_FRACTION, metavar="DECAY", help="Decay of a moving average of the weights, e.g. 0.999."
+    ),
+    click.option("--precision", default="32-true", show_default=True, help="Precision: bf16-mixed, 16-mixed, ..."),
+    click.option("--allow-nan", is_flag=True, help="Train on when a loss is nan or infinite."),
+    click.option(
+        "--every", default=1000, show_default=True, type=_COUNT, help="Approximate steps between validations."
+    ),
+    _SKIP_BAD,
+    click.option("--save-every", default=500, show_default=True, type=_COUNT, help="Steps between checkpoints."),
+    click.option(
+        "--monitor", default=_MONITOR, show_default=True, help="Metric that selects the best model, e.g. seg/MeanIoU."
+    ),
+    click.option(
+        "--mode",
+        type=click.Choice(["min", "max"]),
+        help="Whether the smallest or largest value of --monitor is best.  [default: what the metric declares]",
+    ),
+    _SIZE,
+    click.option(
+        "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
+    ),
+    click.option(
+        "--resize-mode",
+        type=click.Choice(RESIZE_MODES),
+        help="How images are resized; letterbox keeps the aspect ratio.  [default: as those of the model, else squash]",
+    ),
+    click.option(
+        "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random choices."
+    ),
+    _WORKERS,
+    click.option("--accelerator", default="auto", show_default=True, help="Accelerator: cpu, gpu, ..."),
+    click.option("--devices", default="1", show_default=True, help="Number of devices per node, or auto for all."),
+    click.option("--nodes", default=1, show_default=True, type=_COUNT, help="Number of nodes."),
+    click.option("--strategy", default="auto", show_default=True, help="Strategy for several devices: ddp, fsdp, ..."),
+)
+
+
+def training_options(command: Command) -> Command:
+    """Add the options of a training: data, hyperparameters and hardware; see `configs_of` for their values."""
+    for option in reversed(_TRAINING_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("name")
-@_DATA
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted training in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace the training in --out.")
@@ -72,44 +134,10 @@ _MONITOR = "validation/loss"
     "--unfreeze", multiple=True, metavar="BRICK", help="Train a brick that is stored as frozen in NAME; repeatable."
 )
 @click.option("--allow-unlabelled", is_flag=True, help="Train although the data has no labels for some of the heads.")
-@click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Number of optimizer steps.")
-@click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per step and device.")
-@click.option("--lr", default=1e-3, show_default=True, type=_POSITIVE, help="Peak learning rate.")
-@click.option("--warmup", default=0.05, show_default=True, type=_FRACTION, help="Fraction of the steps for warmup.")
-@click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="Weight decay.")
 @click.option(
     "--layer-decay", default=1.0, show_default=True, type=_FRACTION, help="Learning rate factor per backbone layer."
 )
-@click.option("--clip", default=5.0, show_default=True, type=_POSITIVE, help="Maximum norm of the gradients, or inf.")
-@click.option("--ema", type=_FRACTION, metavar="DECAY", help="Decay of a moving average of the weights, e.g. 0.999.")
-@click.option("--precision", default="32-true", show_default=True, help="Precision: bf16-mixed, 16-mixed, ...")
-@click.option("--allow-nan", is_flag=True, help="Train on when a loss is nan or infinite.")
-@click.option("--every", default=1000, show_default=True, type=_COUNT, help="Approximate steps between validations.")
-@_SKIP_BAD
-@click.option("--save-every", default=500, show_default=True, type=_COUNT, help="Steps between checkpoints.")
-@click.option(
-    "--monitor", default=_MONITOR, show_default=True, help="Metric that selects the best model, e.g. seg/MeanIoU."
-)
-@click.option(
-    "--mode",
-    type=click.Choice(["min", "max"]),
-    help="Whether the smallest or largest value of --monitor is best.  [default: what the metric declares]",
-)
-@_SIZE
-@click.option(
-    "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
-)
-@click.option(
-    "--resize-mode",
-    type=click.Choice(RESIZE_MODES),
-    help="How images are resized; letterbox keeps the aspect ratio.  [default: as those of the model, else squash]",
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of all random choices.")
-@_WORKERS
-@click.option("--accelerator", default="auto", show_default=True, help="Accelerator: cpu, gpu, ...")
-@click.option("--devices", default="1", show_default=True, help="Number of devices per node, or auto for all.")
-@click.option("--nodes", default=1, show_default=True, type=_COUNT, help="Number of nodes.")
-@click.option("--strategy", default="auto", show_default=True, help="Strategy for several devices: ddp, fsdp, ...")
+@training_options
 def train(
     name: str,
     data: str,
@@ -147,24 +175,14 @@ def train(
     """  # noqa: D301 - click reads the \b
     if resume and overwrite:
         raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
-    trainer_config = brickyard.TrainerConfig(
-        accelerator=options.pop("accelerator"),
-        devices=_parse_devices(options.pop("devices")),
-        nodes=options.pop("nodes"),
-        strategy=options.pop("strategy"),
-        workers=options.pop("workers"),
-    )
-    config = brickyard.TrainingConfig(**options)
+    config, trainer_config = configs_of(options)
     info = brickyard.model_info(locate(name))
     height, width = image_size or _training_size(info, data)
     resize_mode = resize_mode or info.spec.input.resize_mode
     images: dict[str, Any] = {"flip": flip, "resize_mode": resize_mode, "skip_bad": skip_bad}
-    datasets = {
-        split: brickyard.open_data(data, split, image_size=(height, width), seed=config.seed, **images)
-        for split in ("train", "val")
-    }
+    train_data, val_data = open_splits(data, image_size=(height, width), seed=config.seed, **images)
     model = brickyard.create_model_for(
-        datasets["train"], locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
+        train_data, locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
     )
     _freeze(model, freeze, unfreeze)
     provenance = {
@@ -178,11 +196,11 @@ def train(
         "unfreeze": list(unfreeze),
     }
     report = TrainingReport(out, data, (height, width))
-    try:
+    with told_to_resume():
         brickyard.fit(
             model,
-            datasets["train"],
-            datasets["val"],
+            train_data,
+            val_data,
             out,
             config,
             trainer_config,
@@ -194,9 +212,6 @@ def train(
             progress=sys.stderr.isatty(),
             on_validation=report.add,
         )
-    except (KeyboardInterrupt, SystemExit):  # Lightning converts the first to the second
-        click.echo("Interrupted. Run the same command with --resume to resume from the last checkpoint.", err=True)
-        sys.exit(130)
     report.end()
 
 
@@ -229,10 +244,10 @@ def evaluate(
 ) -> None:
     """Measure the metrics of the trained model NAME on labelled images.
 
-    NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or a file written by
-    `brickyard export` or `brickyard quantize` (.onnx). Results are reproducible on one machine.
+    NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or what `brickyard export` or
+    `brickyard quantize` wrote (a file .onnx, or a folder of them). Results are reproducible on one machine.
     """
-    model = name if name.endswith(".onnx") else load_trained(name)
+    model = name if is_exported(name) else load_trained(name)
     options = image_options(model, image_size)
     dataset = brickyard.open_data(data, split, length=length, seed=seed, skip_bad=skip_bad, **options)
     metrics = brickyard.evaluate(
@@ -246,6 +261,33 @@ def evaluate(
         file.write_text(json.dumps({**settings, "seed": seed, "metrics": numbers}, indent=2) + "\n", encoding="utf-8")
     rows = [(metric, format_metric(value)) for metric, value in metrics.items()]
     echo_table(["metric", data], rows, title=f"{name}, {len(dataset)} images of {split}, {width}x{height} pixels")
+
+
+def configs_of(options: dict[str, Any]) -> tuple[TrainingConfig, TrainerConfig]:
+    """Divide the values of `training_options` that are about the training itself into its hyperparameters and hardware.
+
+    Args:
+        options: The values by name, without those for the images.
+    """
+    hardware = {name: options[name] for name in ("accelerator", "nodes", "strategy", "workers")}
+    trainer_config = brickyard.TrainerConfig(devices=_parse_devices(options["devices"]), **hardware)
+    rest = {name: value for name, value in options.items() if name not in (*hardware, "devices")}
+    return brickyard.TrainingConfig(**rest), trainer_config
+
+
+def open_splits(data: str, **options: Any) -> tuple[LabelledDataset, LabelledDataset]:
+    """Open the training and the validation split of a data set; arguments are those of `open_data`."""
+    return brickyard.open_data(data, "train", **options), brickyard.open_data(data, "val", **options)
+
+
+@contextmanager
+def told_to_resume() -> Iterator[None]:
+    """End the process with a hint to --resume if the training within the block is interrupted."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # Lightning converts the first to the second
+        click.echo("Interrupted. Run the same command with --resume to resume from the last checkpoint.", err=True)
+        sys.exit(130)
 
 
 def _parse_bricks(bricks: Sequence[str]) -> dict[str, str] | None:

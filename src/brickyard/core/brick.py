@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import nn
 
-from brickyard.core.names import ALL, parse_reference, resolve
+from brickyard.core.names import ALL, Reference, parse_reference, resolve
 from brickyard.core.private_names import has_hooks
 from brickyard.core.provenance import Provenance
 from brickyard.core.specs import BackboneSpec, HeadInfo
@@ -117,16 +117,25 @@ class Brick(nn.Module, ABC):
     def forward(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
         """Read the inputs from the named values and return the outputs by name."""
 
-    def __call__(self, named_inputs: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, named_inputs: dict[str, Any], *requests: tuple[Reference, ...]) -> dict[str, Any]:
         """Run the brick, with its hooks if it has any.
 
         `nn.Module.__call__` costs as much as a small module, once per brick and call, so it is skipped for bricks
         without hooks.
+
+        Args:
+            named_inputs: The values by name.
+            *requests: For bricks with outputs `on_request`, the reads of these, as one argument.
         """
         if has_hooks(self):
-            named_outputs: dict[str, Any] = super().__call__(named_inputs)
+            named_outputs: dict[str, Any] = super().__call__(named_inputs, *requests)
             return named_outputs
-        return self.forward(named_inputs)
+        return self.forward(named_inputs, *requests)
+
+    @property
+    def on_request(self) -> tuple[str, ...]:
+        """The outputs that are computed only if a brick reads them, or the caller names them."""
+        return ()
 
     @property
     def loss_names(self) -> list[str]:

@@ -16,7 +16,8 @@ _ONE_VALUE = "Expected more than 1 value per channel when training"  # torch's m
 
 def run_step(bricks: Mapping[str, Brick], step: Step, values: dict[str, Any]) -> None:
     """Run one brick, add its outputs to `values`, and drop the values that no later brick reads."""
-    values.update(bricks[step.path](values))
+    brick = bricks[step.path]
+    values.update(brick(values, step.requests) if step.requests else brick(values))
     for name in step.drops:
         values.pop(name, None)
 

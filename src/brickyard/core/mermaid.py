@@ -65,7 +65,7 @@ def _edges(bricks: dict[str, Brick]) -> Iterator[tuple[str, str]]:
                 if name in _names_read(other):
                     yield path, f"{path} --> |{name}| {reader}"
         for name in brick.writes:
-            if name not in read:
+            if name not in read and name not in brick.on_request:
                 yield path, f"{path} --> {_value(name, bricks)}:::output"
 
 

@@ -2,8 +2,8 @@
 
 The *path* of a brick is its keys in the nested dictionary (`seg/head`); its *prefix* is the path of the dictionary that
 contains it (`seg`, "" for the root). Names of values are absolute (`features`, `targets/seg`) or relative to the prefix
-(`./logits`, `../features`). An input name can index a list or tuple (`features[-1]`, `features[1:3]`) and can be
-optional (`mask?`). Names are parsed once, when a brick is created, and applied at each call.
+(`./logits`, `../features`). An input name can index a list or tuple (`features[-1]`, `features[1:3]`, `features[2,5]`)
+and can be optional (`mask?`). Names are parsed once, when a brick is created, and applied at each call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from brickyard.errors import BrickGraphError, BrickInputError
 ALL = "__all__"
 
 _BRICK_NAME = re.compile(r"[A-Za-z0-9_]+")
-_REFERENCE = re.compile(r"(?P<name>[^\[\]?]+)(?:\[(?P<index>-?\d+|(?:-?\d+)?:(?:-?\d+)?)\])?(?P<optional>\?)?")
+_REFERENCE = re.compile(
+    r"(?P<name>[^\[\]?]+)(?:\[(?P<index>-?\d+(?:,-?\d+)*|(?:-?\d+)?:(?:-?\d+)?)\])?(?P<optional>\?)?"
+)
 
 
 def join(prefix: str, name: str) -> str:
@@ -93,12 +95,12 @@ class Reference:
 
     Attributes:
         name: The name of the value.
-        index: The index or slice of a list or tuple, None for the whole value.
+        index: The index, indices or slice of a list or tuple, None for the whole value.
         optional: Whether the value may be absent, and is None then.
     """
 
     name: str
-    index: int | slice | None = None
+    index: int | tuple[int, ...] | slice | None = None
     optional: bool = False
 
     @property
@@ -120,10 +122,25 @@ class Reference:
             return value
         if not isinstance(value, (list, tuple)):
             raise BrickInputError(f"brick '{brick}'", f"a list or tuple as '{self.name}'", type(value).__name__)
-        if isinstance(self.index, int) and not -len(value) <= self.index < len(value):
-            expected = f"an item {self.index} in '{self.name}'"
-            raise BrickInputError(f"brick '{brick}'", expected, f"{len(value)} items")
-        return value[self.index]
+        if isinstance(self.index, slice):
+            return value[self.index]
+        indices = self.index if isinstance(self.index, tuple) else (self.index,)
+        for index in indices:
+            if not -len(value) <= index < len(value):
+                expected = f"an item {index} in '{self.name}'"
+                raise BrickInputError(f"brick '{brick}'", expected, f"{len(value)} items")
+        return tuple(value[index] for index in indices) if isinstance(self.index, tuple) else value[self.index]
+
+    def items(self, count: int) -> tuple[int, ...]:
+        """Return which of the `count` items of a list or tuple are read, counted from the first.
+
+        Raises:
+            IndexError: An index is out of range.
+        """
+        if self.index is None or isinstance(self.index, slice):
+            return tuple(range(count)[self.index or slice(None)])
+        indices = self.index if isinstance(self.index, tuple) else (self.index,)
+        return tuple(range(count)[index] for index in indices)
 
 
 def parse_reference(text: str, brick: str) -> Reference:
@@ -135,15 +152,18 @@ def parse_reference(text: str, brick: str) -> Reference:
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise BrickGraphError(
-            f"Brick '{brick}' cannot read '{text}': expected a name, optionally followed by an index "
-            "or a slice (features[-1], features[1:3]), and by '?' if the value may be absent (mask?)."
+            f"Brick '{brick}' cannot read '{text}': expected a name, optionally followed by an index, "
+            "several, or a slice (features[-1], features[2,5], features[1:3]), and by '?' if the value may be absent "
+            "(mask?)."
         )
     return Reference(match["name"], _parse_index(match["index"]), match["optional"] is not None)
 
 
-def _parse_index(text: str | None) -> int | slice | None:
+def _parse_index(text: str | None) -> int | tuple[int, ...] | slice | None:
     if text is None:
         return None
+    if "," in text:
+        return tuple(map(int, text.split(",")))
     if ":" not in text:
         return int(text)
     start, stop = text.split(":")

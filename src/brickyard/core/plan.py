@@ -23,13 +23,20 @@ class GraphNode(Protocol):
     writes: tuple[str, ...]
     tags: frozenset[str]
 
+    @property
+    def on_request(self) -> tuple[str, ...]: ...
+
 
 @final
 class Step(NamedTuple):
-    """Run the brick at `path`, then drop the values that no later brick reads."""
+    """Run the brick at `path`, then drop the values that no later brick reads.
+
+    `requests` are the reads of the brick's outputs that it computes only if they are read.
+    """
 
     path: str
     drops: tuple[str, ...]
+    requests: tuple[Reference, ...] = ()
 
 
 @final
@@ -186,14 +193,21 @@ def _needed_for(
 
 def _steps(bricks: Mapping[str, GraphNode], ordered: list[str], outputs: tuple[str, ...] | None) -> tuple[Step, ...]:
     """Return each brick with the values to drop after it: they are neither read later nor returned."""
+    requested = [*map(Reference, outputs or ()), *(read for path in ordered for read in bricks[path].reads)]
+    requests = {
+        path: tuple(read for read in requested if read.name in on_request)
+        for path in ordered
+        if (on_request := bricks[path].on_request)
+    }
     if outputs is None:
-        return tuple(Step(path, ()) for path in ordered)
+        return tuple(Step(path, (), requests.get(path, ())) for path in ordered)
     keep = set(outputs)
     steps = []
     for path in reversed(ordered):
         reads = [read.name for read in bricks[path].reads]
         touched = dict.fromkeys([*reads, *bricks[path].writes])
-        steps.append(Step(path, () if ALL in keep else tuple(name for name in touched if name not in keep | {ALL})))
+        drops = () if ALL in keep else tuple(name for name in touched if name not in keep | {ALL})
+        steps.append(Step(path, drops, requests.get(path, ())))
         keep.update(reads)
     return tuple(steps[::-1])
 

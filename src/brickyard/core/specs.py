@@ -11,6 +11,12 @@ from brickyard.errors import BrickInputError
 ResizeMode = Literal["squash", "letterbox"]
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 
+# What a backbone of transformer blocks can provide for each block, besides the feature map; see `BackboneSpec`.
+NORMED_FEATURES = "normed_features"
+CLASS_TOKENS = "class_tokens"
+NORMED_CLASS_TOKENS = "normed_class_tokens"
+BLOCK_OUTPUTS = (NORMED_FEATURES, CLASS_TOKENS, NORMED_CLASS_TOKENS)
+
 
 @final
 @dataclass(frozen=True)
@@ -77,12 +83,16 @@ class BackboneSpec:
         embedding: The length of the pooled vector.
         input: The images that it takes.
         num_classes: The number of classes of timm's own classifier, 0 if it has none.
+        block_outputs: Of a backbone whose feature maps are those of transformer blocks, the further values that it can
+            provide for each block: "normed_features", the map after the backbone's final norm, and with a class token
+            "class_tokens" and "normed_class_tokens", (B, C).
     """
 
     features: FeatureSpec
     embedding: int
     input: InputSpec
     num_classes: int = 0
+    block_outputs: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -93,11 +103,15 @@ class BackboneSpec:
             embedding=values["embedding"],
             input=InputSpec.from_json(values["input"]),
             num_classes=values["num_classes"],
+            block_outputs=tuple(values.get("block_outputs", ())),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.block_outputs:
+            del values["block_outputs"]
+        return values
 
 
 def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> tuple[str, ...]:
@@ -109,8 +123,8 @@ def check_class_names(labels: Any, location: str, *, distinct: bool = True) -> t
         distinct: Refuse equal names. Files may have them: ImageNet has two classes "crane".
 
     Raises:
-        BrickInputError: They are not a list of texts of one line, one is blank (but for a single space, which is a
-            character of an alphabet), or two are equal.
+        BrickInputError: They are not a list of texts of one line, one is blank, or two are equal. A single space is
+            not blank: it is a character for a head that reads text.
     """
     if isinstance(labels, str) or not isinstance(labels, Sequence) or not labels:
         raise BrickInputError(f"labels of {location}", "a list of names", repr(labels)[:100])
@@ -208,6 +222,8 @@ class HeadInfo:
             and pads with grey; None where it is unknown.
         trained: False if a training left the head at its initial random weights, because the data had no labels for it;
             True if it has trained weights; None if that is unknown.
+        weights_tag: The weights tag of the model that the head is from, if a name with this tag builds other parts than
+            one without, as for the models of other libraries; else None.
         keypoints: The key points of each object, None for a task without them.
     """
 
@@ -217,6 +233,7 @@ class HeadInfo:
     image_size: tuple[int, int] | None = None
     resize_mode: ResizeMode | None = None
     trained: bool | None = None
+    weights_tag: str | None = None
     keypoints: KeypointSpec | None = None
 
     @classmethod
@@ -227,7 +244,8 @@ class HeadInfo:
         labels, mode = tuple(values["labels"]), values.get("resize_mode")
         points = values.get("keypoints")
         keypoints = None if points is None else KeypointSpec.from_json(points)
-        return cls(values["task"], values["variant"], labels, image_size, mode, values.get("trained"), keypoints)
+        trained, tag = values.get("trained"), values.get("weights_tag")
+        return cls(values["task"], values["variant"], labels, image_size, mode, trained, tag, keypoints)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -236,6 +254,8 @@ class HeadInfo:
             values["image_size"] = list(self.image_size)
         if self.resize_mode is not None:
             values["resize_mode"] = self.resize_mode
-        if self.keypoints is not None:
-            values["keypoints"] = self.keypoints.to_json()
-        return values if self.trained is not False else {**values, "trained": False}
+        if self.trained is False:
+            values["trained"] = False
+        if self.weights_tag is not None:
+            values["weights_tag"] = self.weights_tag
+        return values if self.keypoints is None else {**values, "keypoints": self.keypoints.to_json()}

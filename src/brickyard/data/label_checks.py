@@ -85,7 +85,11 @@ def check_dense_map(label: Any, context: LabelContext) -> None:
 
 
 def check_texts(label: Any, context: LabelContext) -> None:
-    """Check a list of B strings."""
+    """Check a list of B strings; of a head with characters as its classes, or encoded ones (B, L), see `EncodeText`."""
+    if isinstance(label, Tensor) and context.num_classes is not None:
+        _check_form(label, context, "(B, L)", (context.rows, None), (torch.int64,))
+        _check_values(label, (label >= -1) & (label < context.num_classes), context, f"-1 to {context.num_classes - 1}")
+        return
     is_text = isinstance(label, Sequence) and not isinstance(label, str) and all(isinstance(x, str) for x in label)
     if not is_text or (context.rows is not None and len(label) != context.rows):
         raise BrickInputError(context.location, f"a list of B = {context.rows} strings", _form_of(label))

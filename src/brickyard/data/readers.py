@@ -15,6 +15,7 @@ from brickyard.data.checking import checked_subset
 from brickyard.data.coco import Coco
 from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.depth_maps import DepthMaps
+from brickyard.data.hf import HfDataset
 from brickyard.data.image_folder import ImageFolder
 from brickyard.data.label_kinds import LabelKind
 from brickyard.data.mvtec import MvtecAd
@@ -77,6 +78,7 @@ _FORMATS: dict[str, _Format] = {
     "mvtec": _Format(MvtecAd, MvtecAd.layout, augment=False),
     "ocr": _Format(TextImages, TextImages.layout),
     "depth": _Format(DepthMaps, DepthMaps.layout),
+    "hf": _Format(HfDataset, f"a folder or user/name on the Hub; {HfDataset.layout}"),
 }
 _BUILT_IN = frozenset(_FORMATS)
 

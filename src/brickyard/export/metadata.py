@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self, final
 
 from brickyard.collection import BrickCollection
@@ -28,6 +28,21 @@ PYTHON_TAGS = {Tag.VISUALIZATION, Tag.METRIC, Tag.METRIC_INFERENCE, Tag.METRIC_E
 
 @final
 @dataclass(frozen=True)
+class Part:
+    """Which part of a deployed folder a file is.
+
+    Attributes:
+        name: "backbone", or the name of the head.
+        requires: Of a head, the sha256 of the weights of every brick of the backbone's file that it depends on, by
+            path.
+    """
+
+    name: str
+    requires: Mapping[str, str] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
 class ExportMetadata:
     """The metadata that a program needs to run an exported model.
 
@@ -39,6 +54,7 @@ class ExportMetadata:
         python_bricks: The configurations of the bricks without weights that run in Python on the outputs of the file,
             by path: visualization and metric bricks.
         bricks: The sha256 of the weights of each brick, by path.
+        part: Which part of a deployed folder the file is, None for a file with a whole model.
     """
 
     collection: str | None
@@ -46,6 +62,7 @@ class ExportMetadata:
     heads: Mapping[str, Mapping[str, Any]]
     python_bricks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     bricks: Mapping[str, str] = field(default_factory=dict)
+    part: Part | None = None
 
     def to_text(self) -> dict[str, str]:
         """Serialise to JSON strings by key, as ONNX's `metadata_props` store them."""
@@ -55,6 +72,7 @@ class ExportMetadata:
             "heads": self.heads,
             "python_bricks": self.python_bricks,
             "bricks": self.bricks,
+            **({} if self.part is None else {"part": asdict(self.part)}),
         }
         return {f"{_PREFIX}{key}": json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
@@ -77,7 +95,8 @@ class ExportMetadata:
             values = {key: json.loads(text) for key, text in entries.items()}
             image = _image_from_json(values["image"])
             _check_bricks(values, location)
-            return cls(values["collection"], image, values["heads"], values["python_bricks"], values["bricks"])
+            part = None if "part" not in values else Part(values["part"]["name"], values["part"]["requires"])
+            return cls(values["collection"], image, values["heads"], values["python_bricks"], values["bricks"], part)
 
 
 def _image_to_json(image: InputSpec) -> dict[str, Any]:
@@ -143,6 +162,9 @@ def _check_bricks(values: Mapping[str, Any], location: str) -> None:
     for key in ("python_bricks", "bricks"):
         if not isinstance(values[key], dict):
             raise TypeError(f"expected an object under '{_PREFIX}{key}', found {type(values[key]).__name__}")
+    hashes = [values["bricks"], values["part"]["requires"] if "part" in values else {}]
+    if not all(isinstance(sha256, str) for each in hashes for sha256 in each.values()):
+        raise TypeError(f"expected a sha256 for each brick, found {hashes}")
 
 
 def metadata_of(model: BrickCollection, images: InputSpec) -> ExportMetadata:

@@ -7,17 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Tags
-from brickyard.errors import BrickGraphError, BrickInputError, MissingExtraError
 from brickyard.export.metadata import metadata_of
+from brickyard.export.onnx_program import check_onnx, to_onnx
 from brickyard.export.onnx_runner import OnnxSession
 from brickyard.export.parity import check_parity
-from brickyard.export.prepare import prepare_export
-from brickyard.export.trace import Trace, ignored_warnings, trace
+from brickyard.export.prepare import chosen_outputs, prepare_export, refuse_existing
+from brickyard.export.split import export_split
+from brickyard.export.trace import trace
 from brickyard.storage.atomic import write_atomically
 
 
@@ -26,6 +24,8 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     outputs: Iterable[str] | None = None,
+    heads: Iterable[str] | None = None,
+    split: bool = False,
     dynamic: Sequence[str] = ("batch",),
     image_size: int | tuple[int, int] | None = None,
     opset: int | None = None,
@@ -37,40 +37,58 @@ def export_onnx(
     The file includes the weights (up to 2 GB) and, as `metadata_props`, the heads with their class names, the
     specification of the input images and the sha256 of every brick. It is written atomically, after all checks.
 
+    In parts, `path` is a folder with `backbone.onnx` and a file for each head, `seg.onnx`, which reads the outputs of
+    the backbone: any of the heads run with one pass of the backbone. The metadata of a head names the sha256 of the
+    backbone's weights, and it runs with no other; see `export/deployment.py` for names and shapes. A `backbone.onnx`
+    that is in the folder is kept if the heads fit it, so that a head is added, or replaced with `overwrite=True`,
+    alone: `heads=["seg"]`. All files change or none.
+
     Args:
         model: A model with a backbone. Its mode, statistics and device are not changed.
-        path: The file to write.
+        path: The file to write, or the folder.
         outputs: The names of the outputs; by default the main output of each head's task and every other output of a
             head that no brick reads. Bricks that they do not need are left out.
+        heads: The names of the heads to export, None for all.
+        split: Write a folder of parts instead of a file.
         dynamic: The dynamic axes, some of "batch", "height" and "width". Some backbones have a fixed height and width.
-        image_size: Pixels, one number or (H, W); by default the backbone's image size. Only images of this size are
-            accepted, except along dynamic axes.
+        image_size: Pixels, one number or (H, W); by default the backbone's image size, or that of the `backbone.onnx`
+            which is kept. Only images of this size are accepted, except along dynamic axes.
         opset: The ONNX opset; by default torch's.
         check: Validate the file with `onnx.checker`, and compare its outputs in onnxruntime with the model's at two
             other batch sizes, at `image_size` and, where height or width are dynamic, at a larger size.
-        overwrite: Replace an existing file.
+        overwrite: Replace an existing file; of a folder the files of the heads and, with `heads=None`, the backbone.
 
     Raises:
         FileExistsError: The file exists and `overwrite` is False.
         MissingExtraError: The extra `export` is not installed.
+        UnknownNameError: The model has no such head.
         BrickInputError: The backbone does not take this size, torch cannot write this opset, an output is not a tensor,
-            or the model reads more than images.
-        BrickGraphError: There is no such output, or the model cannot be exported.
-        BrickMismatchError: The outputs of the file differ from the model's; the file was not written.
+            or the model reads more than images; in parts, an output is of no head, or the folder has a stored model.
+        BrickGraphError: There is no such output, or the model cannot be exported; in parts, a head reads another head.
+        BrickMismatchError: The outputs of the file differ from the model's, or the backbone in the folder is of other
+            weights, or its outputs have other shapes; nothing was written.
 
     Example::
 
         model = create_model("resnet18_cls_seg", pretrained=True)
         export_onnx(model, "model.onnx", dynamic=("batch", "height", "width"))
+        export_onnx(model, "deployed", split=True)  # Predictor("deployed", heads=["seg"]) runs the half of it
     """
-    images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
-    program = _to_onnx(traced, **({} if opset is None else {"opset_version": opset}))
+    names = chosen_outputs(model, outputs, heads)
+    options = {} if opset is None else {"opset_version": opset}
+    if split:
+        kept = {"overwrite": overwrite, "keep_backbone": not overwrite or heads is not None}
+        export_split(model, Path(path), names, dynamic, image_size, options, check=check, **kept)
+        return
+    refuse_existing(path, overwrite)
+    images, traced = prepare_export(model, names, dynamic, image_size)
+    program = to_onnx(traced, **options)
     for key, text in metadata_of(model, images).to_text().items():
         program.model.metadata_props[key] = text
     with write_atomically(Path(path)) as temp:
         program.save(temp, external_data=False)
         if check:
-            _check_onnx(temp)
+            check_onnx(temp)
             check_parity(traced, OnnxSession(temp), images, dynamic, str(path))
 
 
@@ -100,58 +118,6 @@ def export_bricks_as_onnx(
         BrickGraphError: The bricks cannot be exported.
     """
     dynamic = {name: {0: "batch"} for name in named_inputs} if dynamic_batch_size else {}
-    program = _to_onnx(trace(brick_collection, named_inputs, dynamic, tags=tags), **onnx_export_kwargs)
+    program = to_onnx(trace(brick_collection, named_inputs, dynamic, tags=tags), **onnx_export_kwargs)
     with write_atomically(Path(path_onnx)) as temp:
         program.save(temp, external_data=False)
-
-
-def _to_onnx(traced: Trace, **options: Any) -> Any:
-    """Convert to a `torch.onnx.ONNXProgram`, without the source locations that torch adds to the nodes."""
-    try:
-        import onnxscript  # noqa: F401, PLC0415 - required by torch.onnx
-    except ImportError:
-        raise MissingExtraError("Export to ONNX", "export") from None
-    # torch converts its fused attention for 4 dimensions only, and some backbones have 5: use timm's switch for it.
-    fused: list[Any] = [module for module in traced.module.modules() if hasattr(module, "fused_attn")]
-    for module in fused:
-        module.fused_attn = False
-    try:
-        # The fused kernels' strides become a view that torch's decompositions reject where a bias is added.
-        with ignored_warnings("torch", "torchvision", "onnxscript", "onnx_ir"), sdpa_kernel(SDPBackend.MATH):
-            program: Any = torch.onnx.export(
-                traced.module,
-                args=(),
-                kwargs={"named_inputs": traced.example},
-                dynamo=True,
-                dynamic_shapes=None if traced.dynamic is None else {"named_inputs": traced.dynamic},
-                input_names=traced.input_names,
-                output_names=traced.module.names,
-                verbose=False,
-                **options,
-            )
-    except Exception as error:  # torch and onnxscript raise exceptions of any type
-        raise BrickGraphError(f"These bricks cannot be exported to ONNX: {_root_cause(error)}") from error
-    requested, written = options.get("opset_version"), program.model.opset_imports[""]
-    if requested not in (None, written):  # torch only logs a failed conversion to the opset
-        raise BrickInputError(
-            "opset", f"an opset that torch can write for these bricks, e.g. {written}", f"{requested}"
-        )
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()
-    return program
-
-
-def _check_onnx(file: Path) -> None:
-    import onnx  # noqa: PLC0415 - installed with onnxscript
-
-    try:
-        onnx.checker.check_model(file)
-    except onnx.checker.ValidationError as error:
-        raise BrickGraphError(f"torch exported these bricks to invalid ONNX: {error}") from error
-
-
-def _root_cause(error: BaseException) -> str:
-    """Return the first paragraph of the root cause; torch wraps it in pages of advice to its developers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10) * 2)[0]}"

@@ -19,6 +19,7 @@ _TOLERANCE = 1e-4  # of values of float32 models, relative to the largest absolu
 _EPSILONS = 10  # the tolerance of models of lower precision, in units of the spacing of their numbers at 1
 _BOX_TOLERANCE = 0.1  # pixels, of float32 models
 _DIFFERING_INTEGERS = 1e-3  # the fraction that may differ, of float32 models
+_LOCATIONS = ("boxes", "points")  # of detections: outputs of a head with scores and labels
 _OF_OBJECTS = ("masks", "keypoints")  # outputs of a head with one row for each box
 _MASK_TOLERANCE = 1e-3  # of the probabilities of masks and key points, of float32 models
 _DIFFERING_CELLS = 0.02  # the fraction of a mask that may differ: cells at the edge of its box
@@ -69,19 +70,21 @@ def differences(expected: Arrays, found: Arrays, tolerance: float = _TOLERANCE) 
 
     Floats may differ by `tolerance`, relative to the largest absolute value where that exceeds 1. Of integers, one
     value in a thousand may differ, because argmax may break ties differently. Detections (a head with all of `boxes`,
-    `scores` and `labels`) are compared as sets, because detections with nearly equal scores may swap: each needs a
-    counterpart with the same label, a score within `tolerance` and corners within 0.1 pixels, and, where the head has
-    them, the same `masks` and `keypoints`, within 0.1 pixels. The limits in pixels grow with the tolerance as well.
+    or `points`, `scores` and `labels`) are compared as sets, because detections with nearly equal scores may swap: each
+    needs a counterpart with the same label, a score within `tolerance` and coordinates within 0.1 pixels, and, where
+    the head has them, the same `masks` and `keypoints`, within 0.1 pixels. The limits in pixels grow with the tolerance
+    as well.
 
     Example:
         >>> differences({"logits": np.zeros(2)}, {"logits": np.ones(2)})
         ["'logits': values differ by up to 1, tolerance 0.0001"]
     """
     problems, compared_as_sets = [], set()
-    for head in (name.removesuffix("/boxes") for name in expected if name.endswith("/boxes")):
-        keys = {key: f"{head}/{key}" for key in ("boxes", "scores", "labels", *_OF_OBJECTS)}
+    for location in (name for name in expected if name.rpartition("/")[2] in _LOCATIONS):
+        head = location.rpartition("/")[0]
+        keys = {"location": location, **{key: f"{head}/{key}" for key in ("scores", "labels", *_OF_OBJECTS)}}
         keys = {key: name for key, name in keys.items() if name in expected and name in found}
-        if {"boxes", "scores", "labels"} <= keys.keys():
+        if {"location", "scores", "labels"} <= keys.keys():
             compared_as_sets |= set(keys.values())
             first, second = ({key: arrays[name] for key, name in keys.items()} for arrays in (expected, found))
             problems += [f"{head}: {problem}" for problem in _differing_detections(first, second, tolerance)]
@@ -110,29 +113,30 @@ def _differing_detections(expected: Arrays, found: Arrays, tolerance: float) -> 
     """Describe missing and additional detections.
 
     Args:
-        expected: boxes (B, N, 4), scores (B, N), labels (B, N) and any outputs of `_OF_OBJECTS`, (B, N, ...).
+        expected: location, boxes (B, N, 4) or points (B, N, 2), scores (B, N), labels (B, N) and any outputs of
+            `_OF_OBJECTS`, (B, N, ...).
         found: The same.
-        tolerance: Of scores; that of corners and key points is in proportion.
+        tolerance: Of scores; that of coordinates is in proportion.
     """
     pixels = _BOX_TOLERANCE * tolerance / _TOLERANCE
     problems = []
-    for image in range(len(expected["boxes"])):
-        boxes, labels = expected["boxes"][image], expected["labels"][image]
+    for image in range(len(expected["location"])):
+        locations, labels = expected["location"][image], expected["labels"][image]
         for index in np.flatnonzero(labels >= 0):
             is_match = (
                 (found["labels"][image] == labels[index])
                 & (np.abs(found["scores"][image] - expected["scores"][image, index]) <= tolerance)
-                & (np.abs(found["boxes"][image] - boxes[index]).max(axis=1) <= pixels)
+                & (np.abs(found["location"][image] - locations[index]).max(axis=1) <= pixels)
             )
             if not is_match.any():
-                problems.append(f"image {image} lacks the box {boxes[index].round(1).tolist()}")
+                problems.append(f"image {image} lacks the detection at {locations[index].round(1).tolist()}")
                 continue
             for name in (name for name in _OF_OBJECTS if name in expected):
                 candidates = found[name][image][is_match]
                 if not any(_is_same(name, each, expected[name][image, index], tolerance) for each in candidates):
-                    problems.append(f"image {image} has other {name} in the box {boxes[index].round(1).tolist()}")
+                    problems.append(f"image {image} has other {name} in the box {locations[index].round(1).tolist()}")
     surplus = (found["labels"] >= 0).sum(axis=1) - (expected["labels"] >= 0).sum(axis=1)
-    return problems + [f"image {image} has {count} more boxes" for image, count in enumerate(surplus) if count > 0]
+    return problems + [f"image {image} has {count} more detections" for image, count in enumerate(surplus) if count > 0]
 
 
 def _is_same(name: str, found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float) -> bool:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from brickyard.collection import BrickCollection
-from brickyard.core.names import prefix_of
+from brickyard.core.names import is_inside, prefix_of
 from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Stage
-from brickyard.errors import BrickError, BrickInputError
+from brickyard.errors import BrickError, BrickInputError, UnknownNameError
 from brickyard.export.trace import AXES, Trace, trace
 from brickyard.recipe.inspection import heads_of, images_of
 from brickyard.tasks.registry import get_task
@@ -22,21 +22,37 @@ _MIN_DYNAMIC_SIDE = 256  # pixels: for a smaller image the coarsest map is a sin
 
 
 def prepare_export(
-    model: BrickCollection,
-    path: str | os.PathLike[str],
-    outputs: Iterable[str] | None,
-    dynamic: Sequence[str],
-    image_size: int | tuple[int, int] | None,
-    overwrite: bool,
+    model: BrickCollection, outputs: Sequence[str], dynamic: Sequence[str], image_size: int | tuple[int, int] | None
 ) -> tuple[InputSpec, Trace]:
     """Check the arguments of `export_onnx` and trace the model; raises as `export_onnx` does.
 
     Returns:
         The input images of the exported file, and the traced model.
     """
-    refuse_existing(path, overwrite)
     images = _input_spec(model, dynamic, image_size)
     return images, _trace_on_images(model, images, outputs, dynamic)
+
+
+def chosen_outputs(
+    model: BrickCollection, outputs: Iterable[str] | None = None, heads: Iterable[str] | None = None
+) -> list[str]:
+    """List the outputs to export; the arguments are those of `export_onnx`.
+
+    Raises:
+        UnknownNameError: The model has no such head.
+        BrickInputError: An output is of none of the heads.
+    """
+    if heads is None:
+        return _default_outputs(model) if outputs is None else list(outputs)
+    chosen, known = list(heads), heads_of(model.bricks())
+    for head in chosen:
+        if head not in known:
+            raise UnknownNameError("head", head, known)
+    inside = {name: any(is_inside(name, head) for head in chosen) for name in outputs or _default_outputs(model)}
+    if outputs is not None and not all(inside.values()):
+        others = [name for name in inside if not inside[name]]
+        raise BrickInputError("outputs", f"outputs of the heads {chosen}", f"also {others}")
+    return [name for name in inside if inside[name]]
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -63,10 +79,9 @@ def _input_spec(model: BrickCollection, dynamic: Sequence[str], image_size: int 
 
 
 def _trace_on_images(
-    model: BrickCollection, images: InputSpec, outputs: Iterable[str] | None, dynamic: Sequence[str]
+    model: BrickCollection, images: InputSpec, outputs: Sequence[str], dynamic: Sequence[str]
 ) -> Trace:
-    names = _default_outputs(model) if outputs is None else list(outputs)
-    others = [name for name in model.required_inputs(Stage.EXPORT.tags, names) if name != "image"]
+    others = [name for name in model.required_inputs(Stage.EXPORT.tags, outputs) if name != "image"]
     if others:
         raise BrickInputError("the model", "'image' as only input", f"also {others}", "Use export_bricks_as_onnx.")
     height, width = (
@@ -75,7 +90,7 @@ def _trace_on_images(
     )
     example = torch.rand(2, images.channels, height, width)
     try:
-        return trace(model, {"image": example}, {"image": {AXES[axis]: axis for axis in dynamic}}, outputs=names)
+        return trace(model, {"image": example}, {"image": {AXES[axis]: axis for axis in dynamic}}, outputs=outputs)
     except BrickError:
         raise
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:

@@ -17,7 +17,7 @@ from brickyard.core.specs import InputSpec
 from brickyard.errors import BrickGraphError, BrickInputError
 from brickyard.export.metadata import metadata_of
 from brickyard.export.parity import Arrays, check_parity
-from brickyard.export.prepare import prepare_export
+from brickyard.export.prepare import chosen_outputs, prepare_export, refuse_existing
 from brickyard.export.trace import Trace, ignored_warnings
 from brickyard.storage.atomic import write_atomically
 
@@ -39,7 +39,8 @@ def export_pt2(
     The program takes one dictionary, `{"image": (B, C, H, W) float32 in [0, 1]}`, and returns a tuple in the order of
     `outputs`. The arguments and errors are those of `export_onnx`.
     """
-    images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
+    refuse_existing(path, overwrite)
+    images, traced = prepare_export(model, chosen_outputs(model, outputs), dynamic, image_size)
     program = _to_program(traced)
     metadata = json.dumps(_metadata(model, images, traced))
     with write_atomically(Path(path)) as temp:
@@ -68,7 +69,8 @@ def export_aoti(
     """
     if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")):
         raise BrickInputError("export_aoti", "a C++ compiler", "none", "Install g++, or use export_pt2.")
-    images, traced = prepare_export(model, path, outputs, dynamic, image_size, overwrite)
+    refuse_existing(path, overwrite)
+    images, traced = prepare_export(model, chosen_outputs(model, outputs), dynamic, image_size)
     program = _to_program(traced)
     metadata = _metadata(model, images, traced)
     with write_atomically(Path(path)) as temp, ignored_warnings("torch"):

@@ -46,13 +46,18 @@ class ImportEntry:
         licence: The licence of the weights, as the Hub spells it.
         url: The address of the checkpoint, whose file name ends with the beginning of its sha256.
         size: The bytes of the checkpoint, rounded.
-        image_size: (H, W) in pixels of the images for the heads.
-        resize_mode: How images are brought to that size.
+        image_size: (H, W) in pixels of the images for the heads, None for those of the backbone.
+        resize_mode: How images are brought to that size, None if that is unknown.
         prefixes: Which tensors go where; the first prefix that fits counts.
+        in_chans: The number of channels of the image.
         options: Further arguments of `timm.create_model`.
         parts: Further arguments of parts, by the path of the brick.
         convert: From the state of the checkpoint to one whose tensors have the shapes of the bricks. It leaves tensors
             as they are that have not the expected shape, so that they are reported.
+        sha256: The hash of the checkpoint, None if it is unknown or begins in the file name.
+        backbone: The backbone, if the checkpoint has only heads: its `source` is a source for `load_brick`, and its
+            `name` that of timm's model.
+        combines: The entries whose heads the model has, if it has those of several checkpoints.
     """
 
     source: str
@@ -62,12 +67,21 @@ class ImportEntry:
     licence: str
     url: str
     size: int
-    image_size: tuple[int, int]
-    resize_mode: ResizeMode
+    image_size: tuple[int, int] | None
+    resize_mode: ResizeMode | None
     prefixes: tuple[Prefix, ...]
+    in_chans: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = _unchanged
+    sha256: str | None = None
+    backbone: ImportEntry | None = None
+    combines: tuple[ImportEntry, ...] = ()
+
+    @property
+    def weights_tag(self) -> str:
+        """The weights tag in the name of the model."""
+        return self.name.partition(".")[2]
 
     @property
     def file_name(self) -> str:
@@ -76,7 +90,9 @@ class ImportEntry:
 
     @property
     def hash_prefix(self) -> str | None:
-        """The beginning of the sha256 of the checkpoint, None if the file name does not have it."""
+        """The beginning of the sha256 of the checkpoint, or all of it; None if it is unknown."""
+        if self.sha256 is not None:
+            return self.sha256
         match = re.search(r"-([0-9a-f]{8,})\.", self.file_name)
         return match.group(1) if match else None
 
@@ -84,3 +100,8 @@ class ImportEntry:
     def tasks(self) -> tuple[str, ...]:
         """The names of the heads."""
         return tuple(self.labels)
+
+    @property
+    def checkpoints(self) -> tuple[ImportEntry, ...]:
+        """The entries of the single checkpoints of the model's heads."""
+        return self.combines or (self,)

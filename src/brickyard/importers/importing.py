@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.graph import set_paths
-from brickyard.errors import BrickMismatchError, UnknownNameError
+from brickyard.core.modules import BrickModule
+from brickyard.errors import BrickInputError, BrickMismatchError, HubConnectionError, UnknownNameError
 from brickyard.importers.checkpoint import Checkpoint, open_checkpoint
+from brickyard.importers.dinov2 import ENTRIES as DINOV2
 from brickyard.importers.entry import ImportEntry, Prefix
+from brickyard.importers.smp import SCHEME as SMP
+from brickyard.importers.smp import open_smp
 from brickyard.importers.torchvision import ENTRIES as TORCHVISION
 from brickyard.parts.backbones import TimmNames
 from brickyard.recipe.build import build
@@ -22,22 +28,29 @@ from brickyard.recipe.inspection import BACKBONE
 from brickyard.recipe.names import parse_name
 from brickyard.recipe.recipe import Recipe
 from brickyard.storage.config import describe, make_brick
+from brickyard.storage.read import load_brick
 from brickyard.storage.weights import assign_weights, uninitialised, weight_problems
 from brickyard.tasks.registry import task_variants
 
 # Every checkpoint that can be imported, by its source.
-IMPORTS: Mapping[str, ImportEntry] = {entry.source: entry for entry in TORCHVISION}
+IMPORTS: Mapping[str, ImportEntry] = {entry.source: entry for entry in (*TORCHVISION, *DINOV2)}
+
+Weights = str | Path | Mapping[str, Tensor]
 
 
-def import_model(source: str, *, weights: str | Path | Mapping[str, Tensor] | None = None) -> BrickCollection:
+def import_model(source: str, *, weights: Weights | Mapping[str, Weights] | None = None) -> BrickCollection:
     """Import a public checkpoint of another library as a model.
 
     Licence, address and hash of the checkpoint are stored with the bricks. `brickyard import --list` lists the sources.
 
     Args:
-        source: The library and its name of the model, such as "torchvision:fcos_resnet50_fpn".
+        source: The library and its name of the model, such as "torchvision:fcos_resnet50_fpn"; or "smp:" and a folder
+            or a repo of the Hub, "smp:user/repo", that `save_pretrained` of segmentation_models.pytorch wrote, which
+            needs the extra `importers`.
         weights: A checkpoint file or a state dict of such a model instead of the published weights, which are
-            downloaded to torch's cache. Licence and metrics are stored for the published file only.
+            downloaded to torch's cache. Licence and metrics are stored for the published file only. Of a model whose
+            heads were published without their backbone, such as DINOv2's, it is the checkpoint of the head, or
+            {"seg": file, "depth": file, "backbone": file} for some of them.
 
     Returns:
         The model in training mode.
@@ -47,17 +60,21 @@ def import_model(source: str, *, weights: str | Path | Mapping[str, Tensor] | No
         BrickMismatchError: Tensors are missing, unexpected or of another shape; `problems` lists each.
         UnsafeBrickError: The checkpoint is a pickle that would run code.
         BrickIntegrityError: The checkpoint is damaged, or has another hash than the published one of that name.
+        BrickInputError: `weights` is one checkpoint, but the model has heads of several.
         HubConnectionError: The download failed; the message states the address.
+        MissingExtraError: A library that the source needs is not installed.
+        BrickNotFoundError: A folder or repo of smp lacks a file; for a repo also huggingface_hub's own errors.
 
     Example:
         >>> import brickyard
         >>> model = brickyard.import_model("torchvision:fcn_resnet50")  # doctest: +SKIP
         >>> model.save_pretrained("models/fcn")  # doctest: +SKIP
     """
+    if source.startswith(SMP):
+        return BrickCollection.of_new(_smp_bricks(source, weights))
     if source not in IMPORTS:
         raise UnknownNameError("source", source, IMPORTS, "`brickyard import --list` lists all.")
-    entry = IMPORTS[source]
-    return BrickCollection.of_new(import_bricks(entry, open_checkpoint(entry, weights)))
+    return BrickCollection.of_new(load_import(IMPORTS[source], weights))
 
 
 def find_import(stem: str, weights: str | None) -> ImportEntry | None:
@@ -70,14 +87,63 @@ def find_import(stem: str, weights: str | None) -> ImportEntry | None:
     return next((entry for entry in IMPORTS.values() if entry.name == f"{stem}.{weights}"), None)
 
 
+def load_import(entry: ImportEntry, weights: Weights | Mapping[str, Weights] | None = None) -> dict[str, Brick]:
+    """Build the bricks of a model with its weights, which are downloaded if need be; see `import_model`."""
+    given = _weights_by_name(entry, weights)
+    with uninitialised():
+        bricks = build_import(entry)
+    for part in entry.checkpoints:
+        _fill(bricks, part, open_checkpoint(part, given.get(part.tasks[0])))
+    if entry.backbone is not None:
+        if BACKBONE in given:
+            _fill(bricks, entry.backbone, open_checkpoint(entry.backbone, given[BACKBONE]))
+        else:
+            bricks[BACKBONE] = _load_backbone(entry.backbone)
+        _freeze(bricks)
+    return set_paths(bricks)
+
+
+def _weights_by_name(entry: ImportEntry, weights: Weights | Mapping[str, Weights] | None) -> Mapping[str, Any]:
+    """Return the given checkpoints by the names of the heads, or "backbone"."""
+    if weights is None:
+        return {}
+    names = [*entry.tasks, *([] if entry.backbone is None else [BACKBONE])]
+    if entry.backbone is not None and isinstance(weights, Mapping) and set(weights) <= set(names):
+        return weights
+    if entry.combines:
+        expected = f"a dictionary with some of {names}, and a checkpoint for each"
+        found = f"the keys {sorted(weights)[:5]}" if isinstance(weights, Mapping) else f"{weights}"
+        raise BrickInputError(f"weights of '{entry.source}'", expected, found)
+    return {entry.tasks[0]: weights}
+
+
+def _load_backbone(entry: ImportEntry) -> Brick:
+    """Load a backbone of timm from the Hub."""
+    try:
+        return load_brick(entry.source)
+    except (HubConnectionError, LocalEntryNotFoundError) as error:
+        raise HubConnectionError(
+            f"'{entry.source}' cannot be downloaded ({str(error)[:200]}). Download {entry.url} on another machine, and "
+            f"pass the file: weights={{'{BACKBONE}': '{entry.file_name}', ...}}."
+        ) from None
+
+
+def _freeze(bricks: Mapping[str, Brick]) -> None:
+    """Freeze a backbone that is shared by heads which were trained on it as it is."""
+    backbone = bricks[BACKBONE]
+    if isinstance(backbone, BrickModule):
+        backbone.freeze()
+
+
 def build_import(entry: ImportEntry) -> dict[str, Brick]:
     """Build the bricks of a checkpoint's model, with fresh weights."""
     bricks = build(recipe_of_import(entry))
     backbone = bricks[BACKBONE]
-    if backbone.provides is not None:
+    if backbone.provides is not None and entry.backbone is None and entry.image_size is not None:
         images = replace(backbone.provides.input, size=entry.image_size, interpolation="bilinear", crop_pct=1.0)
         backbone.provides = replace(backbone.provides, input=images)
-    for path, arguments in entry.parts.items():
+    parts = {path: arguments for each in entry.checkpoints for path, arguments in each.parts.items()}
+    for path, arguments in parts.items():
         config = describe(bricks[path])
         head = bricks[path].head
         bricks[path] = make_brick({**config, "args": {**config["args"], **arguments}}, path)
@@ -85,7 +151,9 @@ def build_import(entry: ImportEntry) -> dict[str, Brick]:
     for name in entry.labels:
         info = bricks[f"{name}/head"].head
         if info is not None:
-            bricks[f"{name}/head"].head = replace(info, image_size=entry.image_size, resize_mode=entry.resize_mode)
+            bricks[f"{name}/head"].head = replace(
+                info, image_size=entry.image_size, resize_mode=entry.resize_mode, weights_tag=entry.weights_tag
+            )
     return set_paths(bricks)
 
 
@@ -93,7 +161,11 @@ def describe_import(entry: ImportEntry) -> dict[str, Brick]:
     """Build the bricks of a checkpoint's model on the meta device, with what is stored about the published weights."""
     with torch.device("meta"):
         bricks = build_import(entry)
-    _note_published(bricks, entry)
+    for each in entry.checkpoints:
+        _note_published(bricks, each)
+    if entry.backbone is not None:
+        _note_published(bricks, entry.backbone)
+        _freeze(bricks)
     return bricks
 
 
@@ -103,13 +175,21 @@ def recipe_of_import(entry: ImportEntry) -> Recipe:
     heads = tuple(
         replace(head, num_classes=len(entry.labels[head.name]), labels=entry.labels[head.name]) for head in recipe.heads
     )
-    return replace(recipe, heads=heads, options=dict(entry.options))
+    if entry.backbone is not None:
+        recipe = replace(recipe, weights=entry.backbone.name.partition(".")[2])
+    return replace(recipe, heads=heads, in_chans=entry.in_chans, options=dict(entry.options))
 
 
 def import_bricks(entry: ImportEntry, checkpoint: Checkpoint) -> dict[str, Brick]:
     """Build the bricks of a checkpoint's model with its weights; errors as for `import_model`."""
     with uninitialised():
         bricks = build_import(entry)
+    _fill(bricks, entry, checkpoint)
+    return bricks
+
+
+def _fill(bricks: Mapping[str, Brick], entry: ImportEntry, checkpoint: Checkpoint) -> None:
+    """Set the weights of the bricks that a checkpoint has the weights of; errors as for `import_model`."""
     states, problems = _split(entry, entry.convert(checkpoint.state), bricks)
     if problems:
         raise BrickMismatchError(f"{checkpoint.location} is not a checkpoint of '{entry.source}'", problems)
@@ -124,6 +204,14 @@ def import_bricks(entry: ImportEntry, checkpoint: Checkpoint) -> dict[str, Brick
             brick.metadata["source_sha256"] = checkpoint.sha256
     if checkpoint.is_published:
         _note_published(bricks, entry)
+
+
+def _smp_bricks(source: str, weights: str | Path | Mapping[str, Any] | None) -> dict[str, Brick]:
+    """Build the bricks of a model of smp with its weights; errors as for `import_model`."""
+    found = open_smp(source, weights)
+    bricks = import_bricks(found.entry, found.checkpoint)
+    for path, metadata in found.metadata.items():
+        bricks[path].metadata = dict(metadata)
     return bricks
 
 

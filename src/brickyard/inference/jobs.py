@@ -14,9 +14,10 @@ from typing import Any, BinaryIO, Literal, final, get_args
 
 from tqdm import tqdm
 
+from brickyard.data.parquet import load_pyarrow
 from brickyard.errors import BrickInputError, BrickMismatchError, UnknownNameError
 from brickyard.inference.engines import Engine, LocalEngine, Row, ray_engine
-from brickyard.inference.shards import Shards, list_shards, load_pyarrow
+from brickyard.inference.shards import Shards, list_shards
 from brickyard.storage.atomic import write_atomically, write_whole
 from brickyard.storage.locks import exclusive_lock, remove_abandoned
 from brickyard.storage.sources.uri import locate
@@ -63,6 +64,7 @@ def predict_rows(
     topk: int | None = None,
     classes: Sequence[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    heads: Sequence[str] | None = None,
     progress: bool = False,
 ) -> JobResult:
     """Run a model on many images and write the results as rows; resume the job if the folder holds a part of it.
@@ -90,6 +92,7 @@ def predict_rows(
         topk: The largest number of results per head, see `Predictor`.
         classes: The names of the classes to report, see `Predictor`.
         image_size: The size that images are resized to, see `Predictor`.
+        heads: The heads of a deployed folder to run, see `Predictor`.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -112,7 +115,13 @@ def predict_rows(
     if kind == "parquet":
         load_pyarrow()
     shards, source = list_shards(sources, shard_size), locate(source)
-    settings = {"threshold": threshold, "topk": topk, "classes": classes, "image_size": image_size}
+    settings = {
+        "threshold": threshold,
+        "topk": topk,
+        "classes": classes,
+        "image_size": image_size,
+        "heads": heads,
+    }
     opened: AbstractContextManager[Engine]
     if engine == "ray":
         opened = ray_engine(source, device, batch_size, workers or 0, actors, address, settings)

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -23,6 +23,7 @@ from brickyard.create import create_model
 from brickyard.data.images import read_image
 from brickyard.errors import BrickInputError, BrickMismatchError, MissingInputError
 from brickyard.inference.masks import with_masks
+from brickyard.inference.prediction import Prediction
 from brickyard.inference.reading import Batch, ImageReader
 from brickyard.inference.runners import open_runner
 from brickyard.inference.settings import drawing_bricks, resized_spec, selections
@@ -32,42 +33,6 @@ from brickyard.tasks.registry import get_task
 from brickyard.tasks.task import Task
 
 _MAX_VISUALIZATION_SIDE = 1600  # pixels
-
-
-@final
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image.
-
-    Attributes:
-        name: The path or URL of the image, or its position, such as "sources[2]".
-        file: The image file, None for a URL or an image in memory.
-        size: (width, height) in pixels after EXIF rotation; (0, 0) if the image could not be read.
-        results: For each head the results of its task, best first; see `Task.results`.
-        masks: For each segmentation head the class of each pixel of the original image, (height, width) integers; -1
-            where the class was not selected.
-        visualization: The image with the results of every head drawn on it; None if nothing was drawn.
-        error: Why the image could not be read, or None.
-    """
-
-    name: str
-    file: Path | None = None
-    size: tuple[int, int] = (0, 0)
-    results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    masks: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-    visualization: Image.Image | None = None
-    error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything except the visualization, as JSON values; masks as run lengths, see `with_masks`."""
-        if self.error is not None:
-            return {"file": self.name, "error": self.error}
-        return {
-            "file": self.name,
-            "width": self.size[0],
-            "height": self.size[1],
-            **with_masks(self.results, self.masks),
-        }
 
 
 @final
@@ -81,7 +46,7 @@ class Predictor:
 
     Args:
         source: A trained model for `create_model` (a name, a folder, a URI of the Hub), the path of a folder or a lock,
-            a file written by `export_onnx`, or a model, which is copied.
+            a file or a folder written by `export_onnx`, or a model, which is copied.
         device: Device of the model, by default a GPU if there is one.
         batch_size: Number of images per batch.
         outputs: Names of the values to compute when called with arrays; None is all outputs of the heads.
@@ -95,11 +60,14 @@ class Predictor:
             images the `top` of `model["cls/visualization"].wrapped`, for other tasks no limit.
         classes: The names of the classes to report and to draw, None for all.
         image_size: The size that images are resized to, one number or (H, W) in pixels; None is that of the model.
+        heads: The heads of a folder written by `export_onnx(split=True)` to run, None for all that it has. Only their
+            files are read, and the backbone runs once for all of them.
 
     Raises:
         BrickInputError: The device is not available, the model does not take the image size, or an exported file does
             not support an option.
-        UnknownNameError: No head has a class of this name.
+        UnknownNameError: No head has a class of this name, or there is no such head.
+        BrickMismatchError: A head of a folder is one of another backbone.
         The exceptions of `create_model`.
 
     Example:
@@ -125,6 +93,7 @@ class Predictor:
         topk: int | None = None,
         classes: Sequence[str] | None = None,
         image_size: int | tuple[int, int] | None = None,
+        heads: Sequence[str] | None = None,
     ) -> None:
         for name, number in (("batch_size", batch_size), ("topk", topk)):
             if number is not None and number < 1:
@@ -143,8 +112,11 @@ class Predictor:
             "topk": topk,
             "classes": classes,
             "image_size": image_size,
+            "heads": heads,
         }
-        self._run = open_runner(located, _load, device, outputs, channels_last=channels_last, compile=compile)
+        self._run = open_runner(
+            located, _load, device, outputs, channels_last=channels_last, compile=compile, heads=heads
+        )
         self.batch_size = batch_size
         if untrained := [head for head, metadata in self._run.heads.items() if metadata.get("trained") is False]:
             warnings.warn(f"heads {untrained} have not been trained: their results are random.", stacklevel=2)
@@ -240,7 +212,7 @@ class Predictor:
 
         Args:
             sources: One item or several, in any mixture: paths of image files, folders, patterns such as
-                "photos/**/*.jpg", http(s) URLs of up to 64 MiB, encoded images as bytes, Pillow images, arrays
+                `photos/**/*.jpg`, http(s) URLs of up to 64 MiB, encoded images as bytes, Pillow images, arrays
                 (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, uint8, and tensors (1, H, W) or (3, H, W), uint8 or
                 float in [0, 1]. A file that occurs twice is predicted once. A list is checked before the first
                 prediction; a generator is consumed in batches.
@@ -274,7 +246,9 @@ class Predictor:
                 yield Prediction(source.name, source.file, error=error)
             else:
                 visualization = self._draw(next(originals), outputs) if draw else None
-                yield Prediction(source.name, source.file, size, *self._results(outputs, size), visualization)
+                results, masks = self._results(outputs, size)
+                located = tuple(head for head in results if head in masks or "boxes" in outputs[head])
+                yield Prediction(source.name, source.file, size, results, masks, visualization, located=located)
 
     def _outputs(self, batch: Batch) -> Iterator[dict[str, dict[str, Any]]]:
         """Yield the selected outputs of each head for each image, without batch dimension; {} for an unreadable image.

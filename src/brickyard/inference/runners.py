@@ -8,7 +8,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -24,11 +23,13 @@ from brickyard.core.names import join, prefix_of
 from brickyard.core.specs import HeadInfo, InputSpec
 from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError
+from brickyard.export.deployment import open_onnx
 from brickyard.export.metadata import PYTHON_TAGS
-from brickyard.export.onnx_runner import OnnxSession
 from brickyard.recipe.inspection import head_metadata, images_of
 from brickyard.storage.config import make_brick
+from brickyard.storage.integrity import sha256_of
 from brickyard.storage.manifest import dump
+from brickyard.storage.sources.uri import is_exported
 from brickyard.storage.write import describe_all, hash_in_memory
 
 _FILE = "file"  # brick and value with all outputs of an exported file
@@ -135,28 +136,31 @@ class TorchRunner(Runner):
 
 @final
 class OnnxRunner(Runner):
-    """Run an exported file with onnxruntime, on as many cores as torch uses.
+    """Run an exported file or a deployed folder with onnxruntime, on as many cores as torch uses.
 
     Args:
-        path: A file written by `export_onnx` or `quantize_onnx`.
+        path: What `export_onnx` or `quantize_onnx` wrote.
         device: See `OnnxSession`.
+        heads: The heads of a folder to run, None for all that it has.
 
     Raises:
-        BrickInputError: onnxruntime does not support the device on this machine.
-        BrickNotFoundError, BrickIntegrityError, BrickMismatchError: The file does not exist, is damaged, or was not
-            written by brickyard.
+        BrickInputError: onnxruntime does not support the device on this machine; `heads` with a file.
+        UnknownNameError: The folder has no such head.
+        BrickNotFoundError, BrickIntegrityError, BrickMismatchError: A file does not exist, is damaged, was not
+            written by brickyard, or is a head of another backbone.
         MissingExtraError: onnxruntime is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], device: str | None = None) -> None:
-        self._session = OnnxSession(path, threads=torch.get_num_threads(), device=device)
+    def __init__(
+        self, path: str | os.PathLike[str], device: str | None = None, heads: Iterable[str] | None = None
+    ) -> None:
+        self._session = open_onnx(path, heads, threads=torch.get_num_threads(), device=device)
         self.device = self._session.device
         metadata = self._session.metadata
         output_heads = {prefix_of(name) for name in self._session.outputs}
         self.heads = {head: values for head, values in metadata.heads.items() if head in output_heads}
         self.images = metadata.image
         self.reads = {"image": True}
-        self._path = Path(path).absolute()
         location = os.fspath(path)
         auxiliary = {
             name: make_brick(config, f"{location}, brick '{name}'") for name, config in metadata.python_bricks.items()
@@ -167,8 +171,7 @@ class OnnxRunner(Runner):
         return self._session({name: uint8_to_float32(array) for name, array in named_inputs.items()})
 
     def hashes(self) -> dict[str, str]:
-        with open(self._path, "rb") as file:
-            return {self._path.name: hashlib.file_digest(file, "sha256").hexdigest()}
+        return {name: sha256_of(file) for name, file in self._session.files.items()}
 
     def to_collection(self) -> BrickCollection:
         """Create a collection with the outputs of the file, and the visualization and metric bricks of its model.
@@ -196,14 +199,18 @@ def open_runner(
     *,
     channels_last: bool,
     compile: bool,
+    heads: Iterable[str] | None = None,
 ) -> Runner:
-    """Create the runner of an exported file (`.onnx`), a model, or a source from which `create` loads a model."""
-    if isinstance(source, str) and source.endswith(".onnx"):
+    """Create the runner of an exported file or folder, a model, or a source from which `create` loads a model."""
+    if isinstance(source, str) and is_exported(source):
         if outputs is not None or channels_last or compile:
             hint = "Select the outputs when exporting the model."
             expected = "an exported file without outputs=, channels_last= and compile="
             raise BrickInputError(source, expected, "one of these options", hint)
-        return OnnxRunner(source, device)
+        return OnnxRunner(source, device, heads)
+    if heads is not None:
+        expected = "a deployed folder, of which to run some heads"
+        raise BrickInputError("heads", expected, "a model", "Select outputs= instead.")
     model = source if isinstance(source, BrickCollection) else create(source)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return TorchRunner(model, chosen, outputs, channels_last=channels_last, compile=compile)

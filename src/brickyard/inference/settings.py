@@ -16,6 +16,7 @@ from brickyard.parts.drawing.boxes import DrawBoxes
 from brickyard.parts.drawing.classification import DrawClassification
 from brickyard.parts.drawing.instances import DrawInstances
 from brickyard.parts.drawing.keypoints import DrawKeypoints
+from brickyard.parts.drawing.points import DrawPoints
 from brickyard.tasks.selection import Selection
 
 
@@ -53,7 +54,7 @@ def selections(
         labels = metadata["labels"]
         part = drawing[head].callable if head in drawing else None
         stored = Selection()
-        if isinstance(part, (DrawBoxes, DrawInstances)):
+        if isinstance(part, (DrawBoxes, DrawInstances, DrawPoints)):
             stored = Selection(threshold=part.score_threshold)
             part.score_threshold = 0.0
         elif isinstance(part, DrawKeypoints) and threshold is not None:  # by default each keypoint is reported

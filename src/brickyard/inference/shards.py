@@ -22,7 +22,8 @@ from typing import Any, final
 from huggingface_hub import HfApi, HfFileSystem, parse_hf_uri
 from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
 
-from brickyard.errors import BrickInputError, MissingExtraError
+from brickyard.data.parquet import load_pyarrow
+from brickyard.errors import BrickInputError
 from brickyard.inference.sources import ImageSource, find_files
 
 _HUB = "hf://"
@@ -183,19 +184,6 @@ def list_shards(sources: Iterable[str], size: int) -> Shards:
         found = "tables without rows" if tables_of else "no sources"
         raise BrickInputError(", ".join(tables_of) or "a job", "images", found)
     return Shards(tuple(shards), fingerprint.hexdigest())
-
-
-def load_pyarrow() -> Any:
-    """Import pyarrow with its module `parquet`.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow.parquet  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("Reading and writing parquet files", "scale") from None
-    return pyarrow
 
 
 def _list_tables(source: str) -> list[str]:

@@ -5,15 +5,20 @@ timm is imported in functions, because that takes about two seconds and most of 
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from brickyard.core.specs import BackboneSpec, FeatureSpec, InputSpec
+from brickyard.core.specs import BLOCK_OUTPUTS, NORMED_FEATURES, BackboneSpec, FeatureSpec, InputSpec
 from brickyard.errors import BrickMismatchError, UnknownNameError, UnsafeBrickError
+from brickyard.parts.smp_encoder import as_smp_encoder
 
 _DOWNLOADING = ("cache_dir", "checkpoint_path")
 
@@ -36,12 +41,14 @@ class TimmNames(Collection[str]):
         return sum(1 for _ in self)
 
 
-def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
+def timm_backbone(name: str, in_chans: int = 3, smp_output_stride: int | None = None, **options: Any) -> nn.Module:
     """Build a timm model without its classifier, with fresh weights.
 
     Args:
         name: timm's name, with or without a weights tag.
         in_chans: The number of channels of the image.
+        smp_output_stride: Build a resnet or densenet that computes what segmentation_models.pytorch's encoder of that
+            name does, with this stride of its last map; see `as_smp_encoder`.
         **options: Further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
 
     Raises:
@@ -57,6 +64,8 @@ def timm_backbone(name: str, in_chans: int = 3, **options: Any) -> nn.Module:
     if name.partition(".")[0] not in TimmNames():
         raise UnknownNameError("backbone", name, TimmNames())
     model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **options)
+    if smp_output_stride is not None:
+        model = as_smp_encoder(model, name, smp_output_stride)
     if not hasattr(model, "forward_intermediates"):
         raise BrickMismatchError(f"Backbone '{name}' is not supported", ["it has no `forward_intermediates` in timm"])
     return model
@@ -84,7 +93,26 @@ def timm_spec(model: Any, in_chans: int = 3, **options: Any) -> BackboneSpec:
             crop_mode=config["crop_mode"],
         ),
         num_classes=config["num_classes"],
+        block_outputs=_block_outputs(model),
     )
+
+
+def _block_outputs(model: Any) -> tuple[str, ...]:
+    """Return the values that a timm model has for each transformer block, none for a model without such blocks."""
+    # timm has no common class of these models: they have blocks and a final norm over channels, and can return tokens.
+    parameters = inspect.signature(model.forward_intermediates).parameters
+    children = {name for name, _ in model.named_children()}
+    if "return_prefix_tokens" not in parameters or not {"blocks", "norm"} <= children:
+        return ()
+    return BLOCK_OUTPUTS if getattr(model, "cls_token", None) is not None else (NORMED_FEATURES,)
+
+
+@functools.cache
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the names of the 1000 classes of ImageNet-1k, as timm spells them."""
+    from timm.data import ImageNetInfo  # noqa: PLC0415
+
+    return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
 
 
 @final
@@ -105,12 +133,22 @@ class TimmWeights:
     labels: tuple[str, ...] | None
 
 
-def timm_pretrained(name: str, in_chans: int = 3, **options: Any) -> TimmWeights:
-    """Download timm's weights; arguments as for `timm_backbone`. timm adapts the first convolution to `in_chans`."""
+def timm_pretrained(
+    name: str, in_chans: int = 3, *, cache_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> TimmWeights:
+    """Download timm's weights.
+
+    Args:
+        name: As for `timm_backbone`.
+        in_chans: As for `timm_backbone`; timm adapts the first convolution.
+        cache_dir: The folder of the cache of huggingface_hub, None for the default.
+        **options: As for `timm_backbone`.
+    """
     import timm  # noqa: PLC0415
     from timm.data import ImageNetInfo, infer_imagenet_subset  # noqa: PLC0415
 
-    model = timm.create_model(name, pretrained=True, in_chans=in_chans, **options)
+    cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    model = timm.create_model(name, pretrained=True, in_chans=in_chans, cache_dir=cache, **options)
     classifier = model.get_classifier()
     subset = infer_imagenet_subset(model)
     linear = isinstance(classifier, nn.Linear)
@@ -138,6 +176,14 @@ def timm_tags(name: str) -> list[str]:
     from timm.models import get_arch_pretrained_cfgs  # noqa: PLC0415
 
     return [full_name.partition(".")[2] for full_name in get_arch_pretrained_cfgs(name)]
+
+
+def timm_hub_repo(name: str) -> str | None:
+    """Return the repo on the Hub, `user/repo`, of timm's weights of a name; None if they are elsewhere."""
+    from timm.models import get_pretrained_cfg  # noqa: PLC0415
+
+    config = get_pretrained_cfg(name)
+    return config.hf_hub_id.partition("@")[0] if config is not None and config.hf_hub_id else None
 
 
 def timm_has_weights(name: str) -> bool:

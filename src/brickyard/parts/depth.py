@@ -1,4 +1,4 @@
-"""Parts for depth estimation: depth from its logarithm, loss, metrics."""
+"""Parts for depth estimation: depth from its logarithm and the reverse, loss, metrics."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ class DepthFromLog(nn.Module):
 
     def forward(self, log_depth: Tensor) -> Tensor:
         return log_depth.float().clamp(-_MAX_LOG, _MAX_LOG).exp()
+
+
+@final
+class DepthLogarithm(nn.Module):
+    """Convert depth (B, 1, H, W), positive, to its logarithm (B, 1, H, W), in float32."""
+
+    def forward(self, depth: Tensor) -> Tensor:
+        return depth.float().log()
 
 
 @final

@@ -53,7 +53,7 @@ def build(recipe: Recipe) -> dict[str, Brick]:
     backbone = BrickBackbone(
         model,
         input_names=["normalized"],
-        output_names=["features", "embedding"],
+        output_names=["features", "embedding", *spec.block_outputs],
         fixed_size=spec.input.size if spec.input.fixed else None,
     )
     return _assemble(backbone, spec, recipe)
@@ -105,6 +105,8 @@ def _output_problems(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
         outputs = copy.deepcopy(backbone).eval()(image)  # a copy, whose modes and buffers may change
     if not isinstance(outputs, (tuple, list)) or len(outputs) != 2 or not isinstance(outputs[0], (tuple, list)):
         return [f"expected (feature maps, embedding), found {_shapes(outputs)}"]
+    if spec.block_outputs:
+        return [f"block_outputs: only those of a timm backbone can be provided, found {list(spec.block_outputs)}"]
     features, embedding = outputs
     sides = [(-(-height // stride), -(-width // stride)) for stride in spec.features.strides]
     expected = [(1, count, *side) for count, side in zip(spec.features.channels, sides, strict=True)]

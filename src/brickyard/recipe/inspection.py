@@ -89,9 +89,10 @@ def name_of(bricks: Mapping[str, Brick], weights: str | None = None) -> str | No
 
     Args:
         bricks: The bricks of the model by path.
-        weights: The weights tag of the name, None for that of the backbone.
+        weights: The weights tag of the name, None for that of the heads, if all have the same, else of the backbone.
     """
-    recipe = recipe_of(bricks, weights)
+    tags = {head.weights_tag for head in heads_of(bricks).values()}
+    recipe = recipe_of(bricks, weights or (tags.pop() if len(tags) == 1 else None))
     return recipe.name if recipe and recipe.backbone and all(head.name == head.task for head in recipe.heads) else None
 
 

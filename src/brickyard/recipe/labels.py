@@ -57,13 +57,15 @@ def labels_of_model(bricks: Mapping[str, Brick]) -> ModelLabels:
     specs: dict[str, LabelSpec] = {}
     for name, head in heads_of(bricks).items():
         try:
-            kinds = get_task(head.task).kinds(name, head.variant)
+            task = get_task(head.task)
+            kinds = task.kinds(name, head.variant)
         except (UnknownNameError, BrickInputError):  # a model also runs where its task is not registered
             continue
-        main = TARGETS + name
+        with_classes = {TARGETS + name, *(f"{TARGETS}{name}/{label}" for label in task.optional_labels)}
         points = None if head.keypoints is None else len(head.keypoints.names)
         specs |= {
-            label: LabelSpec(kind, len(head.labels) if label == main else None, points) for label, kind in kinds.items()
+            label: LabelSpec(kind, len(head.labels) if label in with_classes else None, points)
+            for label, kind in kinds.items()
         }
     return ModelLabels(specs, frozenset(read.name for brick in bricks.values() for read in brick.reads))
 

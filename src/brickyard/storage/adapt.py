@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
 import torch
+from torch import Tensor
 
 from brickyard.core.backbone import BrickBackbone
 from brickyard.core.brick import Brick
@@ -16,10 +17,11 @@ from brickyard.core.modules import BrickModule
 from brickyard.core.specs import KeypointSpec, check_class_names
 from brickyard.errors import BrickInputError
 from brickyard.parts.backbones import adapt_to_channels
-from brickyard.recipe.build import build, head_bricks, loss_sum
+from brickyard.recipe.build import build, loss_sum
 from brickyard.recipe.inspection import provided_by, recipe_of
 from brickyard.recipe.recipe import HeadRecipe, Recipe
 from brickyard.storage.class_rows import rows_by_name
+from brickyard.storage.rebuild import rebuild, rebuild_head
 
 NumClasses = int | Mapping[str, int] | None
 Labels = Sequence[str] | Mapping[str, Sequence[str]] | None
@@ -90,7 +92,9 @@ def change_bricks(bricks: Mapping[str, Brick], changes: Changes, what: str) -> d
         raise BrickInputError(what, "no arguments for the backbone, since it is not timm's", found)
     if (wanted.in_chans, wanted.options) == (recipe.in_chans, recipe.options):
         return _replace_heads(bricks, recipe, wanted)
-    built = build(wanted)
+    with torch.device("meta"):
+        defaults = build(recipe), build(wanted)
+    built = set_paths(rebuild(bricks, *defaults))
     return {**built, **{path: brick for path, brick in bricks.items() if path not in built}}
 
 
@@ -113,7 +117,7 @@ def change_trained(stored: Mapping[str, Brick], changes: Changes, what: str) -> 
         if brick is before or brick.module is None or not brick.module.state_dict():
             continue
         if before is not None and _has_other_classes(brick, before, changes.rename):
-            is_known = _copy_rows(brick, before, bricks)
+            is_known = _copy_rows(brick, before, stored)
         else:
             is_known = _copy_weights(brick, before, in_chans)
         if not is_known:
@@ -130,31 +134,52 @@ def _has_other_classes(brick: Brick, stored: Brick, is_renamed: bool) -> bool:
     return len(brick.head.labels) != len(before) or not (is_renamed or is_unnamed)
 
 
-def _copy_rows(brick: Brick, stored: Brick, bricks: Mapping[str, Brick]) -> bool:
-    """Copy the rows of the classes that a new head shares with a stored one; return whether there are any."""
-    backbone = provided_by(bricks)
-    if brick.head is None or stored.head is None or backbone is None or brick.module is None or stored.module is None:
+def _copy_rows(brick: Brick, before: Brick, stored: Mapping[str, Brick]) -> bool:
+    """Copy what a new head shares with a stored one of other classes; return whether there is anything.
+
+    That is the rows of the classes that both have, and every tensor that does not depend on the classes.
+
+    Args:
+        brick: The new head.
+        before: The stored head.
+        stored: All stored bricks.
+    """
+    if brick.head is None or before.head is None or brick.module is None or before.module is None:
         return False
-    labels, before = brick.head.labels, stored.head.labels
-    if not set(labels) & set(before):
-        return False
-    name, _, key = brick.path.rpartition("/")
-    with torch.device("meta"):
-        more = HeadRecipe(name, stored.head.task, stored.head.variant, len(before) + 1, keypoints=stored.head.keypoints)
-        larger = head_bricks(backbone, more)[key]
+    labels, known = brick.head.labels, before.head.labels
     rows = rows_by_name(
-        brick.module.state_dict(), stored.module.state_dict(), larger.module.state_dict(), labels, before
+        brick.module.state_dict(), before.module.state_dict(), _with_one_class_more(before, stored), labels, known
     )
     if rows is None:
         return False
     brick.module.load_state_dict(rows)
-    metadata = dict(stored.metadata)
-    if fresh := [label for label in labels if label not in before]:
-        metadata = {key: value for key, value in metadata.items() if key not in ("metrics", "measured")}
-        what = f"{fresh[:5]}{' ...' if len(fresh) > 5 else ''}"
-        warnings.warn(f"'{brick.path}' starts with fresh weights for the classes {what}.", stacklevel=6)
-    _inherit(brick, stored, metadata)
+    fresh = [label for label in labels if label not in known]
+    if not fresh:
+        _inherit(brick, before, before.metadata)
+        return True
+    what = f"{fresh[:5]}{' ...' if len(fresh) > 5 else ''}"
+    warnings.warn(f"'{brick.path}' starts with fresh weights for the classes {what}.", stacklevel=6)
+    metadata = {key: value for key, value in before.metadata.items() if key not in ("metrics", "measured")}
+    brick.metadata = {**metadata, **brick.metadata}  # it is not frozen, since fresh rows must be trained
+    if len(fresh) < len(labels):
+        brick.head = replace(brick.head, trained=before.head.trained is not False)
     return True
+
+
+def _with_one_class_more(head: Brick, stored: Mapping[str, Brick]) -> dict[str, Tensor]:
+    """Return the state that a stored head would have with one class more, on the meta device."""
+    recipe, backbone = recipe_of(stored), provided_by(stored)
+    name, _, key = head.path.rpartition("/")
+    before = next((each for each in recipe.heads if each.name == name), None) if recipe else None
+    if backbone is None or before is None or before.num_classes is None:
+        return {}
+    after = replace(before, num_classes=before.num_classes + 1, labels=None)
+    try:
+        with torch.device("meta"):
+            module = rebuild_head(_inside(stored, name), (backbone, before), (backbone, after))[key].module
+    except BrickInputError:  # the number of classes is fixed, so no weights belong to one of them
+        module = head.module
+    return {} if module is None else module.state_dict()
 
 
 def warn_fresh(what: str) -> None:
@@ -167,11 +192,18 @@ def _replace_heads(stored: Mapping[str, Brick], recipe: Recipe, wanted: Recipe) 
     backbone = provided_by(stored)
     if backbone is None:
         raise BrickInputError("backbone", "a stored backbone that declares what it provides", "one that does not")
-    heads = [head for head, now in zip(wanted.heads, recipe.heads, strict=True) if head != now]
-    tree = {head.name: head_bricks(backbone, head) for head in heads}
+    heads = [(head, now) for head, now in zip(wanted.heads, recipe.heads, strict=True) if head != now]
+    tree: dict[str, Any] = {
+        head.name: rebuild_head(_inside(stored, head.name), (backbone, now), (backbone, head)) for head, now in heads
+    }
     if wanted.loss_weights != recipe.loss_weights:
         tree |= loss_sum(wanted)
     return replace_inside(stored, tree, set_paths(flatten(tree)))
+
+
+def _inside(bricks: Mapping[str, Brick], head: str) -> dict[str, Brick]:
+    """Return the bricks of a head by their names within it."""
+    return {path.removeprefix(f"{head}/"): brick for path, brick in bricks.items() if path.startswith(f"{head}/")}
 
 
 def _change_head(head: HeadRecipe, number: int | None, names: Sequence[str] | None) -> HeadRecipe:

@@ -96,6 +96,23 @@ def current(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def current_names(folder: Path, suffix: str) -> list[str]:
+    """List the files of a folder, and of the folders in it, as of the last committed change.
+
+    Args:
+        folder: The folder; it need not exist.
+        suffix: How their names end.
+
+    Returns:
+        The names relative to the folder, with "/" as separator, sorted; without those that start with a dot.
+    """
+    commit = folder / PRIVATE / _COMMIT
+    files = [(root, file) for root in (folder, commit) for file in root.rglob(f"*{suffix}") if file.is_file()]
+    names = {file.relative_to(root) for root, file in files}
+    visible = {name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)}
+    return sorted(visible - removed(folder))
+
+
 def read_whole(folder: Path, state: Callable[[], Any], read: Callable[[], Read]) -> Read:
     """Read several files of a folder as of one committed change, while other processes may be writing.
 
@@ -144,7 +161,7 @@ def identity(file: Path) -> tuple[int, ...] | None:
 
 
 def removed(folder: Path) -> set[str]:
-    """Return the names of files that the last committed change removes but that still exist."""
+    """Return the names of files that the last committed change removes but that may still exist."""
     return _removed_in(folder / PRIVATE / _COMMIT)
 
 

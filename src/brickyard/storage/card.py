@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from huggingface_hub import ModelCardData
 
 from brickyard.core.graph import BrickGraph
 from brickyard.core.mermaid import mermaid_graph
 from brickyard.core.names import prefix_of
 from brickyard.errors import BrickError
+from brickyard.recipe.inspection import BACKBONE
+from brickyard.storage.atomic import write_whole
+from brickyard.storage.card_metadata import card_metadata
 from brickyard.storage.fit import BrickInfo
 from brickyard.storage.manifest import Manifest
 from brickyard.storage.meta import build_on_meta
-from brickyard.tasks.registry import TASKS
+from brickyard.storage.read import read_bricks
+from brickyard.storage.sources.files import DEFAULT_ACCESS, FolderFiles
 
 CARD = "README.md"
-_HUB_LICENCES = frozenset(  # the Hub's licence identifiers; any other is given as "other" with its name
-    """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 cc cc-by-2.0
-    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0
-    cc-by-sa-4.0 cc0-1.0 epl-2.0 eupl-1.1 gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 mit mpl-2.0 ms-pl openrail
-    unlicense wtfpl zlib""".split()  # noqa: SIM905
-)
 
 
-def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], source: str) -> str:
+def write_card(folder: Path) -> None:
+    """Write the model card of a stored model into its folder, in place of an earlier one."""
+    manifest, stored = read_bricks(FolderFiles(folder, DEFAULT_ACCESS))
+    bricks = {path: brick.info for path, brick in stored.items()}
+    write_whole(folder / CARD, render_card(manifest.collection or folder.name, manifest, bricks, f"{folder}"))
+
+
+def render_card(
+    name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], source: str, backbone: BrickInfo | None = None
+) -> str:
     """Render a model card as Markdown.
 
     Args:
@@ -33,11 +39,13 @@ def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], 
         manifest: The manifest of the model.
         bricks: The bricks of the model by path.
         source: The source that `BrickCollection.from_pretrained` loads it from.
+        backbone: The backbone that the heads were trained on, if it is not one of the bricks.
     """
     heads = {path: info for path, info in bricks.items() if info.task is not None}
-    sources = sorted({info.config["source"] for info in bricks.values() if "source" in info.config})
+    sources = sorted({_source(info.config) for info in bricks.values() if "source" in info.config})
+    metadata = card_metadata(name, manifest, bricks, bricks.get(BACKBONE, backbone))
     sections = [
-        f"---\n{_metadata(bricks, heads).to_yaml()}\n---\n\n# {name}",
+        f"---\n{metadata.to_yaml()}\n---\n\n# {name}",
         f"A [brickyard](https://pypi.org/project/brickyard) model of {len(bricks)} bricks. Heads: "
         f"{', '.join(f'`{prefix_of(path)}` (task `{info.task}`)' for path, info in heads.items()) or 'none'}."
         + (f" Weights: {'; '.join(sources)}." if sources else ""),
@@ -49,17 +57,10 @@ def render_card(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo], 
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _metadata(bricks: Mapping[str, BrickInfo], heads: Mapping[str, BrickInfo]) -> ModelCardData:
-    licences = sorted({info.licence for info in bricks.values() if info.licence})
-    tasks = sorted({str(info.task) for info in heads.values()})
-    known = len(licences) == 1 and licences[0] in _HUB_LICENCES
-    return ModelCardData(
-        library_name="brickyard",
-        license=licences[0] if known else "other" if licences else None,
-        license_name=None if known or not licences else " and ".join(licences),
-        pipeline_tag=TASKS[tasks[0]].hub_task if len(tasks) == 1 and tasks[0] in TASKS else None,
-        tags=["brickyard", "timm", *tasks],
-    )
+def _source(config: Mapping[str, Any]) -> str:
+    """Return the source of a brick's weights, with the hash of the file that they were in, if it is known."""
+    sha256 = config.get("source_sha256")
+    return f"{config['source']} (sha256 `{sha256}`)" if isinstance(sha256, str) else str(config["source"])
 
 
 def _loading(source: str, heads: Mapping[str, BrickInfo]) -> str:
@@ -82,7 +83,7 @@ def _bricks_table(manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> str:
             f"{entry.size / 1e6:.2f} MB" if entry.size else "",
             (entry.weights or "")[:12],
             _requirements(info.requires),
-            info.licence or "",
+            info.licence or ("none stated" if entry.weights else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -34,9 +34,11 @@ _KINDS: dict[str, type[Brick]] = {
         BrickTrainable,
     )
 }
-_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained", "keypoints")
+_HEAD_FIELDS = ("task", "variant", "labels", "image_size", "resize_mode", "trained", "weights_tag", "keypoints")
 _BRICK_FIELDS = ("format", "kind", "type", "args", "settings", "inputs", "outputs", "tags", "trainable")
 _FIELDS = frozenset([*_BRICK_FIELDS, *_HEAD_FIELDS, "weights", "requires", "provides"])  # others are metadata
+# Metadata that describes the weights.
+OF_WEIGHTS = ("licence", "source", "source_sha256", "metrics", "measured", "datasets")
 _TIMM_NUMBER = 65_536  # the largest option of timm, such as an image's side or a number of layers
 _MAX_NAMES = 1000  # inputs, outputs or tags of a brick
 _MAX_MODULES = 10_000  # arguments that ask for more would take the memory and time of the machine
@@ -84,10 +86,12 @@ _IS_RIGHT: dict[str, Callable[[Any], bool]] = {
     "labels": _list_of(_is_text),
     "metrics": _object_of(_is_number),
     "measured": _is_text,
+    "datasets": _list_of(_is_text),
     "image_size": lambda value: _list_of(_is_number)(value) and len(value) == 2,
     "resize_mode": lambda value: value in RESIZE_MODES,
     "requires": _object_of(lambda value: isinstance(value, dict)),
     "trained": lambda value: isinstance(value, bool),
+    "weights_tag": _is_text,
     "keypoints": _is_keypoints,
 }
 
@@ -154,6 +158,8 @@ def check_fields(config: Mapping[str, Any], location: str) -> None:
         if (gives := config.get("provides")) is not None:
             BackboneSpec.from_json(gives)
             _check_types(gives, embedding=int)
+            if not _list_of(_is_text)(gives.get("block_outputs", [])):
+                raise TypeError(f"unexpected type of 'block_outputs': {str(gives['block_outputs'])[:100]}")
             _check_types(gives["features"], channels=list, strides=list)
             _check_types(gives["input"], channels=int, mean=list, std=list)
 

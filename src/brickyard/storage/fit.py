@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 from brickyard.core.brick import Brick, HasBricks
 from brickyard.core.modules import BrickModule
-from brickyard.core.specs import BackboneSpec
+from brickyard.core.names import parse_reference
+from brickyard.core.specs import BLOCK_OUTPUTS, BackboneSpec
 from brickyard.errors import BrickInputError, BrickMismatchError
 from brickyard.recipe.inspection import BACKBONE, provided_by
 from brickyard.storage.weights import weights_sha256
 
-CHECKS = ("exact", "input", "shape")
 Check = Literal["exact", "input", "shape"]
+CHECKS: tuple[Check, ...] = get_args(Check)  # the strictest first
 _STATISTICS = ("channels", "mean", "std")  # of the images that a backbone was trained on
 
 
@@ -160,6 +161,19 @@ def problems(config: Mapping[str, Any], backbone: Backbone, check: Check) -> lis
     return reasons
 
 
+def closest_fit(config: Mapping[str, Any], backbone: Backbone) -> tuple[Check | None, list[str]]:
+    """Return the strictest check by which a brick with this JSON fits a backbone; None with the reasons if it does not.
+
+    See `fits` for the checks.
+    """
+    reasons: list[str] = []
+    for check in CHECKS:
+        reasons = problems(config, backbone, check)
+        if not reasons:
+            return check, []
+    return None, reasons
+
+
 def refuse(what: str, reasons: list[str], check: Check) -> None:
     """Raise `BrickMismatchError` if there are reasons, with the weaker checks as a hint."""
     if reasons:
@@ -174,7 +188,8 @@ def _problems_with(backbone: Backbone, brick: BrickModule, bricks: Mapping[str, 
     if brick.provenance is not None:
         return problems(brick.provenance.config, backbone, check)
     inputs = [read.name for read in brick.reads]
-    if brick.module is None or not brick.module.state_dict() or not {"features", "embedding"} & set(inputs):
+    of_backbone = {"features", "embedding", *BLOCK_OUTPUTS}
+    if brick.module is None or not brick.module.state_dict() or not of_backbone & set(inputs):
         return []
     # It was never stored: only the shapes must stay the same.
     present = Backbone(provided_by(bricks), None)
@@ -182,19 +197,24 @@ def _problems_with(backbone: Backbone, brick: BrickModule, bricks: Mapping[str, 
 
 
 def _shape_problems(config: Mapping[str, Any], requirements: Mapping[str, Any], provides: BackboneSpec) -> list[str]:
-    """Compare what the brick reads: the pooled vector, or the feature maps."""
+    """Compare what the brick reads: the pooled vector, the feature maps, or further values of transformer blocks."""
     inputs = config["inputs"]
-    if "embedding" in (inputs.values() if isinstance(inputs, dict) else inputs):
+    names = list(inputs.values() if isinstance(inputs, dict) else inputs)
+    if "embedding" in names:
         expected = requirements.get("embedding")
         if expected in (None, provides.embedding):
             return []
         return [f"length of the embedding: expected {expected}, found {provides.embedding}"]
     provided = asdict(provides.features)
-    return [
+    reasons = [
         f"{name} of the features: expected {list(requirements[name])}, found {list(provided[name])}"
         for name in ("channels", "strides")
         if list(requirements[name]) != list(provided[name])
     ]
+    read = {parse_reference(name, "").name for name in names}
+    absent = [name for name in BLOCK_OUTPUTS if name in read and name not in provides.block_outputs]
+    found = f"found {list(provides.block_outputs)}" if provides.block_outputs else "found none"
+    return reasons + [f"outputs of transformer blocks: expected '{name}', {found}" for name in absent]
 
 
 def _as_list(value: Any) -> Any:

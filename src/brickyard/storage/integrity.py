@@ -12,10 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants
-
 from brickyard.errors import BrickIntegrityError
-from brickyard.storage.atomic import write_whole
+from brickyard.storage.notes import note_file, write_note
 from brickyard.storage.regular import open_regular
 
 _TICK = 100_000_000  # nanoseconds within which a file can change without a change of its times
@@ -73,18 +71,11 @@ def note_verified(status: os.stat_result, sha256: str) -> None:
     """
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= _TICK:
         return
-    note = _note(status)
-    with suppress(OSError):  # without a writable home, the file is hashed each time
-        write_whole(note, _seen(status, sha256))
-        notes = list(note.parent.iterdir())
-        if len(notes) > _MAX_NOTES:
-            notes.sort(key=lambda each: each.stat().st_mtime_ns)
-            for old in notes[: len(notes) - _MAX_NOTES // 2]:
-                old.unlink()
+    write_note(_note(status), _seen(status, sha256), _MAX_NOTES)
 
 
 def _note(status: os.stat_result) -> Path:
-    return Path(constants.HF_HOME) / "brickyard" / "verified" / f"{status.st_dev}-{status.st_ino}"
+    return note_file("verified", f"{status.st_dev}-{status.st_ino}")
 
 
 def _seen(status: os.stat_result, sha256: str) -> str:

@@ -149,8 +149,28 @@ def parse(content: bytes, location: str) -> dict[str, Any]:
 
     Raises:
         BrickIntegrityError: The content is not JSON.
-        UnsafeBrickError: It is not an object with a format number, its format is newer than this version, a key occurs
-            twice, it is nested too deeply, or it has invalid numbers or characters.
+        UnsafeBrickError: It is not an object with a format number, its format is newer than this version, or as for
+            `parse_values`.
+    """
+    values = parse_values(content, location)
+    if type(values.get("format")) is not int:
+        raise UnsafeBrickError(f"{location}: expected an object with a format number, found {str(values)[:60]!r}.")
+    if values["format"] < 1:
+        raise UnsafeBrickError(f"{location} has format {values['format']}, expected 1 or more.")
+    if values["format"] > FORMAT:
+        raise UnsafeBrickError(
+            f"{location} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
+        )
+    return values
+
+
+def parse_values(content: bytes, location: str) -> dict[str, Any]:
+    """Read a JSON object that may be hostile.
+
+    Raises:
+        BrickIntegrityError: The content is not JSON.
+        UnsafeBrickError: It is not an object, a key occurs twice, it is nested too deeply, or it has invalid numbers or
+            characters.
     """
     try:
         values = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
@@ -164,14 +184,8 @@ def parse(content: bytes, location: str) -> dict[str, Any]:
         raise UnsafeBrickError(f"{location}: {error}") from None
     except ValueError as error:
         raise BrickIntegrityError(f"{location} is not JSON ({error}). Download it again.") from None
-    if not isinstance(values, dict) or type(values.get("format")) is not int:
-        raise UnsafeBrickError(f"{location}: expected an object with a format number, found {str(values)[:60]!r}.")
-    if values["format"] < 1:
-        raise UnsafeBrickError(f"{location} has format {values['format']}, expected 1 or more.")
-    if values["format"] > FORMAT:
-        raise UnsafeBrickError(
-            f"{location} has format {values['format']}, this version reads up to {FORMAT}. Upgrade brickyard."
-        )
+    if not isinstance(values, dict):
+        raise UnsafeBrickError(f"{location}: expected a JSON object, found {str(values)[:60]!r}.")
     return values
 
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import final
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from brickyard.core.brick import Brick
-from brickyard.errors import BrickMismatchError, BrickNotFoundError, HubConnectionError, PushConflictError
-from brickyard.recipe.inspection import name_of
-from brickyard.storage.card import CARD, render_card
-from brickyard.storage.fit import BrickInfo
+from brickyard.errors import BrickMismatchError, HubConnectionError, PushConflictError
+from brickyard.storage.additions import Remote, read_remote, write_additions
+from brickyard.storage.licences import licences_of, refuse_licences
 from brickyard.storage.locks import temp_folder
-from brickyard.storage.manifest import MANIFEST, Entry, Manifest, dump, parse
+from brickyard.storage.manifest import Entry, Manifest
 from brickyard.storage.read import read_entries
 from brickyard.storage.sources.files import Access
 from brickyard.storage.sources.hub import HubFiles
 from brickyard.storage.sources.limits import pushing
-from brickyard.storage.write import Refer, WrittenBrick, describe_all, hash_in_memory, record_provenance, write_bricks
+from brickyard.storage.write import (
+    Refer,
+    WrittenBrick,
+    choose,
+    record_provenance,
+    write_bricks,
+)
 
 _TRIES = 20  # each one fails only if another push succeeded in between
 _PRECONDITION_FAILED = 412  # the repo has a newer commit than `parent_commit`
 _CONFLICT = 409  # the repo exists
-_CARD_HASH = "card"  # field of the manifest: the sha256 of the generated card; a card with another hash is kept
 
 
 def push_model(
@@ -43,23 +43,29 @@ def push_model(
     token: str | bool | None = None,
     commit_message: str | None = None,
     allow_stale: bool = False,
+    allow_licences: Iterable[str] | None = None,
 ) -> CommitInfo:
     """Push a model, or some of its bricks, as one commit; see `BrickCollection.push_to_hub`."""
+    if allow_licences is not None:
+        allow_licences = allow_licences if isinstance(allow_licences, str) else list(allow_licences)
+        refuse_licences(licences_of(choose(bricks, only)), allow_licences)
     access = Access(token)
     api = HubFiles(repo_id, None, access).api
     is_new = _create(api, repo_id, private)
     base: Mapping[str, Entry] | None = None
     is_retry = False
     for attempt in range(_TRIES):
-        remote = _read_remote(repo_id, access, is_new)
+        remote = read_remote(repo_id, access, is_new)
         with temp_folder("brickyard-push-") as folder:
             written = write_bricks(bricks, folder, remote.manifest.bricks, refer, only)
             if not allow_stale:
                 _refuse_stale(written)
+            if allow_licences is not None:
+                refuse_licences(_licences_of_references(written, remote), allow_licences)
             base = _base(bricks, repo_id, remote.manifest) if base is None else base
             _refuse_conflicts(written, remote.manifest, base, repo_id)
             changed = _changed(written, remote.manifest, base)
-            additions = _additions(bricks, repo_id, written, changed, remote, folder)
+            additions = write_additions(bricks, repo_id, written, changed, remote, folder)
             parent = remote.files.commit
             try:
                 with pushing(f"the push to {repo_id}"):
@@ -87,22 +93,6 @@ def push_model(
     raise PushConflictError(f"{repo_id} received other commits during all {_TRIES} attempts to push. Try again.")
 
 
-@final
-@dataclass(frozen=True)
-class _Remote:
-    """A repo at one commit.
-
-    Attributes:
-        files: The files of the repo.
-        manifest: The manifest, an empty one if the repo has none.
-        has_generated_card: Whether the card is the one generated for the manifest, or absent.
-    """
-
-    files: HubFiles
-    manifest: Manifest
-    has_generated_card: bool
-
-
 def _create(api: HfApi, repo_id: str, private: bool | None) -> bool:
     """Create the repo unless it exists; return whether it is new."""
     with pushing(f"the push to {repo_id}"):
@@ -113,22 +103,6 @@ def _create(api: HfApi, repo_id: str, private: bool | None) -> bool:
                 api.create_repo(repo_id, private=private, exist_ok=True)
             return False
         return True
-
-
-def _read_remote(repo_id: str, access: Access, is_new: bool) -> _Remote:
-    files = HubFiles(repo_id, None, access)
-    location = f"{files.location}/{MANIFEST}"
-    try:
-        manifest = Manifest.from_json(parse(files.peek(MANIFEST), location), location)
-    except BrickNotFoundError:
-        manifest = Manifest(None, {})
-    if is_new and not manifest.bricks:
-        return _Remote(files, manifest, has_generated_card=True)
-    try:
-        card = hashlib.sha256(files.peek(CARD)).hexdigest()
-    except BrickNotFoundError:
-        card = None
-    return _Remote(files, manifest, card in (None, manifest.extra.get(_CARD_HASH)))
 
 
 def _base(bricks: Mapping[str, Brick], repo_id: str, manifest: Manifest) -> dict[str, Entry]:
@@ -188,49 +162,11 @@ def _changed(written: Mapping[str, WrittenBrick], manifest: Manifest, base: Mapp
     ]
 
 
-def _additions(
-    bricks: Mapping[str, Brick],
-    repo_id: str,
-    written: Mapping[str, WrittenBrick],
-    changed: list[str],
-    remote: _Remote,
-    folder: Path,
-) -> list[str]:
-    """Write the manifest and the card, and return the names of the files to upload."""
-    if not changed:
-        return []
-    entries = {**remote.manifest.bricks, **{path: written[path].entry for path in changed}}
-    whole = set(entries) <= set(written)
-    name = name_of(bricks) if whole or remote.manifest.collection is None else remote.manifest.collection
-    manifest = Manifest(name, entries, remote.manifest.extra)
-    names = [MANIFEST]
-    if remote.has_generated_card:
-        card = render_card(repo_id, manifest, _infos(bricks, entries, written, remote), source=f"hf://{repo_id}")
-        (folder / CARD).write_text(card, encoding="utf-8")
-        manifest = Manifest(name, entries, {**manifest.extra, _CARD_HASH: hashlib.sha256(card.encode()).hexdigest()})
-        names.append(CARD)
-    (folder / MANIFEST).write_text(dump(manifest.to_json()), encoding="utf-8")
-    for path in changed:
-        before = remote.manifest.bricks.get(path)
-        is_there = before is not None and not before.is_published and before.weights == written[path].entry.weights
-        names += [file for file in written[path].files if file.endswith(".json") or not is_there]
-    return names
-
-
-def _infos(
-    bricks: Mapping[str, Brick], entries: Mapping[str, Entry], written: Mapping[str, WrittenBrick], remote: _Remote
-) -> dict[str, BrickInfo]:
-    """Describe the bricks of the repo: as they were written, as they are in the model, else as the repo has them."""
-    configs = {path: each.config for path, each in written.items() if each.entry.same_as(entries[path])}
-    if any(path in bricks for path in entries if path not in configs):
-        for path, (config, _) in describe_all(bricks, hash_in_memory).items():
-            if path in entries and hashlib.sha256(dump(config).encode()).hexdigest() == entries[path].config:
-                configs.setdefault(path, config)
-    infos = {path: BrickInfo(path, config, entries[path].config, "the model", None) for path, config in configs.items()}
-    others = {path: entry for path, entry in entries.items() if path not in infos}
-    infos |= {path: stored.info for path, stored in read_entries(remote.files, others).items()}
-    return {path: infos[path] for path in entries}
-
-
 def _message(changed: list[str]) -> str:
-    return f"Push {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}" if changed else "Nothing changed"
+    return f"Push {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}" if changed else "Update the model card"
+
+
+def _licences_of_references(written: Mapping[str, WrittenBrick], remote: Remote) -> dict[str, str | None]:
+    """Return the licences that published bricks state, which may not be those that the model states."""
+    entries = {path: each.entry for path, each in written.items() if each.entry.is_published and each.entry.weights}
+    return {path: stored.info.licence for path, stored in read_entries(remote.files, entries).items()}

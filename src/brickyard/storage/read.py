@@ -29,7 +29,7 @@ from brickyard.core.names import is_inside
 from brickyard.core.provenance import Provenance
 from brickyard.errors import BrickError, BrickIntegrityError, BrickMismatchError, BrickNotFoundError, UnsafeBrickError
 from brickyard.recipe.inspection import BACKBONE
-from brickyard.storage.config import check_fields, make_brick, well_formed
+from brickyard.storage.config import OF_WEIGHTS, check_fields, make_brick, well_formed
 from brickyard.storage.fit import Backbone, BrickInfo, Check, problems, refuse
 from brickyard.storage.manifest import MANIFEST, PUBLISHED, Entry, Manifest, dump, parse
 from brickyard.storage.meta import PlannedBrick, build_for_weights, plan_brick
@@ -38,8 +38,6 @@ from brickyard.storage.sources.timm import TimmFiles
 from brickyard.storage.sources.uri import open_source
 from brickyard.storage.tensor_file import SUFFIX
 from brickyard.storage.weights import assign_weights, set_tensors
-
-OF_WEIGHTS = ("licence", "source", "metrics", "measured")  # metadata that describes the weights
 
 
 @final
@@ -154,7 +152,7 @@ def find_brick(files: Files, path: str) -> StoredBrick:
     names = [f"{path}/head", path] if "/" not in path and path != BACKBONE else [path, f"{path}/head"]
     for name in names:
         try:
-            return _stored(name, files, files.peek(f"{name}.json"))
+            return parse_brick(name, files, files.peek(f"{name}.json"))
         except (BrickNotFoundError, FileNotFoundError):  # without network, only the other name may be cached
             continue
     manifest, files = read_manifest(files)  # it may be a reference, or a model of timm
@@ -162,6 +160,16 @@ def find_brick(files: Files, path: str) -> StoredBrick:
         if name in manifest.bricks:
             return read_bricks(files, name)[1][name]
     raise BrickNotFoundError.of(path, files.location, manifest.bricks)
+
+
+def parse_brick(path: str, files: Files, content: bytes) -> StoredBrick:
+    """Return the brick at a path from the content of its JSON file; errors as for `inspect_brick`."""
+    location = f"{files.location}/{path}.json"
+    with files.discarding(f"{path}.json"):
+        config = parse(content, location)
+        check_fields(config, location)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return StoredBrick(BrickInfo(path, config, sha256, files.location, files.uri(path)), files)
 
 
 def read_manifest(files: Files) -> tuple[Manifest, Files]:
@@ -283,19 +291,10 @@ def _check_fit(path: str, info: BrickInfo, backbone: Backbone, check: Check, is_
         return []
 
 
-def _stored(path: str, files: Files, content: bytes) -> StoredBrick:
-    location = f"{files.location}/{path}.json"
-    with files.discarding(f"{path}.json"):
-        config = parse(content, location)
-        check_fields(config, location)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return StoredBrick(BrickInfo(path, config, sha256, files.location, files.uri(path)), files)
-
-
 def _read(files: Files, at: str, entry: Entry | None) -> StoredBrick:
     """Read the JSON of a brick and compare it with its entry."""
     content = files.peek(f"{at}.json") if entry is None or entry.brick is None else dump(entry.brick).encode()
-    stored = _stored(at, files, content)
+    stored = parse_brick(at, files, content)
     if entry is not None and (entry.brick is not None or stored.info.uri is not None):
         _check_entry(stored, entry)
     return stored

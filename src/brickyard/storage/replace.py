@@ -15,6 +15,7 @@ from brickyard.core.brick import Brick, HasBricks
 from brickyard.core.modules import BrickModule
 from brickyard.core.names import is_inside, join, prefix_of
 from brickyard.core.specs import BackboneSpec, HeadInfo
+from brickyard.core.tags import Stage
 from brickyard.errors import BrickInputError, BrickMismatchError, BrickNotFoundError
 from brickyard.parts.registry import create_part
 from brickyard.recipe.build import head_bricks
@@ -23,6 +24,7 @@ from brickyard.recipe.recipe import HeadRecipe
 from brickyard.storage.config import well_formed
 from brickyard.storage.fit import BrickInfo, Check, fits, refuse
 from brickyard.storage.read import StoredBrick, fetch_brick, find_brick
+from brickyard.storage.rebuild import differs, rebuild
 from brickyard.storage.sources.files import Access, Files
 from brickyard.storage.sources.uri import open_source
 
@@ -37,7 +39,7 @@ def replacements(model: HasBricks, name: str, source: Source, check: Check, acce
     if isinstance(source, Brick):
         path = f"{name}/head" if f"{name}/head" in bricks else name
         if path != name and source.head is not None:
-            return _head(bricks, name, source.head, {"head": source}.get)
+            return _head(bricks, name, name, source.head, {"head": source}.get)
         return {path: source, **_preprocessor(bricks, source.provides)}
     if isinstance(source, nn.Module):
         path = _path_of(bricks, name)
@@ -62,7 +64,8 @@ def _stored_replacements(
     info = stored.info
     _check_classes(bricks, name, info)
     if info.task is not None and not name.endswith("/head"):
-        return _head(bricks, name, HeadInfo.from_json(info.config), partial(_sibling, stored))
+        head = HeadInfo.from_json(info.config)
+        return _head(bricks, name, prefix_of(info.path) or name, head, partial(_sibling, stored))
     if info.provides is not None:
         return {name: fetch_brick(stored), **_preprocessor(bricks, info.provides)}
     return {_path_of(bricks, name): fetch_brick(stored)}
@@ -84,18 +87,20 @@ def _check_classes(bricks: Mapping[str, Brick], name: str, info: BrickInfo) -> N
 
 
 def _head(
-    bricks: Mapping[str, Brick], name: str, head: HeadInfo, load: Callable[[str], Brick | None]
+    bricks: Mapping[str, Brick], name: str, source: str, head: HeadInfo, load: Callable[[str], Brick | None]
 ) -> dict[str, Any]:
     """Return the bricks that a new head brings.
 
-    Bricks with weights are loaded. The others (loss, metrics, visualization) are built for the new classes, unless the
-    model has a head of the same kind and classes already.
+    Bricks with weights are loaded. The others that outputs depend on, such as a decoder, are built with the arguments
+    that they have in the source. Loss, metrics and visualization are built for the new classes, unless the model has a
+    head of the same kind and classes already.
 
     Args:
         bricks: The bricks of the model.
         name: The name of the head in the model.
+        source: Its name in the model that it is from.
         head: What the new head predicts.
-        load: Returns the brick of a name with weights in the new head, None if it brings none.
+        load: Returns the brick of a name in the new head, None if it brings none.
     """
     backbone = provided_by(bricks)
     if backbone is None:
@@ -105,19 +110,32 @@ def _head(
     # On the meta device: nothing is initialised only to be replaced, and the random state of the caller stays.
     with torch.device("meta"):
         planned = head_bricks(backbone, recipe)
+        default = head_bricks(backbone, replace(recipe, name=source))
     weighted = [key for key, brick in planned.items() if brick.module is not None and brick.module.state_dict()]
+    further = [key for key, brick in planned.items() if key not in weighted and brick.tags & Stage.INFERENCE.tags]
     loaded = {key: brick for key in weighted if (brick := load(key)) is not None}
-    before = bricks[f"{name}/head"].head if f"{name}/head" in bricks else None
-    if before is not None and _predicts_the_same(before, head):
-        return {join(name, key): brick for key, brick in loaded.items()}
+    stored = {key: brick for key in further if (brick := _if_stored(load, key)) is not None}
     with torch.random.fork_rng():
-        built = head_bricks(backbone, recipe)
-    return {name: {**built, **loaded}}
+        built = rebuild(stored, default, {key: planned[key] for key in stored})
+        present = {key: bricks[path] for key in planned if (path := join(name, key)) in bricks}
+        if "head" in present and _same_kind(present["head"].head, head):
+            other = {key: brick for key, brick in built.items() if key in present and differs(brick, present[key])}
+            return {join(name, key): brick for key, brick in {**loaded, **other}.items()}
+        return {name: {**head_bricks(backbone, recipe), **built, **loaded}}
 
 
-def _predicts_the_same(first: HeadInfo, second: HeadInfo) -> bool:
-    first_of, second_of = ((h.task, h.variant, h.labels, h.keypoints) for h in (first, second))
-    return first_of == second_of
+def _same_kind(one: HeadInfo | None, other: HeadInfo) -> bool:
+    if one is None:
+        return False
+    first, second = ((each.task, each.variant, each.labels, each.keypoints) for each in (one, other))
+    return first == second
+
+
+def _if_stored(load: Callable[[str], Brick | None], key: str) -> Brick | None:
+    try:
+        return load(key)
+    except BrickNotFoundError:  # only the brick with the weights was pushed
+        return None
 
 
 def _sibling(stored: StoredBrick, key: str) -> Brick:

@@ -20,6 +20,8 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from brickyard.core.brick import Brick
+from brickyard.core.names import join
 from brickyard.core.private_names import tensor_version
 from brickyard.errors import BrickMismatchError, UnsafeBrickError
 from brickyard.storage.atomic import PRIVATE, current, replaced_together
@@ -35,6 +37,12 @@ _FILLING = frozenset(
     + ["add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"]
 )
 _hashes: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
+
+
+def weighted_modules(bricks: Mapping[str, Brick], prefix: str) -> dict[str, nn.Module]:
+    """Return the modules of bricks that have weights, by path relative to a prefix."""
+    modules = {path.removeprefix(join(prefix, "")): brick.module for path, brick in bricks.items()}
+    return {path: module for path, module in modules.items() if module is not None and module.state_dict()}
 
 
 def save_bricks(modules: Mapping[str, nn.Module], folder: str | os.PathLike[str], exist_ok: bool = False) -> None:

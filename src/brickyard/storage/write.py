@@ -18,7 +18,7 @@ from brickyard.errors import BrickError, BrickInputError, BrickMismatchError, Br
 from brickyard.recipe.inspection import BACKBONE, name_of, provided_by
 from brickyard.storage.atomic import replaced_together
 from brickyard.storage.check_written import check_loads, checked_text, manifest_text
-from brickyard.storage.config import describe
+from brickyard.storage.config import OF_WEIGHTS, describe
 from brickyard.storage.fit import Backbone, BrickInfo
 from brickyard.storage.integrity import sha256_of
 from brickyard.storage.manifest import MANIFEST, Entry, Manifest, check_stored_names
@@ -29,7 +29,8 @@ from brickyard.storage.weights import target_folder, weights_sha256, write_weigh
 
 Refer = str | Iterable[str] | Mapping[str, str]
 
-_OF_THE_WEIGHTS = ("source", "metrics", "measured")  # metadata that is only true for unchanged weights
+# Metadata that is only true for unchanged weights; the licence holds for what was trained from them, too.
+_OF_THE_WEIGHTS = [key for key in OF_WEIGHTS if key != "licence"]
 
 
 @final
@@ -62,17 +63,21 @@ def save_model(
     weights: str | None = None,
     refer: Refer = (),
     exist_ok: bool = True,
+    only: str | Iterable[str] | None = None,
 ) -> None:
-    """Write a model into a folder; see `BrickCollection.save_pretrained`."""
+    """Write a model, or some of its bricks, into a folder; see `BrickCollection.save_pretrained`."""
     folder = target_folder(folder, exist_ok)
     with replaced_together(folder) as staging:
-        old = _manifest_in(folder)  # within the lock, so that no other process changes it
-        written = write_bricks(bricks, staging.folder, old.bricks, refer)
-        entries = {path: each.entry for path, each in written.items()}
-        manifest = Manifest(name_of(bricks, weights), entries, old.extra)
-        (staging.folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+        # Within the lock, so that no other process changes it.
+        old = _manifest_in(folder) if only is None else read_manifest(FolderFiles(folder, DEFAULT_ACCESS))[0]
+        written = write_bricks(bricks, staging.folder, old.bricks, refer, only)
+        rest = {} if only is None else {path: entry for path, entry in old.bricks.items() if path not in written}
+        _check_backbone(written, rest, folder)
+        entries = {**rest, **{path: each.entry for path, each in written.items()}}
+        name = name_of(bricks, weights) if set(entries) == set(bricks) else old.collection
+        (staging.folder / MANIFEST).write_text(manifest_text(Manifest(name, entries, old.extra)), encoding="utf-8")
         kept = {name for each in written.values() for name in each.files}
-        before = [entry.at for entry in old.bricks.values() if not entry.is_published]
+        before = [entry.at for path, entry in old.bricks.items() if path not in rest and not entry.is_published]
         for name in (name for at in before for name in (f"{at}.json", f"{at}{SUFFIX}")):
             if name not in kept:
                 staging.remove(name)
@@ -83,12 +88,25 @@ def save_model(
     record_provenance(bricks, written)
 
 
+def _check_backbone(written: Mapping[str, WrittenBrick], rest: Mapping[str, Entry], folder: Path) -> None:
+    """Refuse bricks that were trained on another backbone than the one that stays in the folder."""
+    if BACKBONE not in rest:
+        return
+    expected, problems = rest[BACKBONE].weights, []
+    for path, each in written.items():
+        trained_on = (each.config.get("requires") or {}).get(BACKBONE, {}).get("sha256", expected)
+        if trained_on != expected:
+            problems.append(f"'{path}' was trained on the weights {trained_on}, found {expected}")
+    if problems:
+        raise BrickMismatchError(f"The backbone in {folder} is another one; nothing was written", problems)
+
+
 def write_bricks(
     bricks: Mapping[str, Brick],
     folder: Path,
     old: Mapping[str, Entry],
     refer: Refer = (),
-    only: Iterable[str] | None = None,
+    only: str | Iterable[str] | None = None,
 ) -> dict[str, WrittenBrick]:
     """Write the files of bricks; errors as for `BrickCollection.save_pretrained`.
 

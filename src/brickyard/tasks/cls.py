@@ -11,26 +11,29 @@ from torch.nn.functional import one_hot
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import BackboneSpec
+from brickyard.core.specs import NORMED_CLASS_TOKENS, NORMED_FEATURES, BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.data.label_kinds import LabelKind
 from brickyard.errors import BrickInputError
 from brickyard.parts.classification import FINEST
 from brickyard.parts.detection.points import levels_from
 from brickyard.parts.registry import create_part
+from brickyard.tasks.blocks import last_blocks
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.selection import Selection
 from brickyard.tasks.task import HeadSpec, Task
 
+_BLOCKS = {"linear1": 1, "linear4": 4}  # the number of blocks that DINOv2's classifiers read
+
 
 class Classification(Task):
     """Image classification.
 
-    Reads `embedding` (B, E), `features[-1]` or `features`, `targets/cls` (B,) int64, and optionally `labelled/cls` (B,)
-    bool, the rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K), `cls/class_prediction`
-    (B,) int64, `cls/loss` (cross-entropy; of `multilabel`, binary cross-entropy) and a list of images,
-    `cls/visualization`.
+    Reads `embedding` (B, E), `features` or values of transformer blocks, `targets/cls` (B,) int64, and optionally
+    `labelled/cls` (B,) bool, the rows that have a label. Writes `cls/logits` (B, K), `cls/probabilities` (B, K),
+    `cls/class_prediction` (B,) int64, `cls/loss` (cross-entropy; of `multilabel`, binary cross-entropy) and a list of
+    images, `cls/visualization`.
 
     Variants:
         linear: timm's classifier, one linear layer on the pooled vector.
@@ -38,11 +41,14 @@ class Classification(Task):
         multilabel: Any number of classes per image: `targets/cls` is (B, K) of 0 and 1, `cls/class_prediction`
             (B, K) bool. Takes the highest score of each class over a fine map, so that small objects count.
             Backbones of one stride get a `cls/pyramid`.
+        linear1: DINOv2's classifier, one linear layer on the class token and the mean of the last map, both normed;
+            for transformers with a class token.
+        linear4: The same on the class tokens of the last four blocks.
     """
 
     name: ClassVar[str] = "cls"
     hub_task: ClassVar[str] = "image-classification"
-    variants: ClassVar[tuple[str, ...]] = ("linear", "attention", "multilabel")
+    variants: ClassVar[tuple[str, ...]] = ("linear", "attention", "multilabel", "linear1", "linear4")
     main_output: ClassVar[str] = "logits"
     label_kinds: ClassVar[Mapping[str, LabelKind]] = {"cls": LabelKind.CLASS_INDEX}
     variant_label_kinds: ClassVar[Mapping[str, Mapping[str, LabelKind]]] = {"multilabel": {"cls": LabelKind.MULTI_HOT}}
@@ -106,6 +112,8 @@ class Classification(Task):
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
     """Build the bricks up to the logits."""
+    if head.variant in _BLOCKS:
+        return _token_head(backbone, head, _BLOCKS[head.variant])
     pyramid: dict[str, Any] = {}
     if head.variant == "multilabel":
         pyramid, read, spec = pyramid_of(backbone.features, partial(levels_from, finest=FINEST))
@@ -118,3 +126,12 @@ def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
         read = "embedding"
         part = create_part("linear", in_features=backbone.embedding, out_features=head.num_classes)
     return {**pyramid, "head": BrickTrainable(part, input_names=[read], output_names=["./logits"])}
+
+
+def _token_head(backbone: BackboneSpec, head: HeadSpec, blocks: int) -> dict[str, Any]:
+    """Build DINOv2's classifier on the last blocks."""
+    tokens = f"{NORMED_CLASS_TOKENS}{last_blocks(backbone, head, blocks)}"
+    channels = backbone.features.channels[-1]
+    part = create_part("token_classifier", in_channels=channels, num_classes=head.num_classes, blocks=blocks)
+    reads = [tokens, f"{NORMED_FEATURES}[-1]"]
+    return {"head": BrickTrainable(part, input_names=reads, output_names=["./logits"])}

@@ -30,6 +30,7 @@ class Embedding(Task):
 
     name: ClassVar[str] = "emb"
     hub_task: ClassVar[str] = "image-feature-extraction"
+    has_classes: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ("linear", "mlp")
     main_output: ClassVar[str] = "vector"
     label_kinds: ClassVar[Mapping[str, LabelKind]] = {"emb": LabelKind.ID}

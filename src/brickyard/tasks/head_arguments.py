@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_origin
 
 from brickyard.core.names import Reference, parse_reference
-from brickyard.core.specs import BackboneSpec, FeatureSpec
+from brickyard.core.specs import BLOCK_OUTPUTS, NORMED_FEATURES, BackboneSpec, FeatureSpec
 from brickyard.errors import BrickGraphError, BrickMismatchError
+from brickyard.tasks.blocks import NO_BLOCKS
 from brickyard.tasks.task import HeadSpec
 from brickyard.tasks.wiring import signature_of
 
@@ -18,12 +19,10 @@ def head_arguments(
 ) -> dict[str, Any]:
     """Return the arguments of a head's class, by the names in its signature.
 
-    | argument                                           | value |
-    |----------------------------------------------------|---|
-    | `in_channels`, `in_strides`, `in_height`, `in_width` | of the map that `reads` selects, an int; of several maps, \
-a list of int; for `embedding`, `in_channels` is its length |
-    | `num_classes`, `labels`                            | the number of classes, and their names |
-    | `image_size`                                       | [H, W] in pixels, the default image size of the backbone |
+    - `in_channels`, `in_strides`, `in_height`, `in_width`: of the map that `reads` selects, an int; of several maps, a
+      list of int; for `embedding`, `in_channels` is its length.
+    - `num_classes`, `labels`: the number of classes, and their names.
+    - `image_size`: [H, W] in pixels, the default image size of the backbone.
 
     Heights and widths are those at that image size, H / stride rounded up, as in most backbones; a head that takes
     images of any size should use the shapes of its inputs instead.
@@ -32,7 +31,8 @@ a list of int; for `embedding`, `in_channels` is its length |
         factory: The head's class, or a function that returns the head; its signature is read.
         backbone: What the backbone provides; for a model, `model["backbone"].provides`.
         head: The name of the head, its classes and their names.
-        reads: The input of the brick: `features[-1]`, `features[1:3]`, `features` or `embedding`.
+        reads: The input of the brick: `features[-1]`, `features[1:3]`, `features[2,5]`, `features` or `embedding`;
+            `normed_features` in the same forms, if the backbone has transformer blocks.
         **arguments: Further arguments of the factory, which take precedence.
 
     Returns:
@@ -65,13 +65,16 @@ a list of int; for `embedding`, `in_channels` is its length |
 
 
 def check_reads(backbone: BackboneSpec, reads: Sequence[Reference], location: str) -> None:
-    """Check that the backbone has the feature maps that these names select.
+    """Check that the backbone has the feature maps, or values of transformer blocks, that these names select.
 
     Raises:
-        BrickMismatchError: An index is out of range.
+        BrickMismatchError: An index is out of range, or the backbone has no such values.
     """
     for read in reads:
-        if read.name == "features":
+        if read.name in BLOCK_OUTPUTS and read.name not in backbone.block_outputs:
+            problem = "the backbone has no class token" if backbone.block_outputs else NO_BLOCKS
+            raise BrickMismatchError(f"{location} cannot read '{read.name}'", [problem])
+        if read.name in ("features", *BLOCK_OUTPUTS):
             _selected_levels(backbone.features, read, location)
 
 
@@ -79,10 +82,12 @@ def _of_features(backbone: BackboneSpec, reads: str, location: str) -> dict[str,
     read = parse_reference(reads, location)
     if read.name == "embedding":
         return {"in_channels": backbone.embedding}
-    if read.name != "features":
+    if read.name not in ("features", NORMED_FEATURES):
         raise BrickGraphError(
-            f"{location} cannot read '{reads}': expected 'features', with or without an index, or 'embedding'."
+            f"{location} cannot read '{reads}': expected 'features' or '{NORMED_FEATURES}', with or without an index, "
+            "or 'embedding'."
         )
+    check_reads(backbone, [read], location)
     levels = _selected_levels(backbone.features, read, location)
     height, width = backbone.input.size
     strides = [backbone.features.strides[level] for level in levels]
@@ -96,16 +101,14 @@ def _of_features(backbone: BackboneSpec, reads: str, location: str) -> dict[str,
 
 
 def _selected_levels(features: FeatureSpec, read: Reference, location: str) -> list[int]:
-    levels = list(range(len(features.channels)))
     try:
-        selected = [levels[read.index]] if isinstance(read.index, int) else levels[read.index or slice(None)]
+        selected = read.items(len(features.channels))
     except IndexError:
-        selected = []
+        selected = ()
     if not selected:
-        problem = f"the backbone has {len(levels)} feature maps, of {list(features.channels)} channels"
-        index = read.index if isinstance(read.index, int) else f"{read.index}"
-        raise BrickMismatchError(f"{location} cannot read features[{index}]", [problem])
-    return selected
+        problem = f"the backbone has {len(features.channels)} feature maps, of {list(features.channels)} channels"
+        raise BrickMismatchError(f"{location} cannot read {read.name}[{read.index}]", [problem])
+    return list(selected)
 
 
 def _check_annotation(location: str, parameter: inspect.Parameter, value: Any, reads: str) -> None:

@@ -20,6 +20,9 @@ _BUILT_IN = {
     "pose": ("brickyard.tasks.pose", "InstanceKeypoints"),
     "kpt": ("brickyard.tasks.kpt", "Keypoints"),
     "emb": ("brickyard.tasks.emb", "Embedding"),
+    "fomo": ("brickyard.tasks.fomo", "PointDetection"),
+    "anomaly": ("brickyard.tasks.anomaly", "AnomalyDetection"),
+    "ocr": ("brickyard.tasks.ocr", "TextRecognition"),
 }
 _TASKS: dict[str, Task] = {}  # registered tasks, and built-in ones that have been used
 

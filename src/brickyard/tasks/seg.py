@@ -13,15 +13,17 @@ import torch
 
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.modules import BrickLoss, BrickNotTrainable, BrickTrainable
-from brickyard.core.specs import BackboneSpec
+from brickyard.core.specs import NORMED_FEATURES, BackboneSpec
 from brickyard.core.visualization import BrickPerImageVisualization
 from brickyard.data.geometry import ResizeGeometry, masks_to_original
 from brickyard.data.label_kinds import LabelKind
 from brickyard.parts.registry import create_part
 from brickyard.parts.segmentation_heads import finest_level
+from brickyard.tasks.blocks import last_blocks
 from brickyard.tasks.metadata import Metadata
 from brickyard.tasks.pyramid import pyramid_of
 from brickyard.tasks.selection import Selection
+from brickyard.tasks.smp import ARCHITECTURES, smp_maps
 from brickyard.tasks.task import HeadSpec, Task
 
 # The part of each variant's head.
@@ -34,8 +36,13 @@ _HEAD_PARTS = {
     "segformer": "segmentation_segformer",
     "tower": "segmentation_tower",
     "unet": "segmentation_unet",
+    "linear": "segmentation_linear",
+    "linear4": "segmentation_linear",
 }
 _SINGLE_MAP = ("fcn", "deeplabv3")  # the heads that read one feature map instead of a pyramid
+_BLOCKS = {"linear": 1, "linear4": 4}  # the number of transformer blocks that DINOv2's heads read
+# The heads that are decoders of segmentation_models.pytorch (smp), and smp's names of these.
+_SMP = {f"smp{architecture}": architecture for architecture in ARCHITECTURES}
 
 
 class Segmentation(Task):
@@ -56,11 +63,16 @@ class Segmentation(Task):
         segformer: SegFormer's head of linear layers.
         tower: Residual blocks on a pyramid's map of stride 8, refined at stride 4: for small objects.
         unet: U-Net's decoder, at the stride of the finest map.
+        linear: DINOv2's linear head, batch norm and a 1x1 convolution on the normed map of the last transformer block.
+        linear4: The same on the maps of the last four blocks, which DINOv2 calls multi-scale.
+        smpunet, smpunetplusplus, smpmanet, smplinknet, smpfpn, smppspnet, smpdeeplabv3, smpdeeplabv3plus, smppan,
+            smpupernet, smpsegformer, smpdpt: The decoders of segmentation_models.pytorch, which the extra `importers`
+            installs. Image sizes are multiples of the largest stride; the DeepLabs need `output_stride=16` or 8.
     """
 
     name: ClassVar[str] = "seg"
     hub_task: ClassVar[str] = "image-segmentation"
-    variants: ClassVar[tuple[str, ...]] = tuple(_HEAD_PARTS)
+    variants: ClassVar[tuple[str, ...]] = (*_HEAD_PARTS, *_SMP)
     label_kinds: ClassVar[Mapping[str, LabelKind]] = {"seg": LabelKind.MASK}
     main_output: ClassVar[str] = "logits"
     is_dense: ClassVar[bool] = True
@@ -137,7 +149,17 @@ class Segmentation(Task):
 
 def _head(backbone: BackboneSpec, head: HeadSpec) -> dict[str, Any]:
     """Build the bricks up to the coarse logits."""
+    if head.variant in _SMP:
+        architecture = _SMP[head.variant]
+        maps = smp_maps(architecture, backbone)
+        part = create_part("smp_decoder", architecture=architecture, **maps, num_classes=head.num_classes)
+        return {"head": BrickTrainable(part, input_names=["normalized", "features"], output_names=["./coarse"])}
     name = _HEAD_PARTS[head.variant]
+    if head.variant in _BLOCKS:
+        blocks = _BLOCKS[head.variant]
+        read, channels = f"{NORMED_FEATURES}{last_blocks(backbone, head, blocks)}", backbone.features.channels[-1]
+        part = create_part(name, in_channels=channels, num_classes=head.num_classes, blocks=blocks)
+        return {"head": BrickTrainable(part, input_names=[read], output_names=["./coarse"])}
     if head.variant in _SINGLE_MAP:
         level = _deepest_fine(backbone.features.strides)
         part = create_part(name, in_channels=backbone.features.channels[level], num_classes=head.num_classes)

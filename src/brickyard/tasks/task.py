@@ -14,7 +14,7 @@ from brickyard.core.brick import Brick
 from brickyard.core.names import join
 from brickyard.core.specs import BackboneSpec, KeypointSpec
 from brickyard.data.geometry import ResizeGeometry
-from brickyard.data.label_kinds import LabelKind
+from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.errors import BrickGraphError, BrickInputError, BrickMismatchError
 from brickyard.tasks.metadata import Label, Metadata, labels_of
 from brickyard.tasks.selection import Selection
@@ -59,7 +59,10 @@ class Task(ABC):
         label_kinds: The kind of each plain label in `required_labels`; those of `Metadata` follow from their types.
             Transforms, `collate` and the counting of labelled rows depend on the kind.
         variant_label_kinds: The kinds that differ from `label_kinds`, by variant.
+        optional_labels: The kinds of labels that a batch may lack, `targets/<head>/<name>` by name, such as those that
+            only a metric reads. Their classes are those of the head.
         hub_task: The Hub's name for the task, None if the Hub has none.
+        has_classes: Whether a head predicts named classes, of which some can be kept alone.
         is_dense: Whether outputs refer to positions in the image; prediction then resizes the whole image, uncropped.
 
     Example:
@@ -81,7 +84,9 @@ class Task(ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     label_kinds: ClassVar[Mapping[str, LabelKind]] = MappingProxyType({})
     variant_label_kinds: ClassVar[Mapping[str, Mapping[str, LabelKind]]] = MappingProxyType({})
+    optional_labels: ClassVar[Mapping[str, LabelKind]] = MappingProxyType({})
     hub_task: ClassVar[str | None] = None
+    has_classes: ClassVar[bool] = True
     is_dense: ClassVar[bool] = False
 
     @property
@@ -163,6 +168,8 @@ class Task(ABC):
     def kinds(self, head: str, variant: str | None = None) -> dict[str, LabelKind]:
         """Return the kind of each label of a head, by the name of its value: {"targets/seg": LabelKind.MASK}.
 
+        Those of optional labels are included.
+
         Args:
             head: The prefix of the head, "seg".
             variant: One of the task's variants, None for the default.
@@ -178,7 +185,8 @@ class Task(ABC):
             expected = "a LabelKind for each label in `label_kinds`"
             hint = f"Set label_kinds = {{'{missing[0]}': LabelKind.X}}, X one of {', '.join(LabelKind.__members__)}."
             raise BrickInputError(f"Task '{self.name}'", expected, f"none for {missing}", hint)
-        return {label.value: kinds[name] for name, label in labels.items()}
+        optional = {f"{TARGETS}{head}/{name}": kind for name, kind in self.optional_labels.items()}
+        return {label.value: kinds[name] for name, label in labels.items()} | optional
 
     def wire(self, part: Any, head: str, bricks: Mapping[str, Brick]) -> dict[str, str]:
         """Return the input names of a loss, a metric or a visualizer of a head, by its arguments' names.

@@ -30,7 +30,8 @@ In luxonis-train, modules are attached to nodes and get their inputs by the same
 | `Tasks.INSTANCE_SEGMENTATION`          | `tasks.inst.InstanceSegmentation` |
 | `Tasks.INSTANCE_KEYPOINTS`             | `tasks.pose.InstanceKeypoints` |
 | `Tasks.INSTANCE_SEGMENTATION_KEYPOINTS` | the same with the head `masks`: `pose-masks` |
-| `Tasks.EMBEDDINGS`                     | `tasks.emb.Embedding` |
+| `Tasks.EMBEDDINGS`, `FOMO`             | `tasks.emb.Embedding`, `tasks.fomo.PointDetection` |
+| `Tasks.ANOMALY_DETECTION`, `OCR`       | `tasks.anomaly.AnomalyDetection`, `tasks.ocr.TextRecognition` |
 | any other of `Tasks`                   | a subclass of `Task` |
 | `task = Tasks.X` in a head's class     | `attach_loss(loss, X(), ...)`, or the head is built by `X.bricks` |
 | `super().__init__("distance")`         | `name = "distance"` in the task's class |

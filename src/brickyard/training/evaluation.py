@@ -41,7 +41,7 @@ def evaluate(
     A warning tells if the images have another size than those that the heads were trained on.
 
     Args:
-        model: A model, which is copied, or the path of a file written by `export_onnx` or `quantize_onnx`.
+        model: A model, which is copied, or the path of a file or folder written by `export_onnx` or `quantize_onnx`.
         data: The labelled data set.
         batch_size: Approximate number of images per batch.
         workers: Number of data loading processes; 0 loads in this process.
@@ -80,7 +80,7 @@ def input_of(model: BrickCollection | str | os.PathLike[str]) -> InputSpec | Non
     """Return the images that a model takes, None if it does not declare them.
 
     Args:
-        model: A model, or the path of a file written by `export_onnx` or `quantize_onnx`.
+        model: A model, or the path of a file or folder written by `export_onnx` or `quantize_onnx`.
     """
     return images_of(model.bricks()) if isinstance(model, BrickCollection) else OnnxRunner(model).images
 

@@ -16,6 +16,7 @@ from brickyard.create import create_model
 from brickyard.data.checking import WithoutMasks
 from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.label_kinds import TARGETS, LabelKind
+from brickyard.data.one_label import OneLabel
 from brickyard.data.transforms import Augmented
 from brickyard.errors import BrickMismatchError
 from brickyard.parts.instances.targets import PadInstances
@@ -131,7 +132,8 @@ def describe_training(model: BrickCollection, data: LabelledDataset) -> None:
     A head without labels in the data is marked as not trained, unless it has trained weights.
     """
     height, width = data[0]["image"].shape[-2:]
-    resize_mode = data.augment.resize_mode if isinstance(data, Augmented) else None
+    read = data.data if isinstance(data, OneLabel) else data
+    resize_mode = read.augment.resize_mode if isinstance(read, Augmented) else None
     for path, brick in model.bricks().items():
         if brick.head is None:
             continue

@@ -1,5 +1,7 @@
 """Scenes of one digit, lines of digits, and digits with and without a foreign object."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_bad_arguments_are_refused(scenes):
 
 @pytest.mark.parametrize("scenes", CLASSES)
 def test_without_the_libraries_the_extra_is_named(scenes, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "skimage", None)
+    monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(MissingExtraError, match=r"brickyard\[train\]"):
         scenes("train", 1)
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from brickyard.parts.detection.centernet import CenterNet, CenterNetDecode, CenterNetLoss, gaussian_radius
+from brickyard.parts.detection.centernet import CenterNet, CenterNetDecode, CenterNetLoss
+from brickyard.parts.detection.heatmap import gaussian_radius
 from brickyard.parts.detection.points import cell_centers
 from brickyard.parts.detection.targets import PadBoxes
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from brickyard.parts.drawing.canvas import (
     FARTHEST,
-    Entry,
     class_colors,
+    class_entries,
     font_for,
     row_height,
     text_color,
@@ -20,8 +20,6 @@ from brickyard.parts.drawing.canvas import (
     with_legend,
 )
 from brickyard.parts.drawing.tags import Box, free_spot
-
-_MAX_ENTRIES = 12  # classes in the legend
 
 
 @final
@@ -81,16 +79,4 @@ class DrawBoxes:
             taken.append(spot)
             draw.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=color)
             draw.text((spot[0] + line + 1, spot[1] + line + 1), text, font=font, fill=text_color(color), anchor="lt")
-        return with_legend(canvas, self._legend(labels[shown], scores[shown]))
-
-    def _legend(self, labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> list[Entry]:
-        """Return an entry per class with the number of its boxes or the score of its only one, best first."""
-        classes = list(dict.fromkeys(int(label) for label in labels))
-        entries = []
-        for label in classes[:_MAX_ENTRIES]:
-            of_class = scores[labels == label]
-            value = f"{of_class[0]:.0%}" if len(of_class) == 1 else f"x {len(of_class)}"
-            entries.append(Entry(self.names[label], value, self.colors[label]))
-        if len(classes) > len(entries):
-            entries.append(Entry(f"and {len(classes) - len(entries)} more", has_square=False))
-        return entries
+        return with_legend(canvas, class_entries(self.names, self.colors, labels[shown], scores[shown]))

@@ -19,6 +19,8 @@ TEXT: Color = (240, 240, 240)
 UNCOLORED = "background"  # the name of the class that is not coloured
 MIN_WIDTH = 320  # pixels, for readable labels
 FARTHEST = 3e4  # pixels: Pillow cannot draw much farther, and float16 has no larger numbers
+_MAX_ENTRIES = 12  # classes in a legend of objects
+_OUTLINE: Color = (0, 0, 0)
 _MIN_ROW = 18  # pixels, of a legend
 _ROWS_PER_SIDE = 40  # of a legend as high as the longer side of the image: readable when the whole image is on a screen
 _HUE_STEP = 0.618034  # the golden ratio, which gives neighbouring classes distant hues for any number of classes
@@ -112,6 +114,36 @@ def with_legend(image: Image.Image, entries: Sequence[Entry]) -> Image.Image:
         draw.text((left, middle), shorten(entry.text, max_width, draw, font), font=font, fill=TEXT, anchor="lm")
         draw.text((right, middle), entry.value, font=font, fill=TEXT, anchor="rm")
     return canvas
+
+
+def class_entries(
+    names: Sequence[str], colors: Sequence[Color], labels: npt.NDArray[Any], scores: npt.NDArray[Any]
+) -> list[Entry]:
+    """Return an entry per class with the number of its objects or the score of its only one, best first.
+
+    Args:
+        names: The K class names.
+        colors: Their colours.
+        labels: (N,), the class of each object, best first.
+        scores: (N,), in [0, 1].
+    """
+    classes = list(dict.fromkeys(int(label) for label in labels))
+    entries = []
+    for label in classes[:_MAX_ENTRIES]:
+        of_class = scores[labels == label]
+        value = f"{of_class[0]:.0%}" if len(of_class) == 1 else f"x {len(of_class)}"
+        entries.append(Entry(names[label], value, colors[label]))
+    if len(classes) > len(entries):
+        entries.append(Entry(f"and {len(classes) - len(entries)} more", has_square=False))
+    return entries
+
+
+def draw_dot(draw: ImageDraw.ImageDraw, center: tuple[float, float], radius: float, color: Color) -> None:
+    """Draw a dot with a black outline around it."""
+    x, y = center
+    outer = radius * 1.4
+    draw.ellipse((x - outer, y - outer, x + outer, y + outer), fill=_OUTLINE)
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
 
 
 def side_by_side(images: Mapping[str, Image.Image]) -> Image.Image:

@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from brickyard.parts.drawing.canvas import FARTHEST, Entry, class_colors, row_height, to_image, with_legend
-
-_OUTLINE = (0, 0, 0)
+from brickyard.parts.drawing.canvas import FARTHEST, Entry, class_colors, draw_dot, row_height, to_image, with_legend
 
 
 @final
@@ -47,9 +45,7 @@ class DrawKeypoints:
         for index in np.argsort(scores, kind="stable"):  # the highest score last, on top
             if is_shown[index]:
                 x, y = (float(value) for value in keypoints[:, index])
-                outer = radius * 1.4
-                draw.ellipse((x - outer, y - outer, x + outer, y + outer), fill=_OUTLINE)
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=self.colors[index])
+                draw_dot(draw, (x, y), radius, self.colors[index])
         shown = np.flatnonzero(is_shown)
         return with_legend(
             canvas, [Entry(self.labels[index], f"{scores[index]:.0%}", self.colors[index]) for index in shown]

@@ -33,10 +33,14 @@ class Access:
     Attributes:
         token: A token of the Hub, as for huggingface_hub.
         local_files_only: Look only into the cache of huggingface_hub.
+        cache_dir: The folder of that cache, None for the default, which `HF_HOME` and `HF_HUB_CACHE` change.
+        force_download: Download files again that are in the cache.
     """
 
     token: str | bool | None = None
     local_files_only: bool = False
+    cache_dir: str | os.PathLike[str] | None = None
+    force_download: bool = False
 
 
 DEFAULT_ACCESS = Access()  # with the token that is stored by huggingface_hub

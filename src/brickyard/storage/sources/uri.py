@@ -6,6 +6,8 @@ zoo://tf_efficientnet_lite0_cls.in1k/cls             a brick or head in it
 hf://user/repo@rev/seg, hf-hub:user/repo@rev         a repo of the Hub, or a brick or head in it; @rev is optional
 user/repo                                            the same, unless there is a folder of this name
 model.lock.json                                      a lock: a manifest whose bricks are references
+
+What `export_onnx` wrote is no source of bricks, but is located by the same names: a file `.onnx`, or a folder of them.
 """
 
 from __future__ import annotations
@@ -39,10 +41,21 @@ def locate(source: str | os.PathLike[str]) -> str:
     """
     text = os.path.expanduser(source)
     path = os.path.expanduser(text.removeprefix("local-dir:"))
-    if text.endswith((_LOCK, ".onnx")) and not is_source(text.removesuffix(_LOCK)):
+    if is_exported(text) or (text.endswith(_LOCK) and not is_source(text.removesuffix(_LOCK))):
         return os.path.abspath(text)
     is_folder = path != text or not isinstance(source, str) or current(Path(text), MANIFEST).is_file()
     return f"local-dir:{os.path.abspath(path)}" if is_folder else text
+
+
+def is_exported(source: str | os.PathLike[str]) -> bool:
+    """Return whether a path is what `export_onnx` writes: a file `.onnx`, or a folder of them and of no model."""
+    text = os.fspath(source)
+    if text.endswith(".onnx") and not is_source(text):
+        return True
+    folder = Path(text)
+    if not os.path.isdir(folder) or current(folder, MANIFEST).is_file():
+        return False
+    return current(folder, "backbone.onnx").is_file() or any(folder.glob("*.onnx"))
 
 
 def open_source(

@@ -35,17 +35,18 @@ def open_zoo(name: str, access: Access = DEFAULT_ACCESS) -> FolderFiles:
     return FolderFiles(folders[name], access, name)
 
 
-def find_in_zoo(stem: str, weights: str | None) -> FolderFiles | None:
+def find_in_zoo(stem: str, weights: str | None, access: Access = DEFAULT_ACCESS) -> FolderFiles | None:
     """Open the trained model of a model name, None if there is none.
 
     Args:
         stem: The model's name without weights tag, as `Recipe.stem` spells it.
         weights: The weights tag, None for the default: the first in the zoo.
+        access: How the Hub is accessed for references to it.
     """
     names = [name for name in zoo_folders() if name.partition(".")[0] == stem]
     if weights is not None:
         names = [name for name in names if name == f"{stem}.{weights}"]
-    return open_zoo(names[0]) if names else None
+    return open_zoo(names[0], access) if names else None
 
 
 def check_tag(recipe: Recipe) -> None:
