@@ -81,10 +81,10 @@ def mask_logits(coefficients: Tensor, prototypes: Tensor, index: Tensor) -> Tens
         index: (B, N), indices into P.
 
     Returns:
-        (B, N, h, w).
+        (B, N, h, w) float32.
     """
     of_objects = coefficients.gather(1, index[..., None].expand(-1, -1, coefficients.shape[2]))
-    return torch.einsum("bnc,bchw->bnhw", of_objects, prototypes)
+    return torch.einsum("bnc,bchw->bnhw", of_objects, prototypes).float()  # of lower precision under autocast
 
 
 def in_boxes(boxes: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:

@@ -250,9 +250,9 @@ def _as_bytes(pixels: Any) -> bytes:
 
 
 def _joined(texts: Sequence[bytes], device: torch.device) -> Tensor:
-    return torch.tensor(list(b"".join(texts)), dtype=torch.uint8, device=device)
+    return torch.from_numpy(np.array(bytearray(b"".join(texts)), dtype=np.uint8)).to(device)
 
 
 def _split_bytes(joined: list[Tensor] | Tensor, lengths: Tensor) -> list[str]:
     parts = torch.split(dim_zero_cat(joined).cpu(), lengths.long().tolist())
-    return [bytes(part.tolist()).decode() for part in parts]
+    return [part.numpy().tobytes().decode() for part in parts]
