@@ -68,6 +68,8 @@ def random_state(shapes, seed=0):
             state[name] = torch.tensor(7)
         elif name.endswith(("running_var", "bn.weight")):
             state[name] = 0.5 + torch.rand(shape, generator=generator)
+        elif name.endswith("conv_depth.head.4.bias"):
+            state[name] = torch.ones(shape)  # so that most depths are above 0, where they are cut off
         else:
             inputs = torch.Size(shape[1:]).numel() if len(shape) > 1 else 10
             state[name] = torch.randn(shape, generator=generator) * (1.5 / inputs) ** 0.5
