@@ -248,6 +248,15 @@ def test_an_imported_model_is_given_other_classes(tmp_path):
         to_smp(model)
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+def test_classes_are_named_and_all_weights_stay(classes, tmp_path):
+    model = imported(smp_model("unetplusplus", "tu-test_resnet", classes=classes), tmp_path / "smp")
+    model.save_pretrained(tmp_path / "bricks")
+    named = create_model(f"local-dir:{tmp_path / 'bricks'}", labels=["healthy", "polyp"], rename=True)
+    assert named["seg/head"].head.labels == ("healthy", "polyp")
+    assert torch.equal(logits_of(named, image_of((64, 64))), logits_of(model, image_of((64, 64))))
+
+
 def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
     smp_model("unet").save_pretrained(tmp_path / "smp")
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
