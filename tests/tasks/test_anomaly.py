@@ -93,7 +93,7 @@ def test_anomalies_are_found_by_a_model_that_has_seen_eight_normal_images():
     assert set(summary) == {"anomaly/AUROC", "anomaly/PixelAUROC", "anomaly/AUPRO"}
     assert summary["anomaly/AUROC"] > 0.95
     assert summary["anomaly/PixelAUROC"] > 0.85  # of a backbone with random weights
-    assert summary["anomaly/AUPRO"] > 0.7
+    assert summary["anomaly/AUPRO"] > 0.6
     is_anomalous = rows["targets/anomaly"] == 1
     assert (values["anomaly/score"][is_anomalous] > 0.5).all(), "the threshold separates them, too"
 
