@@ -115,9 +115,9 @@ def test_map_batches_takes_the_class_as_it_is(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_block_of_the_readme_runs(tmp_path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python no-run\n([^`]*map_batches[^`]*)```", readme)
+def test_the_pipeline_of_the_documentation_runs(tmp_path):
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python no-run\n([^`]*map_batches[^`]*)```", page)
     create_model("tf_efficientnet_lite0_cls.in1k", pretrained=True).lock(tmp_path / "model.lock.json")
     (tmp_path / "photos").mkdir()
     images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)

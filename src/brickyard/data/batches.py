@@ -183,4 +183,5 @@ def evaluation_batches(
         collate_fn=partial(collate_or_error, kinds=data.kinds),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # a validation draws nothing from the generator that a training draws from
     )

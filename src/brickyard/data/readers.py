@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -205,7 +206,9 @@ def _split_of_scenes(split: str) -> Split:
 
 
 def _layouts() -> str:
-    texts = [f"- `{name}:FOLDER`: {entry.layout}." for name, entry in _FORMATS.items()]
+    patterns = re.compile(r"[^\s(]*\*[^\s,;)]*")  # `*.json` is code, not the beginning of an emphasis
+    layouts = {name: patterns.sub(r"`\g<0>`", entry.layout) for name, entry in _FORMATS.items()}
+    texts = [f"- `{name}:FOLDER`: {layout}." for name, layout in layouts.items()]
     return "\n".join(fill(text, 112, initial_indent=" " * 4, subsequent_indent=" " * 6) for text in texts).strip()
 
 

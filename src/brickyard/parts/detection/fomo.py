@@ -197,7 +197,7 @@ class PointScores(BaseMetric):
         is_pair = (labels[..., None] == target_labels[:, None]) & (labels[..., None] >= 0) & (gaps <= self.distance)
         gaps = torch.where(is_pair, gaps, torch.inf)  # (B, N, M)
         matched = torch.zeros_like(labels, dtype=torch.bool)
-        for index in range(int((labels >= 0).sum(dim=1).max()) if len(labels) else 0):
+        for index in (labels >= 0).any(dim=0).nonzero().flatten().tolist():
             nearest, target = gaps[:, index].min(dim=1)
             matched[:, index] = nearest.isfinite()
             taken = torch.zeros_like(target_labels, dtype=torch.bool).scatter(
