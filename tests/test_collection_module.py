@@ -137,6 +137,7 @@ refused("losses", lambda: BrickModule(torch.neg, ["x"], ["y"], loss_output_names
 """
 
 
+@pytest.mark.slow
 def test_every_check_holds_when_python_runs_without_assertions():
     assert run_python(CHECKS, "-O").splitlines() == [
         "tag UnknownNameError",

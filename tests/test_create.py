@@ -214,6 +214,7 @@ def test_timm_s_weights_are_adapted_to_other_channels(timm_weights):
     assert logits(model, torch.rand(1, 1, 64, 64)).shape == (1, 1000)
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_the_same_in_another_process(saved):
     model = create_model(f"local-dir:{saved}")
     image = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)

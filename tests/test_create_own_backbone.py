@@ -97,6 +97,7 @@ def test_it_is_exported_with_equal_outputs(tmp_path):
         assert torch.allclose(torch.from_numpy(found[name]), value, atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded_in_another_process_that_registers_it(tmp_path):
     model = own()
     model.save_pretrained(tmp_path / "model")

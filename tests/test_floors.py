@@ -115,6 +115,7 @@ def test_functions_import_only_what_is_optional_or_slow(module):
     assert inside <= OPTIONAL | slow
 
 
+@pytest.mark.slow
 def test_a_collection_loads_neither_timm_nor_the_client_of_the_hub():
     code = (
         "import sys; from brickyard import BrickCollection; print([n for n in ('timm', 'httpx2') if n in sys.modules])"

@@ -140,6 +140,7 @@ def test_wrong_use_has_exit_code_2():
     assert run("no-such-command").exit_code == 2
 
 
+@pytest.mark.slow
 def test_list_prints_one_name_a_line():
     expected = [f"{name}_cls" for name in timm.list_models("test_vit*")]
     assert run("list", "test_vit*_cls", "--names").stdout.splitlines() == expected
@@ -196,6 +197,7 @@ def test_the_version_is_printed():
     assert brickyard.__version__ in run("--version").stdout
 
 
+@pytest.mark.slow
 def test_an_error_in_a_new_process_is_one_line_without_traceback():
     code = """
 import sys
@@ -250,6 +252,7 @@ def test_lines_and_notes_of_an_error_are_printed(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_many_models_are_listed_by_family_after_the_trained_ones():
     lines = run("list").stdout.splitlines()
     assert len(lines) < 200
@@ -262,6 +265,7 @@ def test_many_models_are_listed_by_family_after_the_trained_ones():
     assert lines[-1].startswith(f"{len(brickyard.list_models())} names in ")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_a_list_without_a_message():
     command = f"{sys.executable} -c 'from brickyard.cli.main import main; main()' list --names | head -1"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
@@ -271,6 +275,7 @@ def test_a_closed_pipe_ends_a_list_without_a_message():
 
 
 @pytest.mark.parametrize("command", ["predict", "list", "info", "inspect", "--help"])
+@pytest.mark.slow
 def test_an_ascii_terminal_gets_escaped_characters(command, tmp_path):
     folder, image = tmp_path / "modèle", tmp_path / "é.png"
     create_model("test_resnet_cls", labels=["chât", "b", "c"]).save_pretrained(folder)

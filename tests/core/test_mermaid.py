@@ -103,6 +103,7 @@ def test_a_value_read_twice_by_one_brick_is_one_edge():
     assert graph.count("a --> |y| b\n") == 1
 
 
+@pytest.mark.slow
 def test_graphs_and_printed_bricks_are_the_same_under_any_hash_seed():
     code = """
 from brickyard import BrickCollection, create_mermaid_dag_graph

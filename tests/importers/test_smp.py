@@ -264,6 +264,7 @@ def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
         import_model(f"smp:{tmp_path / 'smp'}")
 
 
+@pytest.mark.slow
 def test_without_the_extra_a_decoder_of_smp_names_it_and_others_are_built():
     code = """
         import sys

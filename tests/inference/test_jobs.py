@@ -103,6 +103,7 @@ def check(row: dict, prediction: dict) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.slow
 def test_each_image_has_a_row_with_the_results_of_the_predictor(kind, model, images, expected, tmp_path):
     result = job(model, [images], tmp_path / "out", kind=kind, workers=2, actors=2)
     assert (result.images, result.unreadable, result.skipped) == (COUNT, len(DAMAGED), 0)
@@ -127,6 +128,7 @@ def test_the_folder_is_one_table_with_one_schema(model, images, tmp_path):
     assert dict(zip(table.schema.names, table.schema.types, strict=True)) == kinds
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_workers_and_threads(model, images, tmp_path):
     job(model, [images], tmp_path / "one")
     for number, options in enumerate([{"workers": 2, "actors": 1}, {"workers": 0, "actors": 4}]):
@@ -135,6 +137,7 @@ def test_rows_do_not_depend_on_workers_and_threads(model, images, tmp_path):
     assert torch.get_num_threads() == 1  # set by conftest
 
 
+@pytest.mark.slow
 def test_a_killed_job_resumes_to_the_same_rows(model, images, tmp_path):
     job(model, [images], tmp_path / "whole", shard_size=10)
     out = tmp_path / "out"

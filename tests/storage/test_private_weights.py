@@ -208,6 +208,7 @@ TOO_LARGE = [
 ]
 
 
+@pytest.mark.slow
 def test_arguments_for_too_much_memory_are_refused_before_it_is_allocated(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "good")
     for number, (path, arguments) in enumerate(TOO_LARGE):

@@ -71,6 +71,7 @@ def test_a_pushed_folder_is_a_saved_one(hub, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_another_process_pulls_equal_outputs_into_an_empty_cache(hub, tmp_path):
     model = three_tasks()
     model.push_to_hub(REPO)
@@ -89,6 +90,7 @@ print(all(torch.equal(found[name], expected[name]) for name in expected), len(mo
     assert run_python(code, **environment).split() == ["True", str(len(model.bricks()))]
 
 
+@pytest.mark.slow
 def test_a_part_of_one_s_own_travels_by_its_registered_name(hub, tmp_path):
     part = own_part_named("scaled_linear", size=3, scale=2.0)
     model = BrickCollection({"own": BrickTrainable(part, ["x"], ["y"])})

@@ -158,6 +158,7 @@ def with_value(value):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_a_reader_beside_a_saver_gets_one_whole_model_every_time(tmp_path):
     folder = tmp_path / "model"
     with_value(0).save_pretrained(folder)
@@ -197,6 +198,7 @@ print(*calls, sep="\\n")
 """
 
 
+@pytest.mark.slow
 def test_files_are_flushed_to_disk_before_the_save_counts(tmp_path):
     run = subprocess.run([sys.executable, "-c", FLUSHED, str(tmp_path)], capture_output=True, text=True, check=True)
     before, after = (part.splitlines() for part in run.stdout.split("commit\n"))

@@ -64,6 +64,7 @@ def models():
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_the_old_model_or_the_new_one(models, tmp_path):
     old, new = models
     before, after = weights(old), weights(new)
@@ -85,6 +86,7 @@ def test_a_killed_save_leaves_the_old_model_or_the_new_one(models, tmp_path):
     assert {True, False} == set(states)
 
 
+@pytest.mark.slow
 def test_a_killed_save_to_a_new_folder_leaves_no_model_or_the_whole(models, tmp_path):
     _, new = models
     number, is_killed = 0, True

@@ -28,6 +28,7 @@ print(json.dumps({{**outputs, "summary": model.summarize(reset=True)["age/AgeErr
     return folder, json.loads(run_python(IMPORT + code))
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_measured(stored):
     _, values = stored
     ages = values["age/age"]
@@ -74,6 +75,7 @@ print(json.dumps(report))
     return json.loads(run_python(IMPORT + code))
 
 
+@pytest.mark.slow
 def test_another_process_that_imports_its_file_loads_and_predicts(stored, described):
     assert described["age/age"] == stored[1]["age/age"]
     (result,) = described["result"]
@@ -98,6 +100,7 @@ def test_a_process_where_the_task_is_not_registered_says_so(described):
     assert "`register_task`" in described["without"]
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_import_its_file_says_what_is_unknown(stored):
     code = f"""
 from brickyard import BrickCollection, UnknownNameError, create_model, list_models

@@ -60,6 +60,7 @@ def task() -> Iterator[Task]:
     del registry._TASKS["sizes"]
 
 
+@pytest.mark.slow
 def test_a_registered_task_works_in_model_names(task):
     model = create_model("test_resnet_sizes_cls", num_classes={"cls": 2})
     outputs = model({"image": torch.rand(2, 3, 64, 64)}, tags={"MODEL"})
@@ -92,6 +93,7 @@ def test_a_task_without_a_visualization_brick_predicts(task):
     assert [result["label"] for result in prediction.results["sizes"]] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_importing_the_registry_imports_no_task_and_no_torch():
     code = """
 import sys

@@ -233,6 +233,7 @@ def test_a_scene_depends_on_seed_split_and_index_only():
     assert not any(torch.equal(forward[3]["image"], other["image"]) for other in others)
 
 
+@pytest.mark.slow
 def test_workers_of_a_loader_generate_the_same_scenes_in_any_order():
     dataset = DigitScenes("train", 12)
     order = [11, 3, 0, 7, 8]

@@ -105,6 +105,7 @@ def test_timm_s_weights_are_cached_there_and_downloaded_again_on_demand(hub, tmp
     assert weights_down(seen) == ["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_hf_home_and_hf_hub_offline_are_honoured(hub, pushed, tmp_path):
     expected = str(pushed["cls/head"].model.weight.sum().item())
     environment = {**hub.environment, "HF_HOME": str(tmp_path / "home")}
@@ -115,6 +116,7 @@ def test_hf_home_and_hf_hub_offline_are_honoured(hub, pushed, tmp_path):
     assert not seen
 
 
+@pytest.mark.slow
 def test_hf_token_is_honoured(hub):
     model = small()
     model.push_to_hub(REPO, private=True)

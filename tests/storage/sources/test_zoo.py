@@ -140,12 +140,14 @@ def test_a_broken_own_zoo_does_not_hide_the_others(own_zoo):
     assert set(list_models(pretrained=True)) >= {NAME, "test_resnet_cls.mine"}
 
 
+@pytest.mark.slow
 def test_every_backbone_is_listed_with_a_classifier():
     assert list_models("*_cls", tasks=["cls"])[:3] == [f"{name}_cls" for name in timm.list_models()[:3]]
     listed = set(list_models())
     assert all(f"{name}_cls" in listed for name in timm.list_models())
 
 
+@pytest.mark.slow
 def test_the_filter_takes_wildcards_as_timm_does():
     assert list_models("resnet1*_cls") == [f"{name}_cls" for name in timm.list_models("resnet1*")]
     both = {f"{name}_cls" for name in timm.list_models(["test_vit*", "test_res*"])}
@@ -166,6 +168,7 @@ def test_an_unknown_task_is_refused():
         list_models(tasks=["clz"])
 
 
+@pytest.mark.slow
 def test_one_task_can_be_a_plain_string():
     assert list_models("resnet18_*", tasks="cls") == list_models("resnet18_*", tasks=["cls"])
 
