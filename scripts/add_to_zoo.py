@@ -24,6 +24,8 @@ LICENCE = "apache-2.0"
 _REPORTED = (
     "ExactMatch",
     "F1",
+    "Precision",
+    "Recall",
     "MeanAveragePrecision",
     "MeanIoU",
     "PixelAccuracy",
@@ -31,6 +33,20 @@ _REPORTED = (
     "map_50",
     "map_75",
     "map_small",
+    "mask_map",
+    "mask_map_50",
+    "mask_map_75",
+    "PCK@0.1",
+    "PCK@0.2",
+    "PixelError",
+    "Recall@1",
+    "Recall@5",
+    "RMSE",
+    "AbsRel",
+    "AUROC",
+    "PixelAUROC",
+    "AUPRO",
+    "CharErrorRate",
 )
 _LISTS = {"bricks": "brick", "freeze": "freeze"}
 _DEFAULTS = {

@@ -52,8 +52,9 @@ def sections(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> 
         for path, info in bricks.items()
         for metric, value in info.config.get("metrics", {}).items()
     ]:
-        measured = next(info.config["measured"] for info in bricks.values() if "measured" in info.config)
-        yield f"## Metrics\n\nMeasured on the test split with `{measured}`.\n\n" + _table(
+        measured = dict.fromkeys(info.config["measured"] for info in bricks.values() if "measured" in info.config)
+        commands = ", ".join(f"`{command}`" for command in measured)
+        yield f"## Metrics\n\nMeasured on the test split with {commands}.\n\n" + _table(
             ["head", "metric", "value"], rows
         )
     counts = model_info(name).parameters

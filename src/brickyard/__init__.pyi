@@ -13,6 +13,8 @@ from .storage.fit import BrickInfo as BrickInfo, fits as fits
 from .training.add_head import add_head as add_head
 from .training.config import TrainingConfig as TrainingConfig, TrainerConfig as TrainerConfig
 from .data.label_kinds import LabelKind as LabelKind
+from .data.mixed import MixedData as MixedData
+from .data.one_label import OneLabel as OneLabel
 from .data.readers import open_data as open_data, register_data as register_data
 from .training.evaluation import evaluate as evaluate
 from .training.fit import fit as fit

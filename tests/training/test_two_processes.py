@@ -24,7 +24,7 @@ def single_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_two_processes_get_unequal_numbers_of_labels() -> None:
-    shares = [list(TrainingOrder(8, 2, 6, rank=rank, world_size=2)) for rank in range(2)]
+    shares = [list(TrainingOrder(range(8), 2, 6, rank=rank, world_size=2)) for rank in range(2)]
     labelled = {  # (first process, second process) in each step
         task: [
             tuple(sum(draw.item not in unlabelled for draw in batch) for batch in step)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from functools import partial
+from itertools import accumulate
 from math import ceil
 from typing import Any, NamedTuple, final
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from brickyard.data.collate import collate
 from brickyard.data.dataset import LabelledDataset
 from brickyard.data.label_kinds import LabelKind
+from brickyard.data.mixed import MixedData, mixed
 from brickyard.errors import BrickError, BrickInputError, MissingExtraError
 
 Batches = DataLoader[Mapping[str, Any]]
@@ -38,10 +40,11 @@ class TrainingOrder(Sampler[list[Draw]]):
     """The batches of a whole training run: all samples in a random order, then again in another.
 
     The order depends on the arguments alone, so a resumed run continues with the batch that comes next. The samples of
-    a step are divided among the processes: two processes with half the batch size see the same samples as one.
+    a step are divided among the processes: two processes with half the batch size see the same samples as one. Those of
+    a `MixedData` alternate by the shares of its data sets, each of which is repeated when its samples are used up.
 
     Args:
-        length: The number of samples in the data set.
+        data: The data set, of which the number of samples is read.
         batch_size: Samples per step and process.
         steps: Batches in the run.
         seed: The seed of the order; not negative.
@@ -53,26 +56,39 @@ class TrainingOrder(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, steps: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
+        self, data: Sized, batch_size: int, steps: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        if length < 1:
+        if len(data) < 1:
             raise BrickInputError("training data", "one image or more", "none")
-        self.length, self.batch_size, self.steps, self.seed = length, batch_size, steps, seed
+        self.batch_size, self.steps, self.seed = batch_size, steps, seed
         self.rank, self.world_size = rank, world_size
+        self._lengths, self._shares = (len(data),), (1.0,)
+        if isinstance(data, MixedData):
+            self._lengths, self._shares = data.lengths, data.shares
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        current, order = -1, np.empty(0, dtype=np.int64)
+        starts = (0, *accumulate(self._lengths))
+        epochs, orders = [-1] * len(self._lengths), [np.empty(0, dtype=np.int64)] * len(self._lengths)
+        drawn = [0] * len(self._lengths)
+        numbers = mixed(self._shares)
+        whole = self.batch_size * self.world_size  # the samples of a step on all processes
+        own = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for step in range(self.steps):
-            start = (step * self.world_size + self.rank) * self.batch_size
             batch = []
-            for position in range(start, start + self.batch_size):
-                epoch, within = divmod(position, self.length)
-                if epoch != current:
-                    current, order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                batch.append(Draw(position, int(order[within])))
+            for place in range(whole):
+                number = next(numbers)
+                epoch, within = divmod(drawn[number], self._lengths[number])
+                drawn[number] += 1
+                if place not in own:
+                    continue
+                if epoch != epochs[number]:
+                    seed = (self.seed, epoch, number) if number else (self.seed, epoch)
+                    orders[number] = np.random.default_rng(seed).permutation(self._lengths[number])
+                    epochs[number] = epoch
+                batch.append(Draw(step * whole + place, starts[number] + int(orders[number][within])))
             yield batch
 
 

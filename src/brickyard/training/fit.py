@@ -255,7 +255,7 @@ class _DataModule(pl.LightningDataModule):  # type: ignore[misc]
     def train_dataloader(self) -> Batches:
         config = self.config
         order = TrainingOrder(
-            len(self.train), config.batch_size, config.total_steps, seed=config.seed, **self._rank_and_world_size()
+            self.train, config.batch_size, config.total_steps, seed=config.seed, **self._rank_and_world_size()
         )
         return training_batches(self.train, order, workers=self.workers)
 

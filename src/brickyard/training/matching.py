@@ -11,11 +11,12 @@ from brickyard.catalog import model_info
 from brickyard.collection import BrickCollection
 from brickyard.core.brick import Brick
 from brickyard.core.names import prefix_of
-from brickyard.core.specs import HeadInfo
+from brickyard.core.specs import HeadInfo, ResizeMode
 from brickyard.create import create_model
 from brickyard.data.checking import WithoutMasks
 from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.label_kinds import TARGETS, LabelKind
+from brickyard.data.mixed import MixedData
 from brickyard.data.one_label import OneLabel
 from brickyard.data.transforms import Augmented
 from brickyard.errors import BrickMismatchError
@@ -111,6 +112,8 @@ def unlabelled_heads(model: BrickCollection, data: LabelledDataset, *, allow: bo
 
 def without_unread_masks(data: LabelledDataset, model: BrickCollection) -> LabelledDataset:
     """Return data without the masks of instances that no brick of a model reads: to transform them takes long."""
+    if isinstance(data, MixedData):
+        return data.map(lambda part: without_unread_masks(part, model))
     read = {value.name for brick in model.bricks().values() if _reads_masks(brick) for value in brick.reads}
     with_masks = (LabelKind.INSTANCE_MASKS, LabelKind.INSTANCE_POINTS)
     unread = [name for name, kind in data.kinds.items() if kind in with_masks and TARGETS + name not in read]
@@ -132,16 +135,24 @@ def describe_training(model: BrickCollection, data: LabelledDataset) -> None:
     A head without labels in the data is marked as not trained, unless it has trained weights.
     """
     height, width = data[0]["image"].shape[-2:]
-    read = data.data if isinstance(data, OneLabel) else data
-    resize_mode = read.augment.resize_mode if isinstance(read, Augmented) else None
     for path, brick in model.bricks().items():
         if brick.head is None:
             continue
         if prefix_of(path) in data.labels:
             size = (int(height), int(width))
+            resize_mode = _resize_mode(data, prefix_of(path))
             brick.head = replace(brick.head, image_size=size, resize_mode=resize_mode, trained=True)
         elif brick.head.trained is None and brick.provenance is None:
             brick.head = replace(brick.head, trained=False)
+
+
+def _resize_mode(data: LabelledDataset, label: str) -> ResizeMode | None:
+    """Return how the images with a label were resized, None for images that the data set has in their size."""
+    if isinstance(data, MixedData):
+        data = data.with_label(label)
+    if isinstance(data, OneLabel):
+        data = data.data
+    return data.augment.resize_mode if isinstance(data, Augmented) else None
 
 
 def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, HeadInfo], list[str], list[str]]:
