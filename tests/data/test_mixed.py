@@ -88,5 +88,5 @@ def test_invalid_arguments_are_told(datasets: list, ratio: tuple | None, message
 
 
 def test_one_label_with_different_classes_is_refused() -> None:
-    with pytest.raises(BrickMismatchError, match="labels of 'cls': expected .*'b'.*, found .*'c'"):
+    with pytest.raises(BrickMismatchError, match=r"labels of 'cls': expected .*'b'.*, found .*'c'"):
         MixedData([Shapes(0, 2), Shapes(0, 2, ("a", "c"))])
