@@ -243,7 +243,7 @@ def test_unavailable_hardware_is_an_error_and_no_run_is_started(
 ) -> None:
     with pytest.raises(BrickInputError, match=message):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", config, trainer_config)
-    assert not (tmp_path / "run" / "train.json").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_fully_frozen_model_is_an_error_and_no_run_is_started(tmp_path: Path) -> None:
@@ -350,8 +350,8 @@ def test_what_a_killed_training_left_is_removed_at_the_next_start(tmp_path: Path
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "5"])
 def test_the_error_for_damaged_settings_names_the_file(text: str, tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text(text)
-    with pytest.raises(BrickIntegrityError, match=r"train\.json is damaged"):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(BrickIntegrityError, match=r"config\.yaml is damaged"):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True)
 
 
@@ -367,7 +367,7 @@ class _Unreadable(Rectangles):
 
 def test_a_start_that_fails_leaves_no_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    for data, kept in ((_Unreadable(4), []), (Rectangles(4), ["last", "last.ckpt", "log.jsonl", "train.json"])):
+    for data, kept in ((_Unreadable(4), []), (Rectangles(4), ["last", "last.ckpt", "log.jsonl", "config.yaml"])):
         if kept:
             fit(small_model("test_resnet_cls"), data, data, out, SHORT)
         else:
@@ -382,10 +382,10 @@ def test_a_start_that_fails_leaves_other_files_and_an_earlier_run(tmp_path: Path
     with pytest.raises(BrickInputError):
         fit(small_model("test_resnet_cls"), _Unreadable(4), Rectangles(4), tmp_path, SHORT)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    (tmp_path / "train.json").write_text("{}")  # of a run that was killed before its first checkpoint
+    (tmp_path / "config.yaml").write_text("{}")  # of a run that was killed before its first checkpoint
     with pytest.raises(FileExistsError, match="overwrite"):
         fit(small_model("test_resnet_cls"), Rectangles(4), Rectangles(4), tmp_path, SHORT)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "train.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
 
 
 def test_a_run_is_overwritten_only_if_asked(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_a_run_is_overwritten_only_if_asked(tmp_path: Path) -> None:
 
 
 def test_a_run_cannot_be_both_resumed_and_replaced(tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("{}")
     with pytest.raises(BrickInputError, match="either resume or overwrite"):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True, overwrite=True)
-    assert (tmp_path / "train.json").exists()
+    assert (tmp_path / "config.yaml").exists()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
+from brickyard.cli.config_file import config_option
 from brickyard.cli.models import frozen_bricks, image_options, is_exported, load_trained, locate
 from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
@@ -121,7 +122,8 @@ def training_options(command: Command) -> Command:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("model", metavar="NAME")
+@config_option
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted training in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace the training in --out.")
@@ -139,7 +141,7 @@ def training_options(command: Command) -> Command:
 )
 @training_options
 def train(
-    name: str,
+    model: str,
     data: str,
     out: Path,
     resume: bool,
@@ -164,8 +166,9 @@ def train(
     brickyard eval runs/first/best --data digits
 
     NAME is a name that `brickyard list` shows, or a folder with a saved model. The classes are those of the data. The
-    last and the best model, the metrics (log.jsonl), visualizations of the validation and a checkpoint are written to
-    --out. To resume an interrupted training, run the same command with --resume: results are the same as without the
+    last and the best model, the metrics (log.jsonl), visualizations of the validation, a checkpoint and the values of all
+    options (config.yaml) are written to --out; `brickyard train --config runs/first/config.yaml --out runs/second`
+    repeats a training. To resume an interrupted training, run the same command with --resume: results are the same as without the
     interruption.
 
     \b
@@ -176,19 +179,19 @@ def train(
     if resume and overwrite:
         raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
     config, trainer_config = configs_of(options)
-    info = brickyard.model_info(locate(name))
+    info = brickyard.model_info(locate(model))
     height, width = image_size or _training_size(info, data)
     resize_mode = resize_mode or info.spec.input.resize_mode
     images: dict[str, Any] = {"flip": flip, "resize_mode": resize_mode, "skip_bad": skip_bad}
     train_data, val_data = open_splits(data, image_size=(height, width), seed=config.seed, **images)
-    model = brickyard.create_model_for(
-        train_data, locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
+    created = brickyard.create_model_for(
+        train_data, locate(model), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
     )
-    _freeze(model, freeze, unfreeze)
+    _freeze(created, freeze, unfreeze)
     provenance = {
-        "model": name,
+        "model": model,
         "data": data,
-        "image_size": height if height == width else [height, width],
+        "image_size": height if height == width else f"{height}x{width}",
         **images,
         "pretrained": pretrained,
         "bricks": list(bricks),
@@ -198,7 +201,7 @@ def train(
     report = TrainingReport(out, data, (height, width))
     with told_to_resume():
         brickyard.fit(
-            model,
+            created,
             train_data,
             val_data,
             out,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,14 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.dataset import LabelledDataset
-from brickyard.errors import (
-    BrickInputError,
-    BrickIntegrityError,
-    BrickMismatchError,
-    BrickNotFoundError,
-    MissingExtraError,
-)
-from brickyard.storage.atomic import write_whole
+from brickyard.errors import BrickInputError, MissingExtraError
 from brickyard.training.checkpoints import AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
@@ -37,7 +29,7 @@ from brickyard.training.matching import check_classes, describe_training, unlabe
 from brickyard.training.monitor import resolve_monitor
 from brickyard.training.optim import parameter_groups
 from brickyard.training.progress import ProgressCallback, Validation
-from brickyard.training.run_folder import CHECKPOINT, SETTINGS, remove_run, removed_if_not_started
+from brickyard.training.run_folder import CHECKPOINT, open_run, remove_run, removed_if_not_started
 from brickyard.training.run_log import RunLog
 
 try:
@@ -91,7 +83,8 @@ def fit(
         allow_unlabelled: Whether the training data may lack the labels of a head. Its loss is 0, and unless it has
             trained weights, it is marked as not trained, so that prediction warns.
         allow_nan: Whether to train on when a loss is not finite.
-        provenance: JSON values stored with the settings (model, data, ...). They must be the same to resume a run.
+        provenance: JSON values stored with the settings in `config.yaml` (model, data, ...). They must be the same to
+            resume a run.
         progress: Whether to show a progress bar.
         on_validation: Called after each validation, on rank 0, when the model is saved.
 
@@ -116,7 +109,9 @@ def fit(
         if not len(data):
             raise BrickInputError(what, "one image or more", "none")
         check_classes(model, data, what)
-    run_log = RunLog(out)
+    run_log, checkpoint = RunLog(out), out / CHECKPOINT
+    settings = {**(provenance or {}), **asdict(config), **asdict(trainer_config)}
+    settings |= {"allow_unlabelled": allow_unlabelled, "allow_nan": allow_nan}
     unlabelled = unlabelled_heads(model, train, allow=allow_unlabelled)
     describe_training(model, train)
     train, val = without_unread_masks(train, model), without_unread_masks(val, model)
@@ -169,8 +164,9 @@ def fit(
         if trainer.is_global_zero:
             if overwrite:
                 remove_run(out)
-            _open_run(out, {**(provenance or {}), **asdict(config)}, resume)
-        checkpoint = out / CHECKPOINT
+            open_run(out, settings, resume=resume, may_differ=[*asdict(trainer_config), "allow_nan"])
+            if not checkpoint.exists():
+                run_log.truncate(0)
         resumes = resume and checkpoint.exists()
         if resumes:
             check_checkpoint(checkpoint)
@@ -190,32 +186,6 @@ def _create_trainer(**options: Any) -> pl.Trainer:
         return pl.Trainer(**options)
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise BrickInputError("fit", "hardware and a precision that Lightning supports", f"{error}") from None
-
-
-def _open_run(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Start a run in a folder, or check that the run in it has the same settings."""
-    file = out / SETTINGS
-    if resume and not file.exists():
-        raise BrickNotFoundError(f"No training in {out} to resume. Start it without resume first.")
-    if file.exists() and not resume:
-        raise FileExistsError(f"{out} holds a training. Resume it, overwrite it, or choose another folder.")
-    if resume:
-        stored = _read_settings(file)
-        names = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
-        problems = [f"{name}: expected {stored.get(name)!r}, found {settings.get(name)!r}" for name in names]
-        if problems:
-            raise BrickMismatchError(f"The training in {out} has other settings", problems)
-    else:
-        write_whole(file, json.dumps(settings, indent=2) + "\n")
-    if not (out / CHECKPOINT).exists():
-        RunLog(out).truncate(0)
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError):
-        raise BrickIntegrityError(f"{file} is damaged: expected the settings of a training, as JSON.") from None
 
 
 def _optimizer_and_schedule(model: BrickCollection, config: TrainingConfig, *, is_mixed: bool) -> dict[str, Any]:
