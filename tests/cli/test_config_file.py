@@ -18,6 +18,8 @@ RUN = {
     "every": 1,
     "ema": 0.5,
     "freeze": ["backbone"],
+    "patience": 5,
+    "loggers": ["csv"],
 }
 
 

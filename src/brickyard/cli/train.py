@@ -94,6 +94,12 @@ _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
         type=click.Choice(["min", "max"]),
         help="Whether the smallest or largest value of --monitor is best.  [default: what the metric declares]",
     ),
+    click.option(
+        "--patience",
+        type=_COUNT,
+        metavar="N",
+        help="Stop after N validations in a row without a better --monitor.  [default: train all steps]",
+    ),
     _SIZE,
     click.option(
         "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
@@ -139,6 +145,12 @@ def training_options(command: Command) -> Command:
 @click.option(
     "--layer-decay", default=1.0, show_default=True, type=_FRACTION, help="Learning rate factor per backbone layer."
 )
+@click.option(
+    "--logger",
+    "loggers",
+    multiple=True,
+    help="Also log to csv, tensorboard, wandb or mlflow, in the folder loggers of --out or on a server; repeatable.",
+)
 @training_options
 def train(
     model: str,
@@ -151,6 +163,7 @@ def train(
     freeze: Sequence[str],
     unfreeze: Sequence[str],
     allow_unlabelled: bool,
+    loggers: Sequence[str],
     allow_nan: bool,
     image_size: tuple[int, int] | None,
     resize_mode: ResizeMode | None,
@@ -166,10 +179,10 @@ def train(
     brickyard eval runs/first/best --data digits
 
     NAME is a name that `brickyard list` shows, or a folder with a saved model. The classes are those of the data. The
-    last and the best model, the metrics (log.jsonl), visualizations of the validation, a checkpoint and the values of all
-    options (config.yaml) are written to --out; `brickyard train --config runs/first/config.yaml --out runs/second`
-    repeats a training. To resume an interrupted training, run the same command with --resume: results are the same as without the
-    interruption.
+    last and the best model, the metrics (log.jsonl), visualizations of the validation, a checkpoint and all options
+    (config.yaml) are written to --out; `brickyard train --config runs/first/config.yaml --out runs/second` repeats a
+    training. To resume an interrupted training, run the same command with --resume: results are the same as without
+    the interruption.
 
     \b
     Fine-tuning in two stages, first the heads, then everything:
@@ -214,6 +227,7 @@ def train(
             provenance=provenance,
             progress=sys.stderr.isatty(),
             on_validation=report.add,
+            loggers=loggers,
         )
     report.end()
 

@@ -32,6 +32,8 @@ class TrainingConfig:
         monitor: Name of the validation metric that selects the best model, see `resolve_monitor`.
         mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best; None is what the metric
             declares.
+        patience: Number of validations in a row without a better `monitor` after which the training stops; None trains
+            all steps.
         seed: Seed of the order and augmentation of the images, and of random layers of the model.
 
     Raises:
@@ -51,12 +53,13 @@ class TrainingConfig:
     save_every: int = 500
     monitor: str = "validation/loss"
     mode: Mode | None = None
+    patience: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = {name: getattr(self, name) for name in ("steps", "batch_size", "every", "save_every")}
+        positive = {name: getattr(self, name) for name in ("steps", "batch_size", "every", "save_every", "patience")}
         for name, value in positive.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise BrickInputError(name, "1 or more", f"{value}")
         if not 0 <= self.warmup <= 1:
             raise BrickInputError("warmup", "a fraction of the steps in [0, 1]", f"{self.warmup}")

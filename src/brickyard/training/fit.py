@@ -25,15 +25,17 @@ from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
 from brickyard.training.finite import FiniteLosses
 from brickyard.training.lightning import LightningBrickCollection
+from brickyard.training.loggers import check_loggers, open_loggers
 from brickyard.training.matching import check_classes, describe_training, unlabelled_heads, without_unread_masks
 from brickyard.training.monitor import resolve_monitor
 from brickyard.training.optim import parameter_groups
 from brickyard.training.progress import ProgressCallback, Validation
-from brickyard.training.run_folder import CHECKPOINT, open_run, remove_run, removed_if_not_started
+from brickyard.training.run_folder import CHECKPOINT, LOGGERS, open_run, remove_run, removed_if_not_started
 from brickyard.training.run_log import RunLog
 
 try:
     import pytorch_lightning as pl
+    from pytorch_lightning.loggers import Logger
     from pytorch_lightning.plugins import MixedPrecision
     from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -66,6 +68,8 @@ def fit(
     provenance: Mapping[str, Any] | None = None,
     progress: bool = False,
     on_validation: Callable[[Validation], None] | None = None,
+    loggers: Sequence[Logger | str] = (),
+    callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, float]:
     """Train a model.
 
@@ -87,6 +91,10 @@ def fit(
             resume a run.
         progress: Whether to show a progress bar.
         on_validation: Called after each validation, on rank 0, when the model is saved.
+        loggers: Lightning's loggers, or "csv", "tensorboard", "wandb" or "mlflow", that get the metrics and settings
+            too, and the visualizations if they take images. Those that are named write into `out/loggers` or to their
+            server; a resumed training is a new version or run there.
+        callbacks: Lightning's callbacks. To resume the training, their state must be tensors and plain values.
 
     Returns:
         The metrics of the last validation.
@@ -94,7 +102,8 @@ def fit(
     Raises:
         BrickInputError: No trainable parameters, an empty data set, an accelerator or precision that Lightning refuses,
             a loss that is not finite, or both `resume` and `overwrite`.
-        UnknownNameError: The model has no metric `config.monitor`.
+        UnknownNameError: The model has no metric `config.monitor`, or there is no logger of a name.
+        MissingExtraError: The package of a named logger is not installed.
         FileExistsError: `out` holds a run, and both `resume` and `overwrite` are False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
         BrickMismatchError: The run in `out` has other settings or provenance, or the data has other classes than the
@@ -103,15 +112,12 @@ def fit(
     """
     if resume and overwrite:
         raise BrickInputError("fit", "either resume or overwrite", "both")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise BrickInputError("fit", "a model with trainable parameters", "every brick frozen")
-    for what, data in (("training data", train), ("validation data", val)):
-        if not len(data):
-            raise BrickInputError(what, "one image or more", "none")
-        check_classes(model, data, what)
+    _check(model, train, val)
+    check_loggers(loggers)
     run_log, checkpoint = RunLog(out), out / CHECKPOINT
     settings = {**(provenance or {}), **asdict(config), **asdict(trainer_config)}
     settings |= {"allow_unlabelled": allow_unlabelled, "allow_nan": allow_nan}
+    settings |= {"loggers": [logger for logger in loggers if isinstance(logger, str)]}
     unlabelled = unlabelled_heads(model, train, allow=allow_unlabelled)
     describe_training(model, train)
     train, val = without_unread_masks(train, model), without_unread_masks(val, model)
@@ -135,11 +141,12 @@ def fit(
         every=config.save_every,
         monitor=monitor,
         mode=mode,
+        patience=config.patience,
         on_saved=reporter.report,
     )
-    callbacks: list[pl.Callback] = [average] if average else []
-    callbacks += [] if allow_nan else [FiniteLosses()]
-    callbacks += [reporter, checkpoints]
+    of_run: list[pl.Callback] = [average] if average else []
+    of_run += [] if allow_nan else [FiniteLosses()]
+    of_run += [*callbacks, reporter, checkpoints]
     with _expected_messages_ignored(), removed_if_not_started(out, overwrite=overwrite):
         trainer = _create_trainer(
             accelerator=trainer_config.accelerator,
@@ -155,7 +162,7 @@ def fit(
             use_distributed_sampler=False,
             log_every_n_steps=max(1, config.total_steps // _LOG_ROWS),
             logger=run_log,
-            callbacks=callbacks,
+            callbacks=of_run,
             plugins=[AtomicCheckpointIO()],
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -164,9 +171,10 @@ def fit(
         if trainer.is_global_zero:
             if overwrite:
                 remove_run(out)
-            open_run(out, settings, resume=resume, may_differ=[*asdict(trainer_config), "allow_nan"])
+            open_run(out, settings, resume=resume, may_differ=[*asdict(trainer_config), "allow_nan", "loggers"])
             if not checkpoint.exists():
                 run_log.truncate(0)
+            trainer.loggers = [run_log, *open_loggers(loggers, out / LOGGERS, settings)]
         resumes = resume and checkpoint.exists()
         if resumes:
             check_checkpoint(checkpoint)
@@ -181,11 +189,23 @@ def fit(
     return checkpoints.metrics
 
 
+def _check(model: BrickCollection, train: LabelledDataset, val: LabelledDataset) -> None:
+    """Check that there is something to train, on data with the classes of the model."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise BrickInputError("fit", "a model with trainable parameters", "every brick frozen")
+    for what, data in (("training data", train), ("validation data", val)):
+        if not len(data):
+            raise BrickInputError(what, "one image or more", "none")
+        check_classes(model, data, what)
+
+
 def _create_trainer(**options: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**options)
     except (ValueError, TypeError, MisconfigurationException) as error:
-        raise BrickInputError("fit", "hardware and a precision that Lightning supports", f"{error}") from None
+        raise BrickInputError(
+            "fit", "hardware, a precision and callbacks that Lightning supports", f"{error}"
+        ) from None
 
 
 def _optimizer_and_schedule(model: BrickCollection, config: TrainingConfig, *, is_mixed: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ CHECKPOINT = "last.ckpt"
 SETTINGS = "config.yaml"
 LOG = "log.jsonl"
 VISUALIZATIONS = "visualizations"
+LOGGERS = "loggers"  # what further loggers write
 LAST, BEST = "last", "best"
 
 
@@ -68,7 +69,7 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def remove_run(folder: Path) -> None:
     """Remove what a training wrote into a folder, and the folder if it is empty then."""
-    for name in (LAST, BEST, VISUALIZATIONS):
+    for name in (LAST, BEST, VISUALIZATIONS, LOGGERS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (CHECKPOINT, LOG, SETTINGS):  # the settings last: without them it is no run
         (folder / name).unlink(missing_ok=True)
