@@ -23,7 +23,7 @@ from brickyard.data.transforms import Augment, Augmented
 from brickyard.recipe.inspection import heads_of
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.config import TrainerConfig, TrainingConfig
-from brickyard.training.fit import _optimizer_and_schedule, fit
+from brickyard.training.fit import fit
 from brickyard.training.run_folder import CHECKPOINT
 from tests.runs import SIDE, Rectangles, small_model, train_until_killed
 from tests.toys import ROOT, SOURCE
@@ -182,26 +182,6 @@ def test_the_seed_determines_the_training(tmp_path: Path) -> None:
     first = losses(0, "first")
     assert losses(0, "again") == first
     assert losses(1, "other") != first
-
-
-def test_the_learning_rate_warms_up_then_decays_along_a_cosine_scaled_by_layer() -> None:
-    model = small_model()
-    config = TrainingConfig(steps=100, every=100, lr=0.1, warmup=0.1, layer_decay=0.5, weight_decay=0.2)
-    configured = _optimizer_and_schedule(model, config, is_mixed=False)
-    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    fastest = max(range(len(optimizer.param_groups)), key=lambda index: optimizer.param_groups[index]["lr"])
-    rates = []
-    for _ in range(100):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
-    heads = [rate[fastest] for rate in rates]
-    assert heads[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
-    assert heads[10] == pytest.approx(0.1)
-    assert heads[55] == pytest.approx(0.05)  # half of the decay
-    assert 0 < heads[99] < 1e-4
-    assert min(rates[10]) < 0.1 * 0.5
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2}
 
 
 def test_a_data_set_of_one_image_trains(tmp_path: Path) -> None:

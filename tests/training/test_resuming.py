@@ -12,6 +12,10 @@ from tests.runs import Rectangles, small_model
 from tests.training.test_fit import Interrupted, Interrupting, rows, same_weights
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "momentum": {"opt": "sgd", "sched": "poly"},
+    "lamb": {"opt": "lamb", "sched": "step"},
+    "accumulate": {"accumulate": 3, "ema": 0.9},
     "patience": {"patience": 2, "mode": "max"},  # of a loss that falls: the first validation is the best
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -19,6 +19,7 @@ from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
 from brickyard.core.names import is_inside
 from brickyard.core.specs import RESIZE_MODES
+from brickyard.training.config import Sched
 
 if TYPE_CHECKING:
     from brickyard.catalog import ModelInfo
@@ -68,9 +69,26 @@ _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
     _DATA,
     click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Number of optimizer steps."),
     click.option(
-        "--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per step and device."
+        "--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per batch and device."
+    ),
+    click.option(
+        "--accumulate",
+        default=1,
+        show_default=True,
+        type=_COUNT,
+        help="Batches per optimizer step, whose gradients are averaged.",
+    ),
+    click.option(
+        "--opt", default="adamw", show_default=True, help="Optimizer, by timm's name: adamw, sgd, lamb, lion, ..."
     ),
     click.option("--lr", default=1e-3, show_default=True, type=_POSITIVE, help="Peak learning rate."),
+    click.option(
+        "--sched",
+        default="cosine",
+        show_default=True,
+        type=click.Choice(get_args(Sched)),
+        help="Learning rate after the warmup; cosine, tanh and poly (linear) decay to 0, step to a tenth at each 30%.",
+    ),
     click.option("--warmup", default=0.05, show_default=True, type=_FRACTION, help="Fraction of the steps for warmup."),
     click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="Weight decay."),
     click.option(

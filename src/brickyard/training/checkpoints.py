@@ -122,6 +122,8 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # gradients are no part of a checkpoint
+            return
         validates = (batch_idx + 1) % trainer.val_check_batch == 0  # a checkpoint follows the validation
         if trainer.global_step % self.every == 0 and not validates:
             self._save(trainer)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, final
+from typing import Literal, final, get_args
 
-from brickyard.errors import BrickInputError
+from brickyard.errors import BrickInputError, UnknownNameError
 
 FSDP = "fsdp"
 Mode = Literal["min", "max"]
+Sched = Literal["cosine", "tanh", "poly", "step", "constant"]
 
 
 @final
@@ -18,9 +19,13 @@ class TrainingConfig:
     """The hyperparameters of a training run.
 
     Attributes:
-        steps: Number of optimizer steps (AdamW). Rounded up so that a validation follows the last step.
-        batch_size: Number of images per step and process.
-        lr: Peak learning rate of the heads: linear warmup, then cosine decay to 0.
+        steps: Number of optimizer steps. Rounded up so that a validation follows the last step.
+        batch_size: Number of images per batch and process.
+        accumulate: Number of batches per optimizer step, whose gradients are averaged.
+        opt: timm's name of the optimizer, e.g. "adamw", "sgd" or "lamb".
+        lr: Peak learning rate of the heads: linear warmup, then `sched`.
+        sched: timm's name of the schedule after the warmup: "cosine", "tanh" or "poly" (a straight line) decay to 0,
+            "step" to a tenth after each 30% of the steps, "constant" not at all.
         warmup: Fraction of the steps used for the warmup, in [0, 1].
         weight_decay: See `parameter_groups`.
         layer_decay: See `parameter_groups`.
@@ -38,11 +43,15 @@ class TrainingConfig:
 
     Raises:
         BrickInputError: A value is out of range.
+        UnknownNameError: There is no schedule of that name.
     """
 
     steps: int = 10_000
     batch_size: int = 32
+    accumulate: int = 1
+    opt: str = "adamw"
     lr: float = 1e-3
+    sched: Sched = "cosine"
     warmup: float = 0.05
     weight_decay: float = 0.05
     layer_decay: float = 1.0
@@ -57,10 +66,12 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = {name: getattr(self, name) for name in ("steps", "batch_size", "every", "save_every", "patience")}
-        for name, value in positive.items():
+        for name in ("steps", "batch_size", "accumulate", "every", "save_every", "patience"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise BrickInputError(name, "1 or more", f"{value}")
+        if self.sched not in get_args(Sched):
+            raise UnknownNameError("schedule", self.sched, get_args(Sched))
         if not 0 <= self.warmup <= 1:
             raise BrickInputError("warmup", "a fraction of the steps in [0, 1]", f"{self.warmup}")
         if not self.clip > 0:

@@ -7,14 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from math import ceil, cos, pi
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
@@ -28,10 +25,10 @@ from brickyard.training.lightning import LightningBrickCollection
 from brickyard.training.loggers import check_loggers, open_loggers
 from brickyard.training.matching import check_classes, describe_training, unlabelled_heads, without_unread_masks
 from brickyard.training.monitor import resolve_monitor
-from brickyard.training.optim import parameter_groups
 from brickyard.training.progress import ProgressCallback, Validation
 from brickyard.training.run_folder import CHECKPOINT, LOGGERS, open_run, remove_run, removed_if_not_started
 from brickyard.training.run_log import RunLog
+from brickyard.training.schedule import check_optimizer, optimizer_and_schedule
 
 try:
     import pytorch_lightning as pl
@@ -102,7 +99,7 @@ def fit(
     Raises:
         BrickInputError: No trainable parameters, an empty data set, an accelerator or precision that Lightning refuses,
             a loss that is not finite, or both `resume` and `overwrite`.
-        UnknownNameError: The model has no metric `config.monitor`, or there is no logger of a name.
+        UnknownNameError: The model has no metric `config.monitor`, or there is no optimizer or logger of a name.
         MissingExtraError: The package of a named logger is not installed.
         FileExistsError: `out` holds a run, and both `resume` and `overwrite` are False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
@@ -114,6 +111,7 @@ def fit(
         raise BrickInputError("fit", "either resume or overwrite", "both")
     _check(model, train, val)
     check_loggers(loggers)
+    check_optimizer(config.opt)
     run_log, checkpoint = RunLog(out), out / CHECKPOINT
     settings = {**(provenance or {}), **asdict(config), **asdict(trainer_config)}
     settings |= {"allow_unlabelled": allow_unlabelled, "allow_nan": allow_nan}
@@ -127,12 +125,14 @@ def fit(
         out.parent,
         out.name,
         model,
-        lambda _: _optimizer_and_schedule(model, config, is_mixed=isinstance(trainer.precision_plugin, MixedPrecision)),
+        lambda _: optimizer_and_schedule(model, config, is_mixed=isinstance(trainer.precision_plugin, MixedPrecision)),
         num_visualizations=_NUM_VISUALIZATIONS,
     )
     monitor, mode = resolve_monitor(model, config.monitor, config.mode)
     average = None if config.ema is None else MovingAverage(model, config.ema)
-    reporter = ProgressCallback(config.total_steps, config.batch_size, show_bar=progress, on_validation=on_validation)
+    reporter = ProgressCallback(
+        config.total_steps, config.batch_size * config.accumulate, show_bar=progress, on_validation=on_validation
+    )
     checkpoints = CheckpointCallback(
         out,
         model,
@@ -156,7 +156,8 @@ def fit(
             precision=config.precision,
             max_steps=config.total_steps,
             max_epochs=-1,
-            val_check_interval=config.val_interval,
+            accumulate_grad_batches=config.accumulate,
+            val_check_interval=config.val_interval * config.accumulate,
             num_sanity_val_steps=0,
             gradient_clip_val=config.clip,
             use_distributed_sampler=False,
@@ -208,21 +209,6 @@ def _create_trainer(**options: Any) -> pl.Trainer:
         ) from None
 
 
-def _optimizer_and_schedule(model: BrickCollection, config: TrainingConfig, *, is_mixed: bool) -> dict[str, Any]:
-    groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
-    # The fused AdamW takes half the time. It can unscale gradients itself, so Lightning's mixed precisions refuse to
-    # clip them, also in bfloat16, which needs no scaling.
-    optimizer = AdamW(groups, lr=config.lr, fused=not is_mixed)
-    warmup_steps = ceil(config.warmup * config.total_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return (1 + cos(pi * (step - warmup_steps) / max(1, config.total_steps - warmup_steps))) / 2
-
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
-
-
 def _strategy(config: TrainerConfig) -> Strategy | str:
     if config.strategy == FSDP:
         devices = config.devices if isinstance(config.devices, int) else max(1, torch.accelerator.device_count())
@@ -245,7 +231,11 @@ class _DataModule(pl.LightningDataModule):  # type: ignore[misc]
     def train_dataloader(self) -> Batches:
         config = self.config
         order = TrainingOrder(
-            len(self.train), config.batch_size, config.total_steps, seed=config.seed, **self._rank_and_world_size()
+            len(self.train),
+            config.batch_size,
+            config.total_steps * config.accumulate,
+            seed=config.seed,
+            **self._rank_and_world_size(),
         )
         return training_batches(self.train, order, workers=self.workers)
 
