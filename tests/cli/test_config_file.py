@@ -19,6 +19,7 @@ RUN = {
     "ema": 0.5,
     "freeze": ["backbone"],
     "patience": 5,
+    "augment": "strong",
     "loggers": ["csv"],
 }
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torchvision.transforms import v2
 
 from brickyard import BrickCollection
 from brickyard.training.config import TrainingConfig
@@ -16,14 +17,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "momentum": {"opt": "sgd", "sched": "poly"},
     "lamb": {"opt": "lamb", "sched": "step"},
     "accumulate": {"accumulate": 3, "ema": 0.9},
+    "transform": {"transform": v2.RandomHorizontalFlip()},
     "patience": {"patience": 2, "mode": "max"},  # of a loss that falls: the first validation is the best
 }
 
 
 def train(out: Path, options: dict[str, Any], *, kill_at: int | None = None, resume: bool = False) -> BrickCollection:
+    transform = options.get("transform")
+    options = {name: value for name, value in options.items() if name != "transform"}
     config = TrainingConfig(steps=8, batch_size=2, every=2, save_every=1, lr=1e-2, **options)
     model = small_model("test_resnet_cls", drop_path_rate=0.3)
-    fit(model, Interrupting(7, noisy=True, kill_at=kill_at), Rectangles(3), out, config, resume=resume)
+    data = Interrupting(7, noisy=True, kill_at=kill_at)
+    fit(model, data, Rectangles(3), out, config, resume=resume, transform=transform)
     return model
 
 
@@ -32,7 +37,7 @@ def test_a_resumed_training_gives_the_results_of_an_uninterrupted_one(tmp_path: 
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     expected = train(whole, options)
     with pytest.raises(Interrupted):
-        train(resumed, options, kill_at=11)
+        train(resumed, options, kill_at=11 + ("transform" in options))  # it is tried on one image
     assert (resumed / "log.jsonl").read_bytes() != (whole / "log.jsonl").read_bytes()
     model = train(resumed, options, resume=True)
     assert (resumed / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()

@@ -18,13 +18,13 @@ from brickyard.cli.models import frozen_bricks, image_options, is_exported, load
 from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
 from brickyard.core.names import is_inside
-from brickyard.core.specs import RESIZE_MODES
+from brickyard.core.specs import AUGMENTATIONS, RESIZE_MODES
 from brickyard.training.config import Sched
 
 if TYPE_CHECKING:
     from brickyard.catalog import ModelInfo
     from brickyard.collection import BrickCollection
-    from brickyard.core.specs import ResizeMode
+    from brickyard.core.specs import Augmentation, ResizeMode
     from brickyard.data.dataset import LabelledDataset
     from brickyard.training.config import TrainerConfig, TrainingConfig
 
@@ -123,6 +123,13 @@ _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
         "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
     ),
     click.option(
+        "--augment",
+        default="light",
+        show_default=True,
+        type=click.Choice(AUGMENTATIONS),
+        help="Random changes of images from folders: none only resizes, strong has smaller crops and more colors.",
+    ),
+    click.option(
         "--resize-mode",
         type=click.Choice(RESIZE_MODES),
         help="How images are resized; letterbox keeps the aspect ratio.  [default: as those of the model, else squash]",
@@ -186,6 +193,7 @@ def train(
     image_size: tuple[int, int] | None,
     resize_mode: ResizeMode | None,
     flip: bool,
+    augment: Augmentation,
     skip_bad: bool,
     **options: Any,
 ) -> None:
@@ -213,7 +221,7 @@ def train(
     info = brickyard.model_info(locate(model))
     height, width = image_size or _training_size(info, data)
     resize_mode = resize_mode or info.spec.input.resize_mode
-    images: dict[str, Any] = {"flip": flip, "resize_mode": resize_mode, "skip_bad": skip_bad}
+    images: dict[str, Any] = {"flip": flip, "augment": augment, "resize_mode": resize_mode, "skip_bad": skip_bad}
     train_data, val_data = open_splits(data, image_size=(height, width), seed=config.seed, **images)
     created = brickyard.create_model_for(
         train_data, locate(model), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed

@@ -16,6 +16,7 @@ from torch import nn
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.dataset import LabelledDataset
+from brickyard.data.transforms import Transformed
 from brickyard.errors import BrickInputError, MissingExtraError
 from brickyard.training.checkpoints import AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
@@ -65,6 +66,7 @@ def fit(
     provenance: Mapping[str, Any] | None = None,
     progress: bool = False,
     on_validation: Callable[[Validation], None] | None = None,
+    transform: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     loggers: Sequence[Logger | str] = (),
     callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, float]:
@@ -88,6 +90,8 @@ def fit(
             resume a run.
         progress: Whether to show a progress bar.
         on_validation: Called after each validation, on rank 0, when the model is saved.
+        transform: A transform of `torchvision.transforms.v2` for the images and labels of the training, after those of
+            the data; see `Transformed`. It is not stored: pass the same to resume.
         loggers: Lightning's loggers, or "csv", "tensorboard", "wandb" or "mlflow", that get the metrics and settings
             too, and the visualizations if they take images. Those that are named write into `out/loggers` or to their
             server; a resumed training is a new version or run there.
@@ -119,6 +123,9 @@ def fit(
     unlabelled = unlabelled_heads(model, train, allow=allow_unlabelled)
     describe_training(model, train)
     train, val = without_unread_masks(train, model), without_unread_masks(val, model)
+    if transform is not None:
+        train = Transformed(train, transform)
+        train[0]  # what the transform returns is checked before the run starts
     if trainer_config.strategy != FSDP:  # FSDP2 keeps torch's default memory format
         model.to(memory_format=torch.channels_last)
     module = LightningBrickCollection(
