@@ -20,6 +20,8 @@ RUN = {
     "freeze": ["backbone"],
     "patience": 5,
     "augment": "strong",
+    "label_smoothing": 0.1,
+    "unfreeze": ["backbone@1"],
     "loggers": ["csv"],
 }
 

@@ -17,6 +17,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "momentum": {"opt": "sgd", "sched": "poly"},
     "lamb": {"opt": "lamb", "sched": "step"},
     "accumulate": {"accumulate": 3, "ema": 0.9},
+    "unfreeze before": {"unfreeze": ("backbone@3",)},
+    "unfreeze at": {"unfreeze": ("backbone@5",), "ema": 0.5},  # of the last checkpoint
+    "unfreeze after": {"unfreeze": ("backbone@7",)},
+    "label smoothing": {"label_smoothing": 0.1},
     "transform": {"transform": v2.RandomHorizontalFlip()},
     "patience": {"patience": 2, "mode": "max"},  # of a loss that falls: the first validation is the best
 }

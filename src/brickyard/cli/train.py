@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
@@ -102,6 +102,12 @@ _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
     click.option(
         "--every", default=1000, show_default=True, type=_COUNT, help="Approximate steps between validations."
     ),
+    click.option(
+        "--label-smoothing",
+        type=click.FloatRange(min=0, max=1, max_open=True),
+        metavar="PART",
+        help="Label smoothing of the cross-entropy of cls and seg, e.g. 0.1.  [default: as stored, else 0]",
+    ),
     _SKIP_BAD,
     click.option("--save-every", default=500, show_default=True, type=_COUNT, help="Steps between checkpoints."),
     click.option(
@@ -164,7 +170,11 @@ def training_options(command: Command) -> Command:
 )
 @click.option("--freeze", multiple=True, metavar="BRICK", help="Freeze a brick: backbone, ...; repeatable.")
 @click.option(
-    "--unfreeze", multiple=True, metavar="BRICK", help="Train a brick that is stored as frozen in NAME; repeatable."
+    "--unfreeze",
+    multiple=True,
+    metavar="BRICK[@STEP]",
+    help="Train a brick that is stored as frozen in NAME; with backbone@500, freeze it for the first 500 optimizer "
+    "steps only. Repeatable.",
 )
 @click.option("--allow-unlabelled", is_flag=True, help="Train although the data has no labels for some of the heads.")
 @click.option(
@@ -214,10 +224,14 @@ def train(
     Fine-tuning in two stages, first the heads, then everything:
         brickyard train resnet18_seg --data pets:data --pretrained --freeze backbone --out runs/heads
         brickyard train runs/heads/best --data pets:data --unfreeze backbone --lr 1e-4 --out runs/all
+
+    \b
+    The same in one training:
+        brickyard train resnet18_seg --data pets:data --pretrained --unfreeze backbone@500 --out runs/both
     """  # noqa: D301 - click reads the \b
     if resume and overwrite:
         raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
-    config, trainer_config = configs_of(options)
+    config, trainer_config = configs_of({**options, "unfreeze": tuple(unfreeze)})
     info = brickyard.model_info(locate(model))
     height, width = image_size or _training_size(info, data)
     resize_mode = resize_mode or info.spec.input.resize_mode
@@ -226,7 +240,7 @@ def train(
     created = brickyard.create_model_for(
         train_data, locate(model), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
     )
-    _freeze(created, freeze, unfreeze)
+    _freeze(created, freeze, config.unfreeze_steps)
     provenance = {
         "model": model,
         "data": data,
@@ -235,7 +249,6 @@ def train(
         "pretrained": pretrained,
         "bricks": list(bricks),
         "freeze": list(freeze),
-        "unfreeze": list(unfreeze),
     }
     report = TrainingReport(out, data, (height, width))
     with told_to_resume():
@@ -353,8 +366,8 @@ def _training_size(info: ModelInfo, data: str) -> tuple[int, int]:
     return generated or images.size
 
 
-def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Sequence[str]) -> None:
-    """Freeze and unfreeze bricks, and tell which others are frozen as they were stored."""
+def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Collection[str]) -> None:
+    """Freeze bricks, and tell which others stay frozen as they were stored; `fit` unfreezes."""
     for option, paths in (("--freeze", freeze), ("--unfreeze", unfreeze)):
         for path in paths:
             if path not in model:
@@ -362,9 +375,7 @@ def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Sequence[st
                 raise click.BadParameter(f"unknown brick '{path}': expected one of {known}", param_hint=option)
             if option == "--freeze":
                 model.freeze(path)
-            else:
-                model.unfreeze(path)
     for path in frozen_bricks(model):
-        if not any(is_inside(path, chosen) for chosen in freeze):
+        if not any(is_inside(path, chosen) for chosen in (*freeze, *unfreeze)):
             hint = f"--unfreeze {path} trains it, --freeze {path} confirms it."
             click.echo(f"Brick '{path}' stays frozen, as it is stored. {hint}", err=True)

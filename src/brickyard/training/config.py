@@ -37,6 +37,10 @@ class TrainingConfig:
         monitor: Name of the validation metric that selects the best model, see `resolve_monitor`.
         mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best; None is what the metric
             declares.
+        unfreeze: Paths of bricks to train although they are frozen, "backbone"; "backbone@500" freezes the brick for
+            the first 500 optimizer steps, and trains it from then on.
+        label_smoothing: Of the cross-entropy of all `cls` and `seg` heads, in [0, 1); stored with their losses. None
+            keeps what is stored, 0 for a new model.
         patience: Number of validations in a row without a better `monitor` after which the training stops; None trains
             all steps.
         seed: Seed of the order and augmentation of the images, and of random layers of the model.
@@ -63,6 +67,8 @@ class TrainingConfig:
     monitor: str = "validation/loss"
     mode: Mode | None = None
     patience: int | None = None
+    unfreeze: tuple[str, ...] = ()
+    label_smoothing: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +76,13 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BrickInputError(name, "1 or more", f"{value}")
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise BrickInputError("label_smoothing", "a fraction in [0, 1)", f"{self.label_smoothing}")
+        for text in self.unfreeze:
+            brick, at, step = text.partition("@")
+            if not brick or (at and not (step.isascii() and step.isdigit() and int(step) < self.total_steps)):
+                expected = f"BRICK or BRICK@STEP with a step below {self.total_steps}"
+                raise BrickInputError("unfreeze", f"{expected}, as in backbone@{self.total_steps // 4}", f"'{text}'")
         if self.sched not in get_args(Sched):
             raise UnknownNameError("schedule", self.sched, get_args(Sched))
         if not 0 <= self.warmup <= 1:
@@ -78,6 +91,12 @@ class TrainingConfig:
             raise BrickInputError("clip", "a norm above 0, inf for none", f"{self.clip}")
         if self.mode not in ("min", "max", None):
             raise BrickInputError("mode", "'min', 'max' or None", f"{self.mode!r}")
+
+    @property
+    def unfreeze_steps(self) -> dict[str, int]:
+        """Number of optimizer steps before each brick of `unfreeze` is trained, by its path."""
+        parts = [text.partition("@") for text in self.unfreeze]
+        return {brick: int(step or 0) for brick, _, step in parts}
 
     @property
     def num_validations(self) -> int:

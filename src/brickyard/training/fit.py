@@ -24,12 +24,19 @@ from brickyard.training.ema import MovingAverage
 from brickyard.training.finite import FiniteLosses
 from brickyard.training.lightning import LightningBrickCollection
 from brickyard.training.loggers import check_loggers, open_loggers
-from brickyard.training.matching import check_classes, describe_training, unlabelled_heads, without_unread_masks
+from brickyard.training.matching import (
+    check_classes,
+    describe_training,
+    smooth_labels,
+    unlabelled_heads,
+    without_unread_masks,
+)
 from brickyard.training.monitor import resolve_monitor
 from brickyard.training.progress import ProgressCallback, Validation
 from brickyard.training.run_folder import CHECKPOINT, LOGGERS, open_run, remove_run, removed_if_not_started
 from brickyard.training.run_log import RunLog
 from brickyard.training.schedule import check_optimizer, optimizer_and_schedule
+from brickyard.training.unfreezing import Unfreezing, unfreeze
 
 try:
     import pytorch_lightning as pl
@@ -75,7 +82,7 @@ def fit(
     Args:
         model: The model, trained in place; it holds the averaged weights afterwards if `config.ema` is set. Its
             parameters are converted to the channels-last memory format, which is faster for convolutions. The metadata
-            of its heads gets the image size and the resize mode of the data.
+            of its heads gets the image size and the resize mode of the data, and its losses `config.label_smoothing`.
         train: The training data.
         val: The validation data.
         out: The folder of the run; see `CheckpointCallback` and `RunLog` for what is written.
@@ -103,7 +110,8 @@ def fit(
     Raises:
         BrickInputError: No trainable parameters, an empty data set, an accelerator or precision that Lightning refuses,
             a loss that is not finite, or both `resume` and `overwrite`.
-        UnknownNameError: The model has no metric `config.monitor`, or there is no optimizer or logger of a name.
+        UnknownNameError: The model has no metric `config.monitor`, or no brick of `config.unfreeze`, or there is no
+            optimizer or logger of a name.
         MissingExtraError: The package of a named logger is not installed.
         FileExistsError: `out` holds a run, and both `resume` and `overwrite` are False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
@@ -113,13 +121,16 @@ def fit(
     """
     if resume and overwrite:
         raise BrickInputError("fit", "either resume or overwrite", "both")
+    unfreeze(model, config.unfreeze_steps)
     _check(model, train, val)
     check_loggers(loggers)
     check_optimizer(config.opt)
     run_log, checkpoint = RunLog(out), out / CHECKPOINT
-    settings = {**(provenance or {}), **asdict(config), **asdict(trainer_config)}
-    settings |= {"allow_unlabelled": allow_unlabelled, "allow_nan": allow_nan}
+    settings = {**(provenance or {}), **asdict(config), "unfreeze": list(config.unfreeze)}
+    settings |= {**asdict(trainer_config), "allow_unlabelled": allow_unlabelled, "allow_nan": allow_nan}
     settings |= {"loggers": [logger for logger in loggers if isinstance(logger, str)]}
+    if config.label_smoothing is not None:
+        smooth_labels(model, config.label_smoothing)
     unlabelled = unlabelled_heads(model, train, allow=allow_unlabelled)
     describe_training(model, train)
     train, val = without_unread_masks(train, model), without_unread_masks(val, model)
@@ -153,6 +164,7 @@ def fit(
     )
     of_run: list[pl.Callback] = [average] if average else []
     of_run += [] if allow_nan else [FiniteLosses()]
+    of_run += [Unfreezing(model, config.unfreeze_steps)] if config.unfreeze else []
     of_run += [*callbacks, reporter, checkpoints]
     with _expected_messages_ignored(), removed_if_not_started(out, overwrite=overwrite):
         trainer = _create_trainer(

@@ -18,8 +18,10 @@ from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.data.one_label import OneLabel
 from brickyard.data.transforms import Augmented
-from brickyard.errors import BrickMismatchError
+from brickyard.errors import BrickInputError, BrickMismatchError
 from brickyard.parts.instances.targets import PadInstances
+from brickyard.parts.losses import CrossEntropy
+from brickyard.parts.segmentation import SegmentationLoss
 from brickyard.recipe.inspection import heads_of
 from brickyard.tasks.registry import get_task
 
@@ -142,6 +144,20 @@ def describe_training(model: BrickCollection, data: LabelledDataset) -> None:
             brick.head = replace(brick.head, image_size=size, resize_mode=resize_mode, trained=True)
         elif brick.head.trained is None and brick.provenance is None:
             brick.head = replace(brick.head, trained=False)
+
+
+def smooth_labels(model: BrickCollection, amount: float) -> None:
+    """Set the label smoothing of each cross-entropy of a model, which is stored with it.
+
+    Raises:
+        BrickInputError: The model has no cross-entropy.
+    """
+    wrapped = [brick.wrapped for brick in model.bricks().values()]
+    losses = [loss for loss in wrapped if isinstance(loss, (CrossEntropy, SegmentationLoss))]
+    if amount and not losses:
+        raise BrickInputError("label_smoothing", "a head with a cross-entropy, cls or seg", "none")
+    for loss in losses:
+        loss.label_smoothing = amount
 
 
 def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, HeadInfo], list[str], list[str]]:
