@@ -154,6 +154,16 @@ def test_a_table_of_a_validation_escapes_names(capsys: pytest.CaptureFixture[str
     assert "64x48 pixels" in output
 
 
+@pytest.mark.parametrize(("step", "summary"), [(4, "Finished 4 steps."), (2, "Stopped early after 2 of 4 steps.")])
+def test_a_summary_tells_whether_a_training_stopped_early(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, step: int, summary: str
+) -> None:
+    report = TrainingReport(tmp_path, "digits", (48, 64))
+    report.add(Validation(step, 4, {"validation/loss": 1.0}, "validation/loss", 1, 0.5, 3.0))
+    report.end()
+    assert f"{summary} Best: step 1, validation/loss 0.5000." in capsys.readouterr().out.splitlines()
+
+
 def test_a_trained_model_has_the_classes_of_the_data_and_its_frozen_brick_unchanged(trained: tuple[Path, str]) -> None:
     model = BrickCollection.from_pretrained(trained[0] / "last")
     assert list(model["seg/head"].head.labels) == ["background", *"0123456789"]
