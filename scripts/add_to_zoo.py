@@ -11,13 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from brickyard import Brick, BrickCollection, TrainingConfig, evaluate, open_data
+import click
+
+from brickyard import Brick, BrickCollection, evaluate, open_data
+from brickyard.cli.train import ImageSize, train
 from brickyard.core.names import prefix_of
-from brickyard.training.run_folder import SETTINGS
+from brickyard.training.run_folder import SETTINGS, read_settings
 
 ZOO = Path(__file__).parents[1] / "zoo"
 LICENCE = "apache-2.0"
@@ -48,33 +51,25 @@ _REPORTED = (
     "AUPRO",
     "CharErrorRate",
 )
-_LISTS = {"bricks": "brick", "freeze": "freeze"}
-_DEFAULTS = {
-    "image_size": None,
-    "flip": True,
-    "resize_mode": "squash",
-    "skip_bad": False,
-    **{option.name: option.default for option in fields(TrainingConfig)},
-}
 
 
 def command_of(settings: dict[str, Any]) -> str:
     """Return the command of a training from the settings in its folder."""
     words = ["brickyard", "train", settings["model"]]
-    for name, value in settings.items():
-        if name in _LISTS:
-            words += [word for each in value for word in (f"--{_LISTS[name]}", each)]
-        elif name in ("pretrained", "skip_bad"):
-            words += [f"--{name.replace('_', '-')}"] * value
-        elif name == "flip":
-            words += ["--no-flip"] * (not value)
-        elif name != "model" and value != _DEFAULTS.get(name):
-            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for option in train.params:
+        value = settings.get(option.name)
+        if not isinstance(option, click.Option) or value is None or f"{value}" == f"{option.default}":
+            continue
+        if option.is_flag:
+            words.append((option.opts if value else option.secondary_opts)[0])
+            continue
+        for each in value if option.multiple else [value]:
+            words += [option.opts[0], f"{each:g}" if isinstance(each, float) else f"{each}"]
     return f"{shlex.join(words)} --out runs/digits"
 
 
 def add(run: Path, name: str, refer: list[str]) -> None:
-    settings = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
+    settings = read_settings(run / SETTINGS)
     model = BrickCollection.from_pretrained(run / "last")
     for path, source in (brick.split("=", 1) for brick in settings["bricks"]):
         model.swap(path, source)  # it was frozen: refer to the published brick
@@ -85,7 +80,7 @@ def add(run: Path, name: str, refer: list[str]) -> None:
     model.save_pretrained(folder, weights=tag, refer=refer)
 
     stored = BrickCollection.from_pretrained(folder)
-    data = open_data(settings["data"], "test", image_size=settings["image_size"])
+    data = open_data(settings["data"], "test", image_size=ImageSize().convert(settings["image_size"], None, None))
     metrics = {metric: round(value, 4) for metric, value in evaluate(stored, data, progress=True).items()}
     for path in trained:
         metadata, prefix = stored[path].metadata, f"{prefix_of(path)}/"

@@ -25,6 +25,7 @@ from bench_table import compare
 
 from brickyard import BrickCollection, Stage, create_model, evaluate, model_info, open_data
 from brickyard.tasks.registry import get_task
+from brickyard.training.run_folder import SETTINGS, read_settings
 
 MEASURED = Path(__file__).parents[1] / "model_cards" / "measured.json"
 SHARED, OTHER_HEAD = (
@@ -87,7 +88,7 @@ def swap() -> dict[str, Any]:
 def sharing(together: Path, alone: list[Path]) -> dict[str, Any]:
     """Compare the metrics of tasks trained together and separately."""
     data = open_data("digits", "test")
-    settings = [json.loads((run / "train.json").read_text(encoding="utf-8")) for run in (together, *alone)]
+    settings = [read_settings(run / SETTINGS) for run in (together, *alone)]
     same = {key: value for key, value in settings[0].items() if key != "model"}
     if any({**each, **same} != each for each in settings):
         raise SystemExit("The runs differ in more than their models.")

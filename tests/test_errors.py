@@ -31,6 +31,7 @@ ALL_ERRORS = [
     (HubConnectionError("no response"), ConnectionError),
     (PushConflictError("somebody else changed seg/head"), Exception),
     (MissingExtraError("Training", "train"), ImportError),
+    (MissingExtraError("The logger", package="wandb"), ImportError),
 ]
 by_name = pytest.mark.parametrize(("error", "base"), ALL_ERRORS, ids=lambda value: getattr(value, "__name__", None))
 
@@ -85,6 +86,7 @@ def test_a_mismatch_error_lists_its_problems():
 
 def test_a_missing_extra_error_says_how_to_install_it():
     assert "pip install 'brickyard[train]'" in str(MissingExtraError("Training", "train"))
+    assert str(MissingExtraError("It", package="x")) == "It needs the package 'x'. Install it with: pip install x"
 
 
 def test_far_names_are_listed_instead():

@@ -72,8 +72,8 @@ def test_the_command_of_a_training_is_one_that_the_command_line_takes(flip):
     course = {**asdict(TrainingConfig(steps=7, ema=0.999)), "bricks": ["backbone=zoo://x"], "freeze": ["backbone"]}
     words = command_of({**settings, **course}).split()
     taken = train.make_context("train", words[2:]).params
-    assert {name: taken[name] for name in ("name", "flip", "pretrained", "steps", "ema", "freeze")} == {
-        "name": "test_resnet_cls",
+    assert {name: taken[name] for name in ("model", "flip", "pretrained", "steps", "ema", "freeze")} == {
+        "model": "test_resnet_cls",
         "flip": flip,
         "pretrained": True,
         "steps": 7,

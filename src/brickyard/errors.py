@@ -157,14 +157,17 @@ class MissingExtraError(BrickError, ImportError):
 
     Args:
         feature: The feature that needs the dependency.
-        extra: The extra of brickyard that installs it.
+        extra: The extra of brickyard that installs it, None if there is none.
+        package: The package to install then.
     """
 
-    def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(feature, extra)
+    def __init__(self, feature: str, extra: str | None = None, package: str | None = None) -> None:
+        super().__init__(feature, extra, package)
 
     def _text(self) -> str:
-        feature, extra = self.args
+        feature, extra, package = self.args
+        if extra is None:
+            return f"{feature} needs the package '{package}'. Install it with: pip install {package}"
         return f"{feature} needs the extra '{extra}'. Install it with: pip install 'brickyard[{extra}]'"
 
 

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from click.testing import CliRunner
@@ -7,6 +5,7 @@ from click.testing import CliRunner
 import brickyard
 from brickyard import BrickCollection, create_model
 from brickyard.cli.main import main
+from brickyard.training.run_folder import SETTINGS, read_settings
 from tests.storage.test_save_bricks_of_a_model import contents
 
 SHORT = ["--data", "digits", "--image-size", "48", "--steps", "2", "--batch-size", "2", "--every", "1"]
@@ -46,7 +45,7 @@ def test_a_head_is_added_to_a_folder_and_the_others_stay(folder):
     assert after["parts/logits"].shape == (1, 11, 48, 48)
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert all(now[name] == content for name, content in files.items() if name != "bricks.json")
-    settings = json.loads((folder.with_name("model-parts") / "train.json").read_text())
+    settings = read_settings(folder.with_name("model-parts") / SETTINGS)
     assert settings["head"] == {"parts": "seg-lraspp"}
     assert settings["image_size"] == [48, 48]
     result = run(folder, "parts=seg-lraspp", *SHORT, "--resume")
@@ -91,7 +90,7 @@ def test_a_model_of_the_zoo_gets_a_head_in_another_folder(folder, tmp_path, monk
     assert "seg/logits" in after
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert contents(tmp_path / "new")["backbone.safetensors"] == files["backbone.safetensors"]
-    assert (tmp_path / "new-seg" / "train.json").exists()
+    assert (tmp_path / "new-seg" / SETTINGS).exists()
 
 
 @pytest.mark.parametrize(
@@ -126,6 +125,7 @@ def test_the_folder_to_write_to_must_be_empty(folder, tmp_path):
 def test_the_options_of_a_training_are_those_of_train():
     commands = [main.commands[name] for name in ("train", "add-head")]
     train, add_head = ({each.name: each.opts for each in command.params} for command in commands)
-    only_train = {"pretrained", "bricks", "freeze", "unfreeze", "allow_unlabelled", "layer_decay"}
+    only_train = {"model", "config", "pretrained", "bricks", "freeze", "unfreeze", "allow_unlabelled", "layer_decay"}
+    only_train |= {"loggers"}
     assert train.keys() - add_head.keys() == only_train
-    assert add_head.keys() - train.keys() == {"head", "run"}
+    assert add_head.keys() - train.keys() == {"name", "head", "run"}

@@ -15,6 +15,7 @@ from brickyard.cli.report import TrainingReport
 from brickyard.cli.train import ImageSize, _training_size, evaluate, train
 from brickyard.data.readers import data_names
 from brickyard.training.progress import Validation
+from brickyard.training.run_folder import SETTINGS, read_settings
 
 NAME = "test_resnet_cls-multilabel_seg-lraspp"
 SHORT = ["--data", "digits", "--image-size", "48", "--steps", "4", "--batch-size", "2", "--every", "2"]
@@ -69,7 +70,7 @@ def test_a_training_ends_with_a_summary(trained: tuple[Path, str]) -> None:
 def test_the_options_of_the_schedule_and_the_best_model_are_on_the_command_line(tmp_path: Path) -> None:
     options = ["--monitor", "seg/MeanIoU", "--mode", "min", "--clip", "1.5", "--warmup", "0.5", "--save-every", "1"]
     output = run(train, NAME, *SHORT, "--out", tmp_path / "run", *options)
-    settings = json.loads((tmp_path / "run" / "train.json").read_text())
+    settings = read_settings(tmp_path / "run" / SETTINGS)
     assert [settings[name] for name in ("monitor", "mode", "clip", "warmup", "save_every")] == [
         "seg/MeanIoU",
         "min",
@@ -90,7 +91,7 @@ def test_a_model_is_evaluated_and_trained_on_with_its_own_image_size(trained: tu
         assert "96x96 pixels" in run(evaluate, trained[0] / "last", "--data", "digits", "--image-size", 96)
     short = ["--data", "digits", "--steps", "1", "--every", "1", "--batch-size", "2"]
     assert "48x48 pixels" in run(train, trained[0] / "last", *short, "--out", tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "train.json").read_text())["image_size"] == 48
+    assert read_settings(tmp_path / "again" / SETTINGS)["image_size"] == 48
     assert "96x96 pixels" in run(train, "test_resnet_seg", *short, "--out", tmp_path / "new")
 
 
@@ -153,6 +154,16 @@ def test_a_table_of_a_validation_escapes_names(capsys: pytest.CaptureFixture[str
     assert "64x48 pixels" in output
 
 
+@pytest.mark.parametrize(("step", "summary"), [(4, "Finished 4 steps."), (2, "Stopped early after 2 of 4 steps.")])
+def test_a_summary_tells_whether_a_training_stopped_early(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, step: int, summary: str
+) -> None:
+    report = TrainingReport(tmp_path, "digits", (48, 64))
+    report.add(Validation(step, 4, {"validation/loss": 1.0}, "validation/loss", 1, 0.5, 3.0))
+    report.end()
+    assert f"{summary} Best: step 1, validation/loss 0.5000." in capsys.readouterr().out.splitlines()
+
+
 def test_a_trained_model_has_the_classes_of_the_data_and_its_frozen_brick_unchanged(trained: tuple[Path, str]) -> None:
     model = BrickCollection.from_pretrained(trained[0] / "last")
     assert list(model["seg/head"].head.labels) == ["background", *"0123456789"]
@@ -163,7 +174,7 @@ def test_a_trained_model_has_the_classes_of_the_data_and_its_frozen_brick_unchan
 
 
 def test_the_settings_are_saved_with_the_model(trained: tuple[Path, str]) -> None:
-    settings = json.loads((trained[0] / "train.json").read_text())
+    settings = read_settings(trained[0] / SETTINGS)
     assert settings["model"] == NAME
     assert (settings["data"], settings["image_size"], settings["freeze"]) == ("digits", 48, ["backbone"])
     assert (settings["steps"], settings["ema"], settings["seed"]) == (4, 0.5, 0)
@@ -253,6 +264,10 @@ def test_a_saved_model_can_be_trained_on(trained: tuple[Path, str], tmp_path: Pa
         (["--brick", "backbone"], "expected BRICK=SOURCE, found 'backbone'"),
         (["--freeze", "neck"], "unknown brick 'neck': expected one of preprocessor, backbone, cls, seg"),
         (["--unfreeze", "neck"], "unknown brick 'neck'"),
+        (["--unfreeze", "neck@1"], "unknown brick 'neck'"),
+        (["--label-smoothing", "1"], "--label-smoothing"),
+        (["--sched", "cosin"], "'cosin' is not one of 'cosine'"),
+        (["--augment", "heavy"], "'heavy' is not one of 'none', 'light', 'strong'"),
         (["--steps", "0"], "--steps"),
         (["--ema", "2"], "--ema"),
     ],
@@ -305,7 +320,7 @@ def test_images_are_resized_in_evaluation_as_in_training(tmp_path: Path, monkeyp
         run(train, *command)
     assert not (tmp_path / "run").exists()
     run(train, *command, "--skip-bad")
-    assert json.loads((tmp_path / "run" / "train.json").read_text())["resize_mode"] == "letterbox"
+    assert read_settings(tmp_path / "run" / SETTINGS)["resize_mode"] == "letterbox"
     opened = []
     open_data = brickyard.open_data
     monkeypatch.setattr(
@@ -320,4 +335,4 @@ def test_images_are_resized_in_evaluation_as_in_training(tmp_path: Path, monkeyp
         assert (frame[:, :16] == 128).all()
         assert (frame[:, 16:32] != 128).all()
     run(train, tmp_path / "run" / "last", *options, "--skip-bad", "--out", tmp_path / "second")  # as the model
-    assert json.loads((tmp_path / "second" / "train.json").read_text())["resize_mode"] == "letterbox"
+    assert read_settings(tmp_path / "second" / SETTINGS)["resize_mode"] == "letterbox"

@@ -23,7 +23,13 @@ class Trainer(SimpleNamespace):
     """The attributes of a trainer that the callback reads, and a record of its checkpoints."""
 
     def __init__(self, **values: object) -> None:
-        defaults = {"sanity_checking": False, "is_global_zero": True, "val_check_batch": 10, "callback_metrics": {}}
+        defaults = {
+            "sanity_checking": False,
+            "is_global_zero": True,
+            "val_check_batch": 10,
+            "accumulate_grad_batches": 1,
+            "callback_metrics": {},
+        }
         super().__init__(**{**defaults, "state": SimpleNamespace(fn=TrainerFn.FITTING), "saved": [], **values})
 
     def save_checkpoint(self, path: Path, weights_only: bool) -> None:

@@ -14,7 +14,7 @@ def test_a_validation_follows_the_last_step(steps: int, every: int, val_interval
     assert config.val_interval * config.num_validations == config.total_steps
 
 
-@pytest.mark.parametrize("number", ["steps", "batch_size", "every", "save_every"])
+@pytest.mark.parametrize("number", ["steps", "batch_size", "accumulate", "every", "save_every", "patience"])
 def test_zero_is_refused(number: str) -> None:
     with pytest.raises(BrickInputError, match=f"{number}: expected 1 or more, found 0"):
         TrainingConfig(**{number: 0})

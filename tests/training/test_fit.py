@@ -23,7 +23,7 @@ from brickyard.data.transforms import Augment, Augmented
 from brickyard.recipe.inspection import heads_of
 from brickyard.storage.weights import weights_sha256
 from brickyard.training.config import TrainerConfig, TrainingConfig
-from brickyard.training.fit import _optimizer_and_schedule, fit
+from brickyard.training.fit import fit
 from brickyard.training.run_folder import CHECKPOINT
 from tests.runs import SIDE, Rectangles, small_model, train_until_killed
 from tests.toys import ROOT, SOURCE
@@ -184,26 +184,6 @@ def test_the_seed_determines_the_training(tmp_path: Path) -> None:
     assert losses(1, "other") != first
 
 
-def test_the_learning_rate_warms_up_then_decays_along_a_cosine_scaled_by_layer() -> None:
-    model = small_model()
-    config = TrainingConfig(steps=100, every=100, lr=0.1, warmup=0.1, layer_decay=0.5, weight_decay=0.2)
-    configured = _optimizer_and_schedule(model, config, is_mixed=False)
-    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    fastest = max(range(len(optimizer.param_groups)), key=lambda index: optimizer.param_groups[index]["lr"])
-    rates = []
-    for _ in range(100):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
-    heads = [rate[fastest] for rate in rates]
-    assert heads[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
-    assert heads[10] == pytest.approx(0.1)
-    assert heads[55] == pytest.approx(0.05)  # half of the decay
-    assert 0 < heads[99] < 1e-4
-    assert min(rates[10]) < 0.1 * 0.5
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2}
-
-
 def test_a_data_set_of_one_image_trains(tmp_path: Path) -> None:
     assert fit(small_model(), Rectangles(1), Rectangles(1), tmp_path, SHORT)["validation/loss"] > 0
 
@@ -243,7 +223,7 @@ def test_unavailable_hardware_is_an_error_and_no_run_is_started(
 ) -> None:
     with pytest.raises(BrickInputError, match=message):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path / "run", config, trainer_config)
-    assert not (tmp_path / "run" / "train.json").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_fully_frozen_model_is_an_error_and_no_run_is_started(tmp_path: Path) -> None:
@@ -350,8 +330,8 @@ def test_what_a_killed_training_left_is_removed_at_the_next_start(tmp_path: Path
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "5"])
 def test_the_error_for_damaged_settings_names_the_file(text: str, tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text(text)
-    with pytest.raises(BrickIntegrityError, match=r"train\.json is damaged"):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(BrickIntegrityError, match=r"config\.yaml is damaged"):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True)
 
 
@@ -367,7 +347,7 @@ class _Unreadable(Rectangles):
 
 def test_a_start_that_fails_leaves_no_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    for data, kept in ((_Unreadable(4), []), (Rectangles(4), ["last", "last.ckpt", "log.jsonl", "train.json"])):
+    for data, kept in ((_Unreadable(4), []), (Rectangles(4), ["last", "last.ckpt", "log.jsonl", "config.yaml"])):
         if kept:
             fit(small_model("test_resnet_cls"), data, data, out, SHORT)
         else:
@@ -382,10 +362,10 @@ def test_a_start_that_fails_leaves_other_files_and_an_earlier_run(tmp_path: Path
     with pytest.raises(BrickInputError):
         fit(small_model("test_resnet_cls"), _Unreadable(4), Rectangles(4), tmp_path, SHORT)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    (tmp_path / "train.json").write_text("{}")  # of a run that was killed before its first checkpoint
+    (tmp_path / "config.yaml").write_text("{}")  # of a run that was killed before its first checkpoint
     with pytest.raises(FileExistsError, match="overwrite"):
         fit(small_model("test_resnet_cls"), Rectangles(4), Rectangles(4), tmp_path, SHORT)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "train.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
 
 
 def test_a_run_is_overwritten_only_if_asked(tmp_path: Path) -> None:
@@ -403,7 +383,7 @@ def test_a_run_is_overwritten_only_if_asked(tmp_path: Path) -> None:
 
 
 def test_a_run_cannot_be_both_resumed_and_replaced(tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("{}")
     with pytest.raises(BrickInputError, match="either resume or overwrite"):
         fit(small_model("test_resnet_cls"), Rectangles(2), Rectangles(2), tmp_path, SHORT, resume=True, overwrite=True)
-    assert (tmp_path / "train.json").exists()
+    assert (tmp_path / "config.yaml").exists()

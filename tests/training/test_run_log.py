@@ -3,7 +3,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from brickyard.training.lightning import ImageLogger
+from brickyard.training.loggers import ImageLogger
 from brickyard.training.run_log import RunLog
 
 

@@ -14,7 +14,7 @@ from brickyard.cli.report import TrainingReport
 from brickyard.cli.train import configs_of, open_splits, told_to_resume, training_options
 
 if TYPE_CHECKING:
-    from brickyard.core.specs import ResizeMode
+    from brickyard.core.specs import Augmentation, ResizeMode
 
 _LOCAL = "local-dir:"
 
@@ -47,6 +47,7 @@ def add_head(
     image_size: Any,
     resize_mode: ResizeMode | None,
     flip: bool,
+    augment: Augmentation,
     skip_bad: bool,
     **options: Any,
 ) -> None:
@@ -73,7 +74,7 @@ def add_head(
 
     new_head(model, name_of_head, task)  # raises before the data is read
     run = run or target.absolute().with_name(f"{target.absolute().name}-{name_of_head}")
-    images = {**image_options(model, image_size), "flip": flip, "skip_bad": skip_bad}
+    images = {**image_options(model, image_size), "flip": flip, "augment": augment, "skip_bad": skip_bad}
     if resize_mode is not None:
         images["resize_mode"] = resize_mode
     train_data, val_data = open_splits(data, seed=config.seed, **images)

@@ -55,7 +55,9 @@ class TrainingReport:
             click.echo(f"{last.monitor} was never a number: {model} is the last model.")
         else:
             score = format_metric(last.best_score)
-            click.echo(f"Finished {last.total_steps} steps. Best: step {last.best_step}, {last.monitor} {score}.")
+            is_early = last.step < last.total_steps
+            done = f"Stopped early after {last.step} of" if is_early else "Finished"
+            click.echo(f"{done} {last.total_steps} steps. Best: step {last.best_step}, {last.monitor} {score}.")
         click.echo(f"  brickyard eval {model} --data {quote(self.data)}")
         click.echo(f"  brickyard predict IMAGES --model {model}")
         click.echo(f"  brickyard export {model} FILE.onnx")

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
+from brickyard.cli.config_file import config_option
 from brickyard.cli.models import frozen_bricks, image_options, is_exported, load_trained, locate
 from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
 from brickyard.core.names import is_inside
-from brickyard.core.specs import RESIZE_MODES
+from brickyard.core.specs import AUGMENTATIONS, RESIZE_MODES
+from brickyard.training.config import Sched
 
 if TYPE_CHECKING:
     from brickyard.catalog import ModelInfo
     from brickyard.collection import BrickCollection
-    from brickyard.core.specs import ResizeMode
+    from brickyard.core.specs import Augmentation, ResizeMode
     from brickyard.data.dataset import LabelledDataset
     from brickyard.training.config import TrainerConfig, TrainingConfig
 
@@ -67,9 +69,26 @@ _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
     _DATA,
     click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Number of optimizer steps."),
     click.option(
-        "--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per step and device."
+        "--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per batch and device."
+    ),
+    click.option(
+        "--accumulate",
+        default=1,
+        show_default=True,
+        type=_COUNT,
+        help="Batches per optimizer step, whose gradients are averaged.",
+    ),
+    click.option(
+        "--opt", default="adamw", show_default=True, help="Optimizer, by timm's name: adamw, sgd, lamb, lion, ..."
     ),
     click.option("--lr", default=1e-3, show_default=True, type=_POSITIVE, help="Peak learning rate."),
+    click.option(
+        "--sched",
+        default="cosine",
+        show_default=True,
+        type=click.Choice(get_args(Sched)),
+        help="Learning rate after the warmup; cosine, tanh and poly (linear) decay to 0, step to a tenth at each 30%.",
+    ),
     click.option("--warmup", default=0.05, show_default=True, type=_FRACTION, help="Fraction of the steps for warmup."),
     click.option("--weight-decay", default=0.05, show_default=True, type=click.FloatRange(min=0), help="Weight decay."),
     click.option(
@@ -83,6 +102,12 @@ _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
     click.option(
         "--every", default=1000, show_default=True, type=_COUNT, help="Approximate steps between validations."
     ),
+    click.option(
+        "--label-smoothing",
+        type=click.FloatRange(min=0, max=1, max_open=True),
+        metavar="PART",
+        help="Label smoothing of the cross-entropy of cls and seg, e.g. 0.1.  [default: as stored, else 0]",
+    ),
     _SKIP_BAD,
     click.option("--save-every", default=500, show_default=True, type=_COUNT, help="Steps between checkpoints."),
     click.option(
@@ -93,9 +118,22 @@ _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
         type=click.Choice(["min", "max"]),
         help="Whether the smallest or largest value of --monitor is best.  [default: what the metric declares]",
     ),
+    click.option(
+        "--patience",
+        type=_COUNT,
+        metavar="N",
+        help="Stop after N validations in a row without a better --monitor.  [default: train all steps]",
+    ),
     _SIZE,
     click.option(
         "--flip/--no-flip", default=True, show_default=True, help="Random horizontal flips of images from folders."
+    ),
+    click.option(
+        "--augment",
+        default="light",
+        show_default=True,
+        type=click.Choice(AUGMENTATIONS),
+        help="Random changes of images from folders: none only resizes, strong has smaller crops and more colors.",
     ),
     click.option(
         "--resize-mode",
@@ -121,7 +159,8 @@ def training_options(command: Command) -> Command:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("model", metavar="NAME")
+@config_option
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted training in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace the training in --out.")
@@ -131,15 +170,25 @@ def training_options(command: Command) -> Command:
 )
 @click.option("--freeze", multiple=True, metavar="BRICK", help="Freeze a brick: backbone, ...; repeatable.")
 @click.option(
-    "--unfreeze", multiple=True, metavar="BRICK", help="Train a brick that is stored as frozen in NAME; repeatable."
+    "--unfreeze",
+    multiple=True,
+    metavar="BRICK[@STEP]",
+    help="Train a brick that is stored as frozen in NAME; with backbone@500, freeze it for the first 500 optimizer "
+    "steps only. Repeatable.",
 )
 @click.option("--allow-unlabelled", is_flag=True, help="Train although the data has no labels for some of the heads.")
 @click.option(
     "--layer-decay", default=1.0, show_default=True, type=_FRACTION, help="Learning rate factor per backbone layer."
 )
+@click.option(
+    "--logger",
+    "loggers",
+    multiple=True,
+    help="Also log to csv, tensorboard, wandb or mlflow, in the folder loggers of --out or on a server; repeatable.",
+)
 @training_options
 def train(
-    name: str,
+    model: str,
     data: str,
     out: Path,
     resume: bool,
@@ -149,10 +198,12 @@ def train(
     freeze: Sequence[str],
     unfreeze: Sequence[str],
     allow_unlabelled: bool,
+    loggers: Sequence[str],
     allow_nan: bool,
     image_size: tuple[int, int] | None,
     resize_mode: ResizeMode | None,
     flip: bool,
+    augment: Augmentation,
     skip_bad: bool,
     **options: Any,
 ) -> None:
@@ -164,41 +215,45 @@ def train(
     brickyard eval runs/first/best --data digits
 
     NAME is a name that `brickyard list` shows, or a folder with a saved model. The classes are those of the data. The
-    last and the best model, the metrics (log.jsonl), visualizations of the validation and a checkpoint are written to
-    --out. To resume an interrupted training, run the same command with --resume: results are the same as without the
-    interruption.
+    last and the best model, the metrics (log.jsonl), visualizations of the validation, a checkpoint and all options
+    (config.yaml) are written to --out; `brickyard train --config runs/first/config.yaml --out runs/second` repeats a
+    training. To resume an interrupted training, run the same command with --resume: results are the same as without
+    the interruption.
 
     \b
     Fine-tuning in two stages, first the heads, then everything:
         brickyard train resnet18_seg --data pets:data --pretrained --freeze backbone --out runs/heads
         brickyard train runs/heads/best --data pets:data --unfreeze backbone --lr 1e-4 --out runs/all
+
+    \b
+    The same in one training:
+        brickyard train resnet18_seg --data pets:data --pretrained --unfreeze backbone@500 --out runs/both
     """  # noqa: D301 - click reads the \b
     if resume and overwrite:
         raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
-    config, trainer_config = configs_of(options)
-    info = brickyard.model_info(locate(name))
+    config, trainer_config = configs_of({**options, "unfreeze": tuple(unfreeze)})
+    info = brickyard.model_info(locate(model))
     height, width = image_size or _training_size(info, data)
     resize_mode = resize_mode or info.spec.input.resize_mode
-    images: dict[str, Any] = {"flip": flip, "resize_mode": resize_mode, "skip_bad": skip_bad}
+    images: dict[str, Any] = {"flip": flip, "augment": augment, "resize_mode": resize_mode, "skip_bad": skip_bad}
     train_data, val_data = open_splits(data, image_size=(height, width), seed=config.seed, **images)
-    model = brickyard.create_model_for(
-        train_data, locate(name), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
+    created = brickyard.create_model_for(
+        train_data, locate(model), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
     )
-    _freeze(model, freeze, unfreeze)
+    _freeze(created, freeze, config.unfreeze_steps)
     provenance = {
-        "model": name,
+        "model": model,
         "data": data,
-        "image_size": height if height == width else [height, width],
+        "image_size": height if height == width else f"{height}x{width}",
         **images,
         "pretrained": pretrained,
         "bricks": list(bricks),
         "freeze": list(freeze),
-        "unfreeze": list(unfreeze),
     }
     report = TrainingReport(out, data, (height, width))
     with told_to_resume():
         brickyard.fit(
-            model,
+            created,
             train_data,
             val_data,
             out,
@@ -211,6 +266,7 @@ def train(
             provenance=provenance,
             progress=sys.stderr.isatty(),
             on_validation=report.add,
+            loggers=loggers,
         )
     report.end()
 
@@ -310,8 +366,8 @@ def _training_size(info: ModelInfo, data: str) -> tuple[int, int]:
     return generated or images.size
 
 
-def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Sequence[str]) -> None:
-    """Freeze and unfreeze bricks, and tell which others are frozen as they were stored."""
+def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Collection[str]) -> None:
+    """Freeze bricks, and tell which others stay frozen as they were stored; `fit` unfreezes."""
     for option, paths in (("--freeze", freeze), ("--unfreeze", unfreeze)):
         for path in paths:
             if path not in model:
@@ -319,9 +375,7 @@ def _freeze(model: BrickCollection, freeze: Sequence[str], unfreeze: Sequence[st
                 raise click.BadParameter(f"unknown brick '{path}': expected one of {known}", param_hint=option)
             if option == "--freeze":
                 model.freeze(path)
-            else:
-                model.unfreeze(path)
     for path in frozen_bricks(model):
-        if not any(is_inside(path, chosen) for chosen in freeze):
+        if not any(is_inside(path, chosen) for chosen in (*freeze, *unfreeze)):
             hint = f"--unfreeze {path} trains it, --freeze {path} confirms it."
             click.echo(f"Brick '{path}' stays frozen, as it is stored. {hint}", err=True)

@@ -10,6 +10,10 @@ from brickyard.errors import BrickInputError
 
 ResizeMode = Literal["squash", "letterbox"]
 RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
+Strength = Literal["light", "strong"]  # of random changes of training images
+STRENGTHS: tuple[Strength, ...] = get_args(Strength)
+Augmentation = Literal["none", Strength]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
 # What a backbone of transformer blocks can provide for each block, besides the feature map; see `BackboneSpec`.
 NORMED_FEATURES = "normed_features"

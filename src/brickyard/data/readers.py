@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Protocol, final
 
-from brickyard.core.specs import ResizeMode
+from brickyard.core.specs import AUGMENTATIONS, Augmentation, ResizeMode, Strength
 from brickyard.data.checking import checked_subset
 from brickyard.data.coco import Coco
 from brickyard.data.dataset import LabelledDataset, keypoints_of
@@ -61,7 +61,7 @@ class _SceneReader(Protocol):
 
 _NUM_SCENES: dict[Split, int] = {"train": 1_000_000, "val": 500, "test": 1000}  # generated on the fly, all different
 _IMAGE_SIZE = 224
-_MIN_AREA = 0.5  # of an image that a random crop keeps
+_MIN_AREA: dict[Strength, float] = {"light": 0.5, "strong": 0.25}  # of an image that a random crop keeps
 # The generated data sets, with their default image size.
 _SCENES: dict[str, tuple[_SceneReader, tuple[int, int]]] = {
     "digits": (DigitScenes, (96, 96)),
@@ -127,6 +127,7 @@ def open_data(
     seed: int = 0,
     flip: bool = True,
     resize_mode: ResizeMode = "squash",
+    augment: Augmentation = "light",
     skip_bad: bool = False,
 ) -> LabelledDataset:
     """Open the data set that a text names, with the transforms of its split.
@@ -159,15 +160,19 @@ def open_data(
             their points a flip exchanges, with a logged warning.
         resize_mode: How images of a folder are resized to a square: "squash" changes the aspect ratio, "letterbox"
             keeps it and pads with grey.
+        augment: How much training images of a folder are changed at random: "none" only resizes them, "strong" crops
+            them to a quarter of their area instead of half, and changes their colors more.
         skip_bad: Whether to leave out samples whose labels or image header are damaged, with a logged warning that
             counts them.
 
     Raises:
-        UnknownNameError: The data set or split is unknown.
+        UnknownNameError: The data set, split or augmentation is unknown.
         BrickInputError: A folder is missing or damaged, a sample is bad and `skip_bad` is False, or a number is out of
             range.
         MissingExtraError: Generated images need the extra `train`.
     """
+    if augment not in AUGMENTATIONS:
+        raise UnknownNameError("augmentation", augment, AUGMENTATIONS)
     if text in _SCENES:
         known = _split_of_scenes(split)
         num_scenes = _NUM_SCENES[known] if length is None else length
@@ -179,23 +184,25 @@ def open_data(
     data_format = _FORMATS[name]
     opened = data_format.reader(Path(folder).expanduser(), split)
     data = checked_subset(opened, length, text, skip_bad=skip_bad)
-    is_train = split == "train" and data_format.augment
+    is_train = split == "train" and data_format.augment and augment != "none"
+    strength: Strength = "light" if augment == "none" else augment
     has_text = LabelKind.TEXT in data.kinds.values()
     pairs = {label: points.flip_pairs for label, points in keypoints_of(data).items()}
     if is_train and flip and (unknown := [label for label, known in pairs.items() if known is None]):
         _log.warning(
             "%s: images are not flipped, since it is unknown which points of %s a flip exchanges.", text, unknown
         )
-    augment = Augment(
+    transform = Augment(
         image_size or _IMAGE_SIZE,
         data.kinds,
         train=is_train,
         flip=flip and not has_text and None not in pairs.values(),
         flip_pairs={label: known for label, known in pairs.items() if known is not None},
-        min_area=1.0 if has_text else _MIN_AREA,
+        min_area=1.0 if has_text else _MIN_AREA[strength],
+        strength=strength,
         resize_mode=resize_mode,
     )
-    return Augmented(data, augment)
+    return Augmented(data, transform)
 
 
 def _split_of_scenes(split: str) -> Split:

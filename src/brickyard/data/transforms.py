@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - its usual name
 
-from brickyard.core.specs import RESIZE_MODES, ResizeMode
+from brickyard.core.specs import RESIZE_MODES, STRENGTHS, ResizeMode, Strength
 from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.geometry import FRAME_FILL, Window, crop, horizontal_flip, resize_geometry, resize_into
 from brickyard.data.label_kinds import KIND_RULES, TARGETS, LabelKind, kind_of
@@ -35,7 +36,7 @@ class Augment:
     """Resize a sample to one size and, for training, change it at random, labels included.
 
     Training crops the image or pads it to a larger grey frame (as `torchvision.transforms.v2.RandomZoomOut`), flips it
-    and jitters its colors, drawing from torch's global generator. Labels move with the image by their kind: boxes are
+    and changes its colors, drawing from torch's global generator. Labels move with the image by their kind: boxes are
     clamped, and those with a side of less than 2 pixels are dropped with their rows of the other entries; masks take
     the nearest class of each pixel, and 255 in a frame; points outside of the image become unknown; dense maps take the
     nearest value, and 0 = unknown in a frame. Labels of the whole image do not change, so a low `min_area` may crop out
@@ -49,6 +50,8 @@ class Augment:
         flip_pairs: For each label of kind points or instance points, the pairs of indices that a flip swaps, such as
             the left and the right eye; an empty sequence if there are none.
         min_area: The smallest part of an image's area that a crop keeps, in (0, 1].
+        strength: "light" jitters the colors; "strong" jitters them more, and blurs, sharpens, posterizes, solarizes,
+            equalizes or stretches the contrast of some images, and makes some grey.
         interpolation: How images are resized, "bilinear" or "bicubic", with antialiasing.
         resize_mode: "squash" changes the aspect ratio; "letterbox" keeps it and pads with a grey frame.
 
@@ -65,12 +68,14 @@ class Augment:
         flip: bool = True,
         flip_pairs: Mapping[str, Sequence[tuple[int, int]]] = MappingProxyType({}),
         min_area: float = 0.5,
+        strength: Strength = "light",
         interpolation: str = "bilinear",
         resize_mode: ResizeMode = "squash",
     ) -> None:
         sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         _check("image_size", min(sides) >= 1, "1 or more", image_size)
         _check("min_area", 0 < min_area <= 1, "a fraction in (0, 1]", min_area)
+        _check("strength", strength in STRENGTHS, " or ".join(map(repr, STRENGTHS)), strength)
         _check("interpolation", interpolation in ("bilinear", "bicubic"), "'bilinear' or 'bicubic'", interpolation)
         _check("resize_mode", resize_mode in RESIZE_MODES, " or ".join(map(repr, RESIZE_MODES)), resize_mode)
         self.size = sides
@@ -78,7 +83,7 @@ class Augment:
         self.kinds, self.train, self.flip, self.min_area = kinds, train, flip, min_area
         self.flip_pairs = dict(flip_pairs)
         self.interpolation = InterpolationMode(interpolation)
-        self._color_jitter = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03)
+        self._colors = _COLORS[strength]()
         points = {name for name, kind in kinds.items() if kind in _WITH_POINTS}
         if train and flip and (undeclared := sorted(points - flip_pairs.keys())):
             hint = (
@@ -112,7 +117,7 @@ class Augment:
             return horizontal_flip(value) if is_flipped else value
 
         image = move(tv_tensors.Image(sample["image"]), FRAME_FILL)
-        moved = {"image": self._color_jitter(image) if self.train else image}
+        moved = {"image": self._colors(image) if self.train else image}
         for name, value in sample.items():
             if name.startswith(TARGETS):
                 moved[name] = self._label(name, value, size, move, is_flipped)
@@ -163,6 +168,91 @@ class Augmented(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.augment(self.data[index])
+
+
+@final
+class Transformed(Dataset[dict[str, Any]]):
+    """A data set whose samples a transform of the user changes when they are read, labels included.
+
+    The transform gets `image` and, for each label that moves with it, a dictionary of `tv_tensors`: "boxes", "masks",
+    "mask", "map" (a dense map), "points" or "keypoints". Boxes are clamped afterwards, and those with a side of less
+    than 2 pixels are dropped with their rows of the other entries.
+
+    Args:
+        data: The data set; its labels and their kinds are kept.
+        transform: A transform of `torchvision.transforms.v2`, or any function of that dictionary. It must keep the size
+            and dtype of the image and the number of boxes, and draw random numbers from torch's global generator.
+    """
+
+    def __init__(self, data: LabelledDataset, transform: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        self.data, self.transform = data, transform
+        self.labels, self.kinds, self.keypoints = data.labels, data.kinds, keypoints_of(data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Transform one sample; the sample of the data set is not modified.
+
+        Raises:
+            BrickInputError: The transform returns another form, or a label does not have the form of its kind.
+        """
+        sample = self.data[index]
+        image = sample["image"]
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        rules = {
+            name: KIND_RULES[kind_of(name, self.kinds, "transform")] for name in sample if name.startswith(TARGETS)
+        }
+        parts = {name: rule.wrap(sample[name], size, f"transform, '{name}'") for name, rule in rules.items()}
+        moving = {name: part for name, part in parts.items() if part}
+        moved = self.transform({"image": tv_tensors.Image(image.clone()), **copy.deepcopy(moving)})
+        _check_moved(moved, {"image": image, **moving})
+        result = {**sample, "image": moved["image"]}
+        for name in moving:
+            label = rules[name].unwrap(sample[name], moved[name])
+            has_boxes = self.kinds[name.removeprefix(TARGETS)] in _WITH_BOXES
+            result[name] = _sanitized(label, _MIN_BOX_SIDE) if has_boxes else label
+        return result
+
+
+def _check_moved(moved: Any, before: Mapping[str, Any]) -> None:
+    """Check that a transform has returned what `Transformed` expects of it."""
+    if not isinstance(moved, Mapping) or moved.keys() != before.keys():
+        found = sorted(moved) if isinstance(moved, Mapping) else type(moved).__name__
+        raise BrickInputError("transform", f"a dictionary with the entries that it got, {sorted(before)}", f"{found}")
+    image, expected = moved["image"], before["image"]
+    if not isinstance(image, Tensor) or (image.shape, image.dtype) != (expected.shape, expected.dtype):
+        found = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        hint = "Resize with the image size of the data; the model itself converts and normalizes its images."
+        raise BrickInputError("transform", f"an image {tuple(expected.shape)} {expected.dtype}", found, hint)
+    for name, part in before.items():
+        for entry in ("boxes", "masks", "keypoints") if name != "image" else ():
+            if entry in part and len(moved[name][entry]) != len(part[entry]):
+                hint = "Leave out SanitizeBoundingBoxes: small boxes are dropped afterwards."
+                found = f"{len(moved[name][entry])}"
+                raise BrickInputError(f"transform, '{name}'", f"{len(part[entry])} {entry} as before", found, hint)
+
+
+def _light_colors() -> v2.Transform:
+    return v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03)
+
+
+def _strong_colors() -> v2.Transform:
+    """Change the colors of an image, as RandAugment does (Cubuk et al. 2020, https://arxiv.org/abs/1909.13719)."""
+    jitter = v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)
+    operations = [
+        v2.Identity(),
+        v2.GaussianBlur(3),
+        v2.RandomAdjustSharpness(2.0, p=1.0),
+        v2.RandomAutocontrast(p=1.0),
+        v2.RandomEqualize(p=1.0),
+        v2.RandomPosterize(4, p=1.0),
+        v2.RandomSolarize(192, p=1.0),
+    ]
+    return v2.Compose([jitter, v2.RandomGrayscale(0.1), v2.RandomChoice(operations)])
+
+
+_COLORS: dict[Strength, Callable[[], v2.Transform]] = {"light": _light_colors, "strong": _strong_colors}
 
 
 def _sanitized(label: dict[str, Any], min_side: float | None) -> dict[str, Any]:

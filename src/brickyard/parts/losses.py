@@ -15,6 +15,9 @@ from torchmetrics import MetricCollection
 class CrossEntropy(nn.Module):
     """Mean cross-entropy over the labelled samples, computed in float32.
 
+    Args:
+        label_smoothing: The part of each target that is spread evenly over all classes, in [0, 1).
+
     Shape: logits (B, K), target (B,) int64 in [0, K), labelled (B,) bool or None for all -> a scalar. The target of an
     unlabelled sample may have any value. If no sample is labelled, the loss and its gradients are 0.
 
@@ -24,14 +27,25 @@ class CrossEntropy(nn.Module):
         tensor(0.6931)
     """
 
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
     def extra_repr(self) -> str:
-        return "cross-entropy"
+        return cross_entropy_formula(self.label_smoothing)
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
+        smoothing = self.label_smoothing
         if labelled is None:
-            return F.cross_entropy(logits.float(), target)
-        losses = F.cross_entropy(logits.float(), torch.where(labelled, target, 0), reduction="none")
+            return F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        target = torch.where(labelled, target, 0)
+        losses = F.cross_entropy(logits.float(), target, reduction="none", label_smoothing=smoothing)
         return mean_over(losses, labelled)
+
+
+def cross_entropy_formula(label_smoothing: float) -> str:
+    """Describe a cross-entropy."""
+    return f"cross-entropy with label smoothing {label_smoothing}" if label_smoothing else "cross-entropy"
 
 
 @final

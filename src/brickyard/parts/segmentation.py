@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from brickyard.errors import BrickInputError
-from brickyard.parts.losses import LabelledMetrics
+from brickyard.parts.losses import LabelledMetrics, cross_entropy_formula
 
 IGNORED = 255  # the class of unlabelled pixels in a target mask
 
@@ -42,6 +42,7 @@ class SegmentationLoss(nn.Module):
     Args:
         dice: The weight of the soft Dice loss (Milletari et al. 2016, https://arxiv.org/abs/1606.04797):
             1 - 2 |P G| / (|P| + |G|) over the labelled pixels of the batch, averaged over the classes in the target.
+        label_smoothing: The part of each target of the cross-entropy that is spread evenly over all classes, in [0, 1).
 
     Shape: logits (B, K, H, W), target (B, H, W) int64 in [0, K) or 255 for unlabelled pixels, labelled (B,) bool or
     None for all -> a scalar. The target of an unlabelled sample may have any values. Without labelled pixels the loss
@@ -51,12 +52,12 @@ class SegmentationLoss(nn.Module):
         BrickInputError: The sizes of target and logits differ.
     """
 
-    def __init__(self, dice: float = 0.0) -> None:
+    def __init__(self, dice: float = 0.0, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.dice = dice
+        self.dice, self.label_smoothing = dice, label_smoothing
 
     def extra_repr(self) -> str:
-        return "cross-entropy" + (f" + {self.dice} * Dice" if self.dice else "")
+        return cross_entropy_formula(self.label_smoothing) + (f" + {self.dice} * Dice" if self.dice else "")
 
     def forward(self, logits: Tensor, target: Tensor, labelled: Tensor | None = None) -> Tensor:
         size = (logits.shape[0], *logits.shape[2:])
@@ -66,7 +67,8 @@ class SegmentationLoss(nn.Module):
             target = torch.where(labelled[:, None, None], target, IGNORED)
         logits = logits.float()
         # Without labelled pixels the mean is nan, but the sum is 0 and connected to the graph.
-        total = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
+        smoothing = self.label_smoothing
+        total = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
         loss = total / (target != IGNORED).sum().clamp(min=1)
         return loss + self.dice * dice_loss(logits, target) if self.dice else loss
 

@@ -79,10 +79,12 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         every: Number of optimizer steps between two checkpoints.
         monitor: Name of the validation metric that selects the best model.
         mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best.
+        patience: Number of validations in a row without a better model after which the training stops, None for none.
         on_saved: Called after each validation, when the model is saved.
 
     Attributes:
         metrics: The metrics of the last validation.
+        unimproved: Number of validations since the one of the best model.
         best_step: The step of the best model, None if `monitor` was never a number.
 
     Raises:
@@ -99,12 +101,14 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         every: int,
         monitor: str,
         mode: Mode,
+        patience: int | None = None,
         on_saved: Callable[[pl.Trainer, CheckpointCallback], None] | None = None,
     ) -> None:
         self.folder, self.model, self.average, self.run_log = folder, model, average, run_log
-        self.every, self.monitor, self.mode, self.on_saved = every, monitor, mode, on_saved
+        self.every, self.monitor, self.mode, self.patience, self.on_saved = every, monitor, mode, patience, on_saved
         self.metrics: dict[str, float] = {}
         self.best_step: int | None = None
+        self.unimproved = 0
         self._best: float | None = None
         self._unsharded: BrickCollection | None = None
 
@@ -112,9 +116,14 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         if pl_module.device_mesh is not None:  # the weights are sharded after this hook
             self._unsharded = copy.deepcopy(self.model)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop_if_unimproved(trainer)  # a resumed training may have stopped before
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # gradients are no part of a checkpoint
+            return
         validates = (batch_idx + 1) % trainer.val_check_batch == 0  # a checkpoint follows the validation
         if trainer.global_step % self.every == 0 and not validates:
             self._save(trainer)
@@ -130,7 +139,9 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         score = self.metrics[self.monitor] * _SIGN[self.mode]
         is_best = self._best is None or score > self._best
         if is_best and not isnan(score):  # until a score is a number, each model replaces the previous one
-            self._best, self.best_step = score, trainer.global_step
+            self._best, self.best_step, self.unimproved = score, trainer.global_step, 0
+        else:
+            self.unimproved += 1
         model = self._model_to_save()
         if trainer.is_global_zero:
             for name in (LAST, BEST) if is_best else (LAST,):
@@ -138,6 +149,7 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
         self._save(trainer)
         if self.on_saved is not None:
             self.on_saved(trainer, self)
+        self._stop_if_unimproved(trainer)
 
     @property
     def best_score(self) -> float | None:
@@ -146,12 +158,16 @@ class CheckpointCallback(pl.callbacks.Checkpoint):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         state = {"best": self._best, "best_step": self.best_step, "metrics": self.metrics}
-        return {**state, "log_size": self.run_log.size}
+        return {**state, "unimproved": self.unimproved, "log_size": self.run_log.size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best, self.best_step = state_dict["best"], state_dict.get("best_step")
-        self.metrics = state_dict["metrics"]
+        self.metrics, self.unimproved = state_dict["metrics"], state_dict["unimproved"]
         self.run_log.truncate(state_dict["log_size"])
+
+    def _stop_if_unimproved(self, trainer: pl.Trainer) -> None:
+        if self.patience is not None and self.unimproved >= self.patience:
+            trainer.should_stop = True
 
     def _model_to_save(self) -> BrickCollection:
         if self.average is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, final
+from typing import Literal, final, get_args
 
-from brickyard.errors import BrickInputError
+from brickyard.errors import BrickInputError, UnknownNameError
 
 FSDP = "fsdp"
 Mode = Literal["min", "max"]
+Sched = Literal["cosine", "tanh", "poly", "step", "constant"]
 
 
 @final
@@ -18,9 +19,13 @@ class TrainingConfig:
     """The hyperparameters of a training run.
 
     Attributes:
-        steps: Number of optimizer steps (AdamW). Rounded up so that a validation follows the last step.
-        batch_size: Number of images per step and process.
-        lr: Peak learning rate of the heads: linear warmup, then cosine decay to 0.
+        steps: Number of optimizer steps. Rounded up so that a validation follows the last step.
+        batch_size: Number of images per batch and process.
+        accumulate: Number of batches per optimizer step, whose gradients are averaged.
+        opt: timm's name of the optimizer, e.g. "adamw", "sgd" or "lamb".
+        lr: Peak learning rate of the heads: linear warmup, then `sched`.
+        sched: timm's name of the schedule after the warmup: "cosine", "tanh" or "poly" (a straight line) decay to 0,
+            "step" to a tenth after each 30% of the steps, "constant" not at all.
         warmup: Fraction of the steps used for the warmup, in [0, 1].
         weight_decay: See `parameter_groups`.
         layer_decay: See `parameter_groups`.
@@ -32,15 +37,25 @@ class TrainingConfig:
         monitor: Name of the validation metric that selects the best model, see `resolve_monitor`.
         mode: Whether the smallest ("min") or the largest ("max") value of `monitor` is best; None is what the metric
             declares.
+        unfreeze: Paths of bricks to train although they are frozen, "backbone"; "backbone@500" freezes the brick for
+            the first 500 optimizer steps, and trains it from then on.
+        label_smoothing: Of the cross-entropy of all `cls` and `seg` heads, in [0, 1); stored with their losses. None
+            keeps what is stored, 0 for a new model.
+        patience: Number of validations in a row without a better `monitor` after which the training stops; None trains
+            all steps.
         seed: Seed of the order and augmentation of the images, and of random layers of the model.
 
     Raises:
         BrickInputError: A value is out of range.
+        UnknownNameError: There is no schedule of that name.
     """
 
     steps: int = 10_000
     batch_size: int = 32
+    accumulate: int = 1
+    opt: str = "adamw"
     lr: float = 1e-3
+    sched: Sched = "cosine"
     warmup: float = 0.05
     weight_decay: float = 0.05
     layer_decay: float = 1.0
@@ -51,19 +66,37 @@ class TrainingConfig:
     save_every: int = 500
     monitor: str = "validation/loss"
     mode: Mode | None = None
+    patience: int | None = None
+    unfreeze: tuple[str, ...] = ()
+    label_smoothing: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = {name: getattr(self, name) for name in ("steps", "batch_size", "every", "save_every")}
-        for name, value in positive.items():
-            if value < 1:
+        for name in ("steps", "batch_size", "accumulate", "every", "save_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise BrickInputError(name, "1 or more", f"{value}")
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise BrickInputError("label_smoothing", "a fraction in [0, 1)", f"{self.label_smoothing}")
+        for text in self.unfreeze:
+            brick, at, step = text.partition("@")
+            if not brick or (at and not (step.isascii() and step.isdigit() and int(step) < self.total_steps)):
+                expected = f"BRICK or BRICK@STEP with a step below {self.total_steps}"
+                raise BrickInputError("unfreeze", f"{expected}, as in backbone@{self.total_steps // 4}", f"'{text}'")
+        if self.sched not in get_args(Sched):
+            raise UnknownNameError("schedule", self.sched, get_args(Sched))
         if not 0 <= self.warmup <= 1:
             raise BrickInputError("warmup", "a fraction of the steps in [0, 1]", f"{self.warmup}")
         if not self.clip > 0:
             raise BrickInputError("clip", "a norm above 0, inf for none", f"{self.clip}")
         if self.mode not in ("min", "max", None):
             raise BrickInputError("mode", "'min', 'max' or None", f"{self.mode!r}")
+
+    @property
+    def unfreeze_steps(self) -> dict[str, int]:
+        """Number of optimizer steps before each brick of `unfreeze` is trained, by its path."""
+        parts = [text.partition("@") for text in self.unfreeze]
+        return {brick: int(step or 0) for brick, _, step in parts}
 
     @property
     def num_validations(self) -> int:

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from math import ceil, cos, pi
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.dataset import LabelledDataset
-from brickyard.errors import (
-    BrickInputError,
-    BrickIntegrityError,
-    BrickMismatchError,
-    BrickNotFoundError,
-    MissingExtraError,
-)
-from brickyard.storage.atomic import write_whole
+from brickyard.data.transforms import Transformed
+from brickyard.errors import BrickInputError, MissingExtraError
 from brickyard.training.checkpoints import AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
 from brickyard.training.ema import MovingAverage
 from brickyard.training.finite import FiniteLosses
 from brickyard.training.lightning import LightningBrickCollection
-from brickyard.training.matching import check_classes, describe_training, unlabelled_heads, without_unread_masks
+from brickyard.training.loggers import check_loggers, open_loggers
+from brickyard.training.matching import (
+    check_classes,
+    describe_training,
+    smooth_labels,
+    unlabelled_heads,
+    without_unread_masks,
+)
 from brickyard.training.monitor import resolve_monitor
-from brickyard.training.optim import parameter_groups
 from brickyard.training.progress import ProgressCallback, Validation
-from brickyard.training.run_folder import CHECKPOINT, SETTINGS, remove_run, removed_if_not_started
+from brickyard.training.run_folder import CHECKPOINT, LOGGERS, open_run, remove_run, removed_if_not_started
 from brickyard.training.run_log import RunLog
+from brickyard.training.schedule import check_optimizer, optimizer_and_schedule
+from brickyard.training.unfreezing import Unfreezing, unfreeze
 
 try:
     import pytorch_lightning as pl
+    from pytorch_lightning.loggers import Logger
     from pytorch_lightning.plugins import MixedPrecision
     from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -74,13 +73,16 @@ def fit(
     provenance: Mapping[str, Any] | None = None,
     progress: bool = False,
     on_validation: Callable[[Validation], None] | None = None,
+    transform: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
+    loggers: Sequence[Logger | str] = (),
+    callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, float]:
     """Train a model.
 
     Args:
         model: The model, trained in place; it holds the averaged weights afterwards if `config.ema` is set. Its
             parameters are converted to the channels-last memory format, which is faster for convolutions. The metadata
-            of its heads gets the image size and the resize mode of the data.
+            of its heads gets the image size and the resize mode of the data, and its losses `config.label_smoothing`.
         train: The training data.
         val: The validation data.
         out: The folder of the run; see `CheckpointCallback` and `RunLog` for what is written.
@@ -91,9 +93,16 @@ def fit(
         allow_unlabelled: Whether the training data may lack the labels of a head. Its loss is 0, and unless it has
             trained weights, it is marked as not trained, so that prediction warns.
         allow_nan: Whether to train on when a loss is not finite.
-        provenance: JSON values stored with the settings (model, data, ...). They must be the same to resume a run.
+        provenance: JSON values stored with the settings in `config.yaml` (model, data, ...). They must be the same to
+            resume a run.
         progress: Whether to show a progress bar.
         on_validation: Called after each validation, on rank 0, when the model is saved.
+        transform: A transform of `torchvision.transforms.v2` for the images and labels of the training, after those of
+            the data; see `Transformed`. It is not stored: pass the same to resume.
+        loggers: Lightning's loggers, or "csv", "tensorboard", "wandb" or "mlflow", that get the metrics and settings
+            too, and the visualizations if they take images. Those that are named write into `out/loggers` or to their
+            server; a resumed training is a new version or run there.
+        callbacks: Lightning's callbacks. To resume the training, their state must be tensors and plain values.
 
     Returns:
         The metrics of the last validation.
@@ -101,7 +110,9 @@ def fit(
     Raises:
         BrickInputError: No trainable parameters, an empty data set, an accelerator or precision that Lightning refuses,
             a loss that is not finite, or both `resume` and `overwrite`.
-        UnknownNameError: The model has no metric `config.monitor`.
+        UnknownNameError: The model has no metric `config.monitor`, or no brick of `config.unfreeze`, or there is no
+            optimizer or logger of a name.
+        MissingExtraError: The package of a named logger is not installed.
         FileExistsError: `out` holds a run, and both `resume` and `overwrite` are False.
         BrickNotFoundError: `out` holds no run, and `resume` is True.
         BrickMismatchError: The run in `out` has other settings or provenance, or the data has other classes than the
@@ -110,28 +121,36 @@ def fit(
     """
     if resume and overwrite:
         raise BrickInputError("fit", "either resume or overwrite", "both")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise BrickInputError("fit", "a model with trainable parameters", "every brick frozen")
-    for what, data in (("training data", train), ("validation data", val)):
-        if not len(data):
-            raise BrickInputError(what, "one image or more", "none")
-        check_classes(model, data, what)
-    run_log = RunLog(out)
+    unfreeze(model, config.unfreeze_steps)
+    _check(model, train, val)
+    check_loggers(loggers)
+    check_optimizer(config.opt)
+    run_log, checkpoint = RunLog(out), out / CHECKPOINT
+    settings = {**(provenance or {}), **asdict(config), "unfreeze": list(config.unfreeze)}
+    settings |= {**asdict(trainer_config), "allow_unlabelled": allow_unlabelled, "allow_nan": allow_nan}
+    settings |= {"loggers": [logger for logger in loggers if isinstance(logger, str)]}
+    if config.label_smoothing is not None:
+        smooth_labels(model, config.label_smoothing)
     unlabelled = unlabelled_heads(model, train, allow=allow_unlabelled)
     describe_training(model, train)
     train, val = without_unread_masks(train, model), without_unread_masks(val, model)
+    if transform is not None:
+        train = Transformed(train, transform)
+        train[0]  # what the transform returns is checked before the run starts
     if trainer_config.strategy != FSDP:  # FSDP2 keeps torch's default memory format
         model.to(memory_format=torch.channels_last)
     module = LightningBrickCollection(
         out.parent,
         out.name,
         model,
-        lambda _: _optimizer_and_schedule(model, config, is_mixed=isinstance(trainer.precision_plugin, MixedPrecision)),
+        lambda _: optimizer_and_schedule(model, config, is_mixed=isinstance(trainer.precision_plugin, MixedPrecision)),
         num_visualizations=_NUM_VISUALIZATIONS,
     )
     monitor, mode = resolve_monitor(model, config.monitor, config.mode)
     average = None if config.ema is None else MovingAverage(model, config.ema)
-    reporter = ProgressCallback(config.total_steps, config.batch_size, show_bar=progress, on_validation=on_validation)
+    reporter = ProgressCallback(
+        config.total_steps, config.batch_size * config.accumulate, show_bar=progress, on_validation=on_validation
+    )
     checkpoints = CheckpointCallback(
         out,
         model,
@@ -140,11 +159,13 @@ def fit(
         every=config.save_every,
         monitor=monitor,
         mode=mode,
+        patience=config.patience,
         on_saved=reporter.report,
     )
-    callbacks: list[pl.Callback] = [average] if average else []
-    callbacks += [] if allow_nan else [FiniteLosses()]
-    callbacks += [reporter, checkpoints]
+    of_run: list[pl.Callback] = [average] if average else []
+    of_run += [] if allow_nan else [FiniteLosses()]
+    of_run += [Unfreezing(model, config.unfreeze_steps)] if config.unfreeze else []
+    of_run += [*callbacks, reporter, checkpoints]
     with _expected_messages_ignored(), removed_if_not_started(out, overwrite=overwrite):
         trainer = _create_trainer(
             accelerator=trainer_config.accelerator,
@@ -154,13 +175,14 @@ def fit(
             precision=config.precision,
             max_steps=config.total_steps,
             max_epochs=-1,
-            val_check_interval=config.val_interval,
+            accumulate_grad_batches=config.accumulate,
+            val_check_interval=config.val_interval * config.accumulate,
             num_sanity_val_steps=0,
             gradient_clip_val=config.clip,
             use_distributed_sampler=False,
             log_every_n_steps=max(1, config.total_steps // _LOG_ROWS),
             logger=run_log,
-            callbacks=callbacks,
+            callbacks=of_run,
             plugins=[AtomicCheckpointIO()],
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -169,8 +191,10 @@ def fit(
         if trainer.is_global_zero:
             if overwrite:
                 remove_run(out)
-            _open_run(out, {**(provenance or {}), **asdict(config)}, resume)
-        checkpoint = out / CHECKPOINT
+            open_run(out, settings, resume=resume, may_differ=[*asdict(trainer_config), "allow_nan", "loggers"])
+            if not checkpoint.exists():
+                run_log.truncate(0)
+            trainer.loggers = [run_log, *open_loggers(loggers, out / LOGGERS, settings)]
         resumes = resume and checkpoint.exists()
         if resumes:
             check_checkpoint(checkpoint)
@@ -185,52 +209,23 @@ def fit(
     return checkpoints.metrics
 
 
+def _check(model: BrickCollection, train: LabelledDataset, val: LabelledDataset) -> None:
+    """Check that there is something to train, on data with the classes of the model."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise BrickInputError("fit", "a model with trainable parameters", "every brick frozen")
+    for what, data in (("training data", train), ("validation data", val)):
+        if not len(data):
+            raise BrickInputError(what, "one image or more", "none")
+        check_classes(model, data, what)
+
+
 def _create_trainer(**options: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**options)
     except (ValueError, TypeError, MisconfigurationException) as error:
-        raise BrickInputError("fit", "hardware and a precision that Lightning supports", f"{error}") from None
-
-
-def _open_run(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Start a run in a folder, or check that the run in it has the same settings."""
-    file = out / SETTINGS
-    if resume and not file.exists():
-        raise BrickNotFoundError(f"No training in {out} to resume. Start it without resume first.")
-    if file.exists() and not resume:
-        raise FileExistsError(f"{out} holds a training. Resume it, overwrite it, or choose another folder.")
-    if resume:
-        stored = _read_settings(file)
-        names = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
-        problems = [f"{name}: expected {stored.get(name)!r}, found {settings.get(name)!r}" for name in names]
-        if problems:
-            raise BrickMismatchError(f"The training in {out} has other settings", problems)
-    else:
-        write_whole(file, json.dumps(settings, indent=2) + "\n")
-    if not (out / CHECKPOINT).exists():
-        RunLog(out).truncate(0)
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError):
-        raise BrickIntegrityError(f"{file} is damaged: expected the settings of a training, as JSON.") from None
-
-
-def _optimizer_and_schedule(model: BrickCollection, config: TrainingConfig, *, is_mixed: bool) -> dict[str, Any]:
-    groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
-    # The fused AdamW takes half the time. It can unscale gradients itself, so Lightning's mixed precisions refuse to
-    # clip them, also in bfloat16, which needs no scaling.
-    optimizer = AdamW(groups, lr=config.lr, fused=not is_mixed)
-    warmup_steps = ceil(config.warmup * config.total_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return (1 + cos(pi * (step - warmup_steps) / max(1, config.total_steps - warmup_steps))) / 2
-
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        raise BrickInputError(
+            "fit", "hardware, a precision and callbacks that Lightning supports", f"{error}"
+        ) from None
 
 
 def _strategy(config: TrainerConfig) -> Strategy | str:
@@ -255,7 +250,11 @@ class _DataModule(pl.LightningDataModule):  # type: ignore[misc]
     def train_dataloader(self) -> Batches:
         config = self.config
         order = TrainingOrder(
-            self.train, config.batch_size, config.total_steps, seed=config.seed, **self._rank_and_world_size()
+            self.train,
+            config.batch_size,
+            config.total_steps * config.accumulate,
+            seed=config.seed,
+            **self._rank_and_world_size(),
         )
         return training_batches(self.train, order, workers=self.workers)
 

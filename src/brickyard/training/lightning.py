@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from timm.utils import distribute_bn
@@ -19,6 +19,7 @@ from brickyard.core.modules import BrickModule
 from brickyard.core.tags import Stage, Tag
 from brickyard.data.batches import checked
 from brickyard.errors import BrickGraphError, MissingExtraError
+from brickyard.training.loggers import image_writer
 from brickyard.training.loss_bricks import LossBricks
 from brickyard.training.running_means import RunningMeans
 from brickyard.training.stage_metrics import StageMetrics
@@ -32,14 +33,6 @@ except ImportError:
 
 TOTAL = "loss"  # the sum of all losses, which is minimized
 _CHECKPOINT_KEY = "brickyard"  # in a checkpoint: a list with the accumulated losses and metrics of each process
-
-
-@runtime_checkable
-class ImageLogger(Protocol):
-    """A logger that takes images, such as `RunLog` or Lightning's `WandbLogger`."""
-
-    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        """Log Pillow images under a name."""
 
 
 class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
@@ -63,7 +56,7 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             or to any other value that Lightning's `configure_optimizers` may return.
         batch_names: Names of the values of a batch that is a list or tuple.
         num_visualizations: Number of images of the first validation batch whose visualizations go to each
-            `ImageLogger`.
+            logger that takes images.
 
     Raises:
         BrickGraphError: In training: no brick outputs a loss.
@@ -260,14 +253,14 @@ class LightningBrickCollection(pl.LightningModule):  # type: ignore[misc]
             logger.log_metrics(row, step=self.global_step)
 
     def _log_visualizations(self, named_inputs: Mapping[str, Any]) -> None:
-        loggers = [logger for logger in self.loggers if isinstance(logger, ImageLogger)]
+        writers = [writer for logger in self.loggers if (writer := image_writer(logger)) is not None]
         has_drawing = any(Tag.VISUALIZATION in brick.tags for brick in self.bricks.bricks().values())
-        if not loggers or not has_drawing or self.trainer.sanity_checking:
+        if not writers or not has_drawing or self.trainer.sanity_checking:
             return
         try:
             for name, images in draw_batch(self.bricks, named_inputs, self.num_visualizations).items():
-                for logger in loggers:
-                    logger.log_image(f"{Stage.VALIDATION.value}/{name}", images, self.global_step)
+                for write in writers:
+                    write(f"{Stage.VALIDATION.value}/{name}", images, self.global_step)
         except Exception as error:  # drawing must not end a training, and a brick may wrap any function
             notes = " ".join(getattr(error, "__notes__", []))
             warnings.warn(f"No visualizations: {type(error).__name__}: {error} {notes}", stacklevel=2)

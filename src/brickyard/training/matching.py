@@ -19,8 +19,10 @@ from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.data.mixed import MixedData
 from brickyard.data.one_label import OneLabel
 from brickyard.data.transforms import Augmented
-from brickyard.errors import BrickMismatchError
+from brickyard.errors import BrickInputError, BrickMismatchError
 from brickyard.parts.instances.targets import PadInstances
+from brickyard.parts.losses import CrossEntropy
+from brickyard.parts.segmentation import SegmentationLoss
 from brickyard.recipe.inspection import heads_of
 from brickyard.tasks.registry import get_task
 
@@ -153,6 +155,20 @@ def _resize_mode(data: LabelledDataset, label: str) -> ResizeMode | None:
     if isinstance(data, OneLabel):
         data = data.data
     return data.augment.resize_mode if isinstance(data, Augmented) else None
+
+
+def smooth_labels(model: BrickCollection, amount: float) -> None:
+    """Set the label smoothing of each cross-entropy of a model, which is stored with it.
+
+    Raises:
+        BrickInputError: The model has no cross-entropy.
+    """
+    wrapped = [brick.wrapped for brick in model.bricks().values()]
+    losses = [loss for loss in wrapped if isinstance(loss, (CrossEntropy, SegmentationLoss))]
+    if amount and not losses:
+        raise BrickInputError("label_smoothing", "a head with a cross-entropy, cls or seg", "none")
+    for loss in losses:
+        loss.label_smoothing = amount
 
 
 def _compare(model: BrickCollection, data: LabelledDataset) -> tuple[dict[str, HeadInfo], list[str], list[str]]:

@@ -53,7 +53,7 @@ class ProgressCallback(pl.Callback):  # type: ignore[misc]
 
     Args:
         total_steps: Number of steps of the whole training.
-        batch_size: Number of images per step and process.
+        batch_size: Number of images per optimizer step and process.
         show_bar: Whether to show the bar.
         on_validation: Called on rank 0 after each validation, when the model is saved.
     """
@@ -82,7 +82,7 @@ class ProgressCallback(pl.Callback):  # type: ignore[misc]
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not self._bar.disable and trainer.global_step % _REFRESH == 0:
-            self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", refresh=False)
+            self._bar.set_postfix(loss=f"{float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}", refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -59,7 +59,7 @@ class RunLog(Logger):  # type: ignore[misc]
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: `fit` writes the settings into `train.json`."""
+        """Do nothing: `fit` writes the settings into `config.yaml`."""
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
