@@ -12,7 +12,7 @@ import click
 from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolutionError
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli import add_head, export, find, hub, importers, predict, train
+from brickyard.cli import add_head, export, find, hub, importers, predict, show, train
 from brickyard.cli.models import locate
 from brickyard.cli.output import echo_rows, echo_table, error_text, replace_unprintable
 from brickyard.errors import BrickError
@@ -147,6 +147,7 @@ for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify,
 main.add_command(find.find)
 main.add_command(importers.import_command)
 main.add_command(predict.predict)
+main.add_command(show.show)
 main.add_command(train.train)
 main.add_command(add_head.add_head)
 main.add_command(train.evaluate)
