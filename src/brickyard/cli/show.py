@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from brickyard.cli.csv_files import Cell, write_csv
 from brickyard.cli.output import echo_table
 from brickyard.cli.train import ImageSize
+from brickyard.core.csv_files import Cell, write_csv
 from brickyard.core.specs import RESIZE_MODES
 
 if TYPE_CHECKING:
