@@ -19,7 +19,8 @@ _MAX_NUMBERS = 25  # classes up to which the cells of a confusion matrix have nu
 _MAX_NAMES = 100  # classes up to which its axes have names
 _PER_COLUMN = 25  # entries in a column of a legend
 _MAX_COLUMNS = 4
-_MAX_CHARACTERS = 24  # of the name of a class
+_MAX_CHARACTERS = 24  # of the name of a class at an axis
+_MAX_CAPTION = 32  # characters of an entry of a legend
 _STYLES = ("solid", "dashed", "dotted", "dashdot")  # in turn for every 8 classes, whose colours come close again
 
 
@@ -85,7 +86,7 @@ def plot_curves(file: Path, curves: Mapping[str, npt.NDArray[Any]], captions: Se
                 recall, precision, color=color, linestyle=_STYLES[index // 8 % len(_STYLES)], linewidth=1.5
             )
     if has_legend:
-        texts = [_short(captions[index]) for index in shown]
+        texts = [_short(captions[index], _MAX_CAPTION) for index in shown]
         figure.legend(lines, texts, loc="outside right upper", ncols=columns, fontsize=8, frameon=False)
     figure.savefig(file, dpi=_DPI)
 
@@ -97,8 +98,8 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _short(name: str) -> str:
-    return _plain(name if len(name) <= _MAX_CHARACTERS else f"{name[: _MAX_CHARACTERS - 3]}...")
+def _short(text: str, length: int = _MAX_CHARACTERS) -> str:
+    return _plain(text if len(text) <= length else f"{text[: length - 3]}...")
 
 
 def _plain(text: str) -> str:

@@ -161,6 +161,7 @@ class MultilabelReport(HeadReport):
         precisions, recalls, thresholds = ([each.numpy() for each in part] for part in values.pop("curve"))
         support = values.pop("counts")[:, -1].numpy()
         columns = {name: values[name].numpy() for name in ("AP", "precision", "recall", "F1")}
+        columns["AP"] = np.where(support > 0, columns["AP"], _NAN)
         header = ["class", *columns, "images with the label"]
         write_csv(self.file(folder, "classes.csv"), header, _rows(self.labels, [*columns.values(), support]))
         points: list[list[Cell]] = []
