@@ -52,6 +52,7 @@ def main(modules: Sequence[str]) -> None:
     \b
     brickyard predict photo.jpg                run a model on an image
     brickyard list "resnet*_cls_seg"           find models
+    brickyard show coco:FOLDER --out look      draw, count and check the labels of a data set
     brickyard inspect hf://user/repo/seg       show what a stored head is and requires, without its weights
     brickyard find models/mine --task seg      find heads that fit a model
     brickyard swap models/mine seg hf://user/repo/seg      replace a head

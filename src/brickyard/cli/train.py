@@ -258,12 +258,10 @@ def evaluate(
     NAME is a zoo model, a folder with a saved model, a repo on the Hub as hf://user/repo, or what `brickyard export` or
     `brickyard quantize` wrote (a file .onnx, or a folder of them). Results are reproducible on one machine.
     """
-    from brickyard.report.report import EvaluationReport  # noqa: PLC0415 - it loads torch
-
     model = name if is_exported(name) else load_trained(name)
     options = image_options(model, image_size)
     dataset = brickyard.open_data(data, split, length=length, seed=seed, skip_bad=skip_bad, **options)
-    report = None if folder is None else EvaluationReport(dataset, worst)
+    report = None if folder is None else brickyard.EvaluationReport(dataset, worst)
     metrics = brickyard.evaluate(
         model,
         dataset,
