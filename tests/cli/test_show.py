@@ -220,6 +220,7 @@ class TestCounts:
         data = readers.open_data("digits-single", "test", length=12, image_size=320)
         known = torch.stack([item["targets/kpt"][:, 2] > 0 for item in data]).sum(dim=0)
         assert [int(row["known"]) for row in table(tmp_path / "out" / "points.csv")] == known.tolist()
+        assert {row["label"] for row in table(tmp_path / "out" / "classes.csv")} == {"cls"}
         identities = len({int(item["targets/emb"]) for item in data})
         rows = {row["quantity"]: row for row in table(tmp_path / "out" / "quantiles.csv")}
         assert int(rows["images of an identity"]["count"]) == identities

@@ -43,7 +43,12 @@ class Survey:
 
 
 def class_names(data: LabelledDataset, label: str) -> tuple[str, ...]:
-    """Return the classes of a label; those of a part, such as `anomaly/mask`, are the classes of its head."""
+    """Return the classes of a label, () if its kind has none.
+
+    Those of a part, such as `anomaly/mask`, are the classes of its head.
+    """
+    if data.kinds[label] in _WITHOUT_CLASSES:
+        return ()
     return tuple(data.labels.get(label) or data.labels.get(label.partition("/")[0]) or ())
 
 
