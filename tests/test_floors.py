@@ -12,6 +12,7 @@ from tests.toys import SOURCE, run_python
 
 PACKAGE = SOURCE / "brickyard"
 OPTIONAL = {
+    "matplotlib",
     "onnx",
     "onnxruntime",
     "onnxscript",
@@ -39,6 +40,7 @@ FLOORS = [
     "export",
     "inference",
     "training",
+    "report",
     "cli __init__",
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -91,6 +91,7 @@ from .inference.prediction import Prediction as Prediction
 from .inference.predictor import Predictor as Predictor
 from .export.pt2 import export_aoti as export_aoti, export_pt2 as export_pt2
 from .export.quantize import quantize_onnx as quantize_onnx
+from .report.report import EvaluationReport as EvaluationReport
 from .recipe.recipe import (
     HeadRecipe as HeadRecipe,
     Recipe as Recipe,

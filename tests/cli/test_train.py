@@ -67,6 +67,16 @@ def test_a_training_ends_with_a_summary(trained: tuple[Path, str]) -> None:
     assert f"  brickyard eval {trained[0] / 'best'} --data digits" in lines
 
 
+def test_an_evaluation_writes_a_report(trained: tuple[Path, str], tmp_path: Path) -> None:
+    arguments = ["--image-size", "48", "--report", tmp_path / "report", "--worst", "2"]
+    output = run(evaluate, trained[0] / "best", "--data", "digits", *arguments)
+    names = sorted(file.name for file in (tmp_path / "report").iterdir())
+    assert f"Report in {tmp_path / 'report'}: {', '.join(names)}." in output
+    for name in ("metrics.csv", "cls_precision_recall.png", "cls_classes.csv", "seg_confusion.png", "seg_worst.png"):
+        assert name in names
+    assert len((tmp_path / "report" / "seg_worst.csv").read_text().splitlines()) == 3
+
+
 def test_the_options_of_the_schedule_and_the_best_model_are_on_the_command_line(tmp_path: Path) -> None:
     options = ["--monitor", "seg/MeanIoU", "--mode", "min", "--clip", "1.5", "--warmup", "0.5", "--save-every", "1"]
     output = run(train, NAME, *SHORT, "--out", tmp_path / "run", *options)

@@ -12,7 +12,7 @@ import click
 from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolutionError
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli import add_head, export, find, hub, importers, predict, train
+from brickyard.cli import add_head, export, find, hub, importers, predict, show, train
 from brickyard.cli.models import locate
 from brickyard.cli.output import echo_rows, echo_table, error_text, replace_unprintable
 from brickyard.errors import BrickError
@@ -52,6 +52,7 @@ def main(modules: Sequence[str]) -> None:
     \b
     brickyard predict photo.jpg                run a model on an image
     brickyard list "resnet*_cls_seg"           find models
+    brickyard show coco:FOLDER --out look      draw, count and check the labels of a data set
     brickyard inspect hf://user/repo/seg       show what a stored head is and requires, without its weights
     brickyard find models/mine --task seg      find heads that fit a model
     brickyard swap models/mine seg hf://user/repo/seg      replace a head
@@ -147,6 +148,7 @@ for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify,
 main.add_command(find.find)
 main.add_command(importers.import_command)
 main.add_command(predict.predict)
+main.add_command(show.show)
 main.add_command(train.train)
 main.add_command(add_head.add_head)
 main.add_command(train.evaluate)

@@ -285,6 +285,15 @@ def train(
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the metrics to this file."
 )
+@click.option(
+    "--report",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also write metrics of each class, confusion matrices, curves and the worst images to this folder.",
+)
+@click.option(
+    "--worst", default=16, show_default=True, type=click.IntRange(min=0), help="Number of worst images of --report."
+)
 def evaluate(
     name: str,
     data: str,
@@ -297,6 +306,8 @@ def evaluate(
     workers: int,
     device: str | None,
     file: Path | None,
+    folder: Path | None,
+    worst: int,
 ) -> None:
     """Measure the metrics of the trained model NAME on labelled images.
 
@@ -306,8 +317,15 @@ def evaluate(
     model = name if is_exported(name) else load_trained(name)
     options = image_options(model, image_size)
     dataset = brickyard.open_data(data, split, length=length, seed=seed, skip_bad=skip_bad, **options)
+    report = None if folder is None else brickyard.EvaluationReport(dataset, worst)
     metrics = brickyard.evaluate(
-        model, dataset, batch_size=batch_size, workers=workers, device=device, progress=sys.stderr.isatty()
+        model,
+        dataset,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        progress=sys.stderr.isatty(),
+        on_batch=None if report is None else report.update,
     )
     height, width = dataset[0]["image"].shape[-2:]
     if file is not None:  # first: whatever happens to the table, the measurement is not lost
@@ -317,6 +335,8 @@ def evaluate(
         file.write_text(json.dumps({**settings, "seed": seed, "metrics": numbers}, indent=2) + "\n", encoding="utf-8")
     rows = [(metric, format_metric(value)) for metric, value in metrics.items()]
     echo_table(["metric", data], rows, title=f"{name}, {len(dataset)} images of {split}, {width}x{height} pixels")
+    if report is not None and folder is not None:
+        click.echo(f"Report in {folder}: {', '.join(report.write(folder, metrics))}.")
 
 
 def configs_of(options: dict[str, Any]) -> tuple[TrainingConfig, TrainerConfig]:

@@ -74,11 +74,7 @@ def checked_subset(data: LabelledDataset, length: int | None, name: str, *, skip
         BrickInputError: There are fewer samples than `length`, or none; or some are bad, and `skip_bad` is False. The
             error lists the first problems.
     """
-    if length is not None and not 0 <= length <= len(data):
-        raise BrickInputError("length", f"0 to {len(data)}, the length of the data set", f"{length}")
-    count = len(data) if length is None else length
-    if not len(data):
-        raise BrickInputError(name, "one image or more", "none")
+    count = num_samples(data, length, name)
     problems: dict[int, BrickInputError] = {}
     num_small = 0
     for index in tqdm(range(count), f"Checking {name}", disable=None if count >= _LARGE else True, leave=False):
@@ -101,6 +97,19 @@ def checked_subset(data: LabelledDataset, length: int | None, name: str, *, skip
         raise BrickInputError(name, "one good sample or more", found)
     _log.warning("%s: left out %d of %d samples:%s", name, len(problems), count, _listed([*problems.values()]))
     return Subset(data, [index for index in range(count) if index not in problems])
+
+
+def num_samples(data: LabelledDataset, length: int | None, name: str) -> int:
+    """Return the number of samples to use, `length` or all.
+
+    Raises:
+        BrickInputError: There are fewer samples than `length`, or none.
+    """
+    if length is not None and not 0 <= length <= len(data):
+        raise BrickInputError("length", f"0 to {len(data)}, the length of the data set", f"{length}")
+    if not len(data):
+        raise BrickInputError(name, "one image or more", "none")
+    return len(data) if length is None else length
 
 
 def _listed(problems: Sequence[BrickInputError]) -> str:

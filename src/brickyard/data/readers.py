@@ -173,7 +173,26 @@ def open_data(
     """
     if augment not in AUGMENTATIONS:
         raise UnknownNameError("augmentation", augment, AUGMENTATIONS)
-    if text in _SCENES:
+    data = open_stored(text, split, length=length, image_size=image_size, seed=seed)
+    if is_generated(text):
+        return data
+    checked = checked_subset(data, length, text, skip_bad=skip_bad)
+    return transformed(checked, text, split, image_size=image_size, augment=augment, flip=flip, resize_mode=resize_mode)
+
+
+def open_stored(
+    text: str,
+    split: str,
+    *,
+    length: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+) -> LabelledDataset:
+    """Open a data set as `open_data` does, but without its checks and transforms: images have the size that they have.
+
+    `length` and `image_size` are those of generated images; a folder is opened as a whole.
+    """
+    if is_generated(text):
         known = _split_of_scenes(split)
         num_scenes = _NUM_SCENES[known] if length is None else length
         scenes, default_size = _SCENES[text]
@@ -181,10 +200,31 @@ def open_data(
     name, _, folder = text.partition(":")
     if name not in _FORMATS or not folder:
         raise UnknownNameError("data", text, data_names())
-    data_format = _FORMATS[name]
-    opened = data_format.reader(Path(folder).expanduser(), split)
-    data = checked_subset(opened, length, text, skip_bad=skip_bad)
-    is_train = split == "train" and data_format.augment and augment != "none"
+    return _FORMATS[name].reader(Path(folder).expanduser(), split)
+
+
+def transformed(
+    data: LabelledDataset,
+    text: str,
+    split: str,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    augment: Augmentation = "light",
+    flip: bool = True,
+    resize_mode: ResizeMode = "squash",
+) -> LabelledDataset:
+    """Apply the transforms of a split to a data set on disk, see `open_data`.
+
+    Args:
+        data: What `open_stored` returned, or a part of it.
+        text: The format and the folder.
+        split: "train", whose images are augmented at random, or another one.
+        image_size: The side of an image in pixels, or (H, W); None for 224.
+        augment: How much images of "train" are changed at random, see `open_data`.
+        flip: Whether half of the augmented images are flipped, if their labels can be.
+        resize_mode: How images are resized.
+    """
+    is_train = split == "train" and augment != "none" and _FORMATS[text.partition(":")[0]].augment
     strength: Strength = "light" if augment == "none" else augment
     has_text = LabelKind.TEXT in data.kinds.values()
     pairs = {label: points.flip_pairs for label, points in keypoints_of(data).items()}
@@ -203,6 +243,11 @@ def open_data(
         resize_mode=resize_mode,
     )
     return Augmented(data, transform)
+
+
+def is_generated(text: str) -> bool:
+    """Tell whether a text names generated images."""
+    return text in _SCENES
 
 
 def _split_of_scenes(split: str) -> Split:

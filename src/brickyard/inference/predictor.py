@@ -26,7 +26,7 @@ from brickyard.inference.masks import with_masks
 from brickyard.inference.prediction import Prediction
 from brickyard.inference.reading import Batch, ImageReader
 from brickyard.inference.runners import open_runner
-from brickyard.inference.settings import drawing_bricks, resized_spec, selections
+from brickyard.inference.settings import draw_outputs, drawing_bricks, resized_spec, selections
 from brickyard.inference.sources import ImageInput, ImageSource, find_files, image_sources
 from brickyard.storage.sources.uri import locate
 from brickyard.tasks.registry import get_task
@@ -299,9 +299,7 @@ class Predictor:
             brick = self._drawing[head]
             with _missing_output_error(head):
                 resized = self._task(head).on_image(outputs[head], geometry)
-                values = {"image": np.asarray(drawn), **{f"{head}/{name}": value for name, value in resized.items()}}
-                arguments = {argument: values[name] for argument, name in brick.input_names.items()}
-            drawn = brick.callable(**arguments)
+                drawn = draw_outputs(brick, head, np.asarray(drawn), resized)
         return drawn
 
 

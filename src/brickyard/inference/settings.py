@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from brickyard.core.specs import InputSpec
 from brickyard.core.visualization import BrickPerImageVisualization
@@ -24,6 +26,29 @@ def drawing_bricks(runner: Runner) -> dict[str, Any]:
     """Return the visualization brick of each head that has one."""
     bricks = {head: runner.auxiliary.bricks().get(f"{head}/visualization") for head in runner.heads}
     return {head: brick for head, brick in bricks.items() if isinstance(brick, BrickPerImageVisualization)}
+
+
+def draw_outputs(
+    brick: BrickPerImageVisualization, head: str, image: npt.NDArray[Any], outputs: Mapping[str, Any]
+) -> Image.Image:
+    """Draw the outputs of a head for one image.
+
+    Args:
+        brick: The visualization brick of the head.
+        head: The prefix of the head.
+        image: (H, W, C).
+        outputs: What `Task.on_image` returned for this image.
+
+    Raises:
+        KeyError: An output that the brick reads is missing.
+    """
+    values = {"image": image, **{f"{head}/{name}": value for name, value in outputs.items()}}
+    names = brick.input_names
+    if isinstance(names, Mapping):
+        drawn: Image.Image = brick.callable(**{argument: values[name] for argument, name in names.items()})
+    else:
+        drawn = brick.callable(*(values[name] for name in names))
+    return drawn
 
 
 def selections(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from brickyard.inference.runners import OnnxRunner
 from brickyard.recipe.inspection import heads_of, images_of
 from brickyard.training.matching import check_labels, without_unread_masks
 
+OnBatch = Callable[[BrickCollection, Mapping[str, Any], Mapping[str, Any]], None]
 _TAGS = Stage.TEST.tags - {Tag.LOSS}
 _DATA_PREFIXES = ("image", "targets/", "labelled/")
 _HINT = "Evaluate the model itself, or export it again with these values among its outputs."
@@ -35,6 +37,7 @@ def evaluate(
     workers: int = 0,
     device: str | None = None,
     progress: bool = False,
+    on_batch: OnBatch | None = None,
 ) -> dict[str, float]:
     """Compute every scalar metric of a model on a data set. Results are reproducible on one machine.
 
@@ -47,6 +50,8 @@ def evaluate(
         workers: Number of data loading processes; 0 loads in this process.
         device: Device of the model, by default "cuda" if available, else "cpu"; of a file, see `OnnxRunner`.
         progress: Whether to show a progress bar.
+        on_batch: Called after each batch, in the order of the data, with the collection that is measured, the batch on
+            its device, and all values of it: inputs and outputs.
 
     Returns:
         The metrics by their path: `seg/MeanIoU`, `det/map_50`, ... Of a file, those whose inputs are among its
@@ -71,7 +76,9 @@ def evaluate(
     with torch.inference_mode():
         for batch in tqdm(batches, unit="batch", disable=not progress):
             named_inputs = {name: _to_device(value, device) for name, value in checked(batch).items()}
-            measured(named_inputs, tags=_TAGS, skip_missing=True)
+            values = measured(named_inputs, tags=_TAGS, skip_missing=True)
+            if on_batch is not None:
+                on_batch(measured, named_inputs, values)
     summary = measured.summarize(reset=True)
     return {name: float(value) for name, value in summary.items() if isinstance(value, Tensor) and value.numel() == 1}
 

@@ -16,7 +16,6 @@ from torch import nn
 from brickyard.collection import BrickCollection
 from brickyard.data.batches import Batches, TrainingOrder, evaluation_batches, training_batches
 from brickyard.data.dataset import LabelledDataset
-from brickyard.data.transforms import Transformed
 from brickyard.errors import BrickInputError, MissingExtraError
 from brickyard.training.checkpoints import AtomicCheckpointIO, CheckpointCallback, check_checkpoint
 from brickyard.training.config import FSDP, TrainerConfig, TrainingConfig
@@ -28,6 +27,7 @@ from brickyard.training.matching import (
     check_classes,
     describe_training,
     smooth_labels,
+    transformed,
     unlabelled_heads,
     without_unread_masks,
 )
@@ -135,7 +135,7 @@ def fit(
     describe_training(model, train)
     train, val = without_unread_masks(train, model), without_unread_masks(val, model)
     if transform is not None:
-        train = Transformed(train, transform)
+        train = transformed(train, transform)
         train[0]  # what the transform returns is checked before the run starts
     if trainer_config.strategy != FSDP:  # FSDP2 keeps torch's default memory format
         model.to(memory_format=torch.channels_last)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from brickyard.data.dataset import LabelledDataset, keypoints_of
 from brickyard.data.label_kinds import TARGETS, LabelKind
 from brickyard.data.mixed import MixedData
 from brickyard.data.one_label import OneLabel
-from brickyard.data.transforms import Augmented
+from brickyard.data.transforms import Augmented, Transformed
 from brickyard.errors import BrickInputError, BrickMismatchError
 from brickyard.parts.instances.targets import PadInstances
 from brickyard.parts.losses import CrossEntropy
@@ -124,6 +125,13 @@ def without_unread_masks(data: LabelledDataset, model: BrickCollection) -> Label
     if isinstance(data, Augmented):
         return Augmented(WithoutMasks(data.data, unread), data.augment)
     return WithoutMasks(data, unread)
+
+
+def transformed(data: LabelledDataset, transform: Callable[[dict[str, Any]], Mapping[str, Any]]) -> LabelledDataset:
+    """Return data whose samples a transform changes, see `Transformed`; those of a `MixedData` one by one."""
+    if isinstance(data, MixedData):
+        return data.map(lambda part: Transformed(part, transform))
+    return Transformed(data, transform)
 
 
 def _reads_masks(brick: Brick) -> bool:

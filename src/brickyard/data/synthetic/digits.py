@@ -116,7 +116,7 @@ class DigitScenes(Scenes):
         digits: tuple[int, int] = (1, 5),
     ) -> None:
         super().__init__(split, length, image_size, seed)
-        self.check("digits", 0 <= digits[0] <= digits[1], "(min, max) with 0 <= min <= max", digits)
+        self.check_argument("digits", 0 <= digits[0] <= digits[1], "(min, max) with 0 <= min <= max", digits)
         self.digits, self.image_size = digits, self.size[0]
         self._backgrounds = Backgrounds(photos_of(split), self.image_size)
         self._glyphs = Glyphs(*digits_of(split), min_height=self.image_size / 6, max_height=self.image_size / 2)

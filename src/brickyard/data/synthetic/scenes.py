@@ -57,10 +57,12 @@ class Scenes(Dataset[dict[str, Any]]):
         if split not in SPLITS:
             raise UnknownNameError("split", split, SPLITS)
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.check("length", length >= 0, "0 or more", length)
-        self.check("image_size", min(size) >= _MIN_SIZE, f"{_MIN_SIZE} or more", image_size)
-        self.check("image_size", size[0] == size[1] or not self.is_square, "one side: scenes are square", image_size)
-        self.check("seed", seed >= 0, "0 or more", seed)
+        self.check_argument("length", length >= 0, "0 or more", length)
+        self.check_argument("image_size", min(size) >= _MIN_SIZE, f"{_MIN_SIZE} or more", image_size)
+        self.check_argument(
+            "image_size", size[0] == size[1] or not self.is_square, "one side: scenes are square", image_size
+        )
+        self.check_argument("seed", seed >= 0, "0 or more", seed)
         self.split, self.length, self.size, self.seed = split, length, size, seed
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class Scenes(Dataset[dict[str, Any]]):
     def generate(self, rng: np.random.Generator) -> dict[str, Any]:
         """Generate one image with its labels from random numbers."""
 
-    def check(self, name: str, valid: bool, expected: str, value: object) -> None:
+    def check_argument(self, name: str, valid: bool, expected: str, value: object) -> None:
         """Raise `BrickInputError` for an argument that is not valid."""
         if not valid:
             raise BrickInputError(f"{type(self).__name__}, {name}", expected, repr(value))

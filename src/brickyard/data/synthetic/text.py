@@ -50,7 +50,7 @@ class DigitText(Scenes):
         digits: tuple[int, int] = (1, 6),
     ) -> None:
         super().__init__(split, length, image_size, seed)
-        self.check("digits", 1 <= digits[0] <= digits[1], "(min, max) with 1 <= min <= max", digits)
+        self.check_argument("digits", 1 <= digits[0] <= digits[1], "(min, max) with 1 <= min <= max", digits)
         self.digits = digits
         self._unit = min(self.size[0], self.size[1] / 3)
         self._backgrounds = Backgrounds(photos_of(split), max(self.size))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
@@ -13,6 +16,29 @@ from torchmetrics.utilities import dim_zero_cat
 from brickyard.parts.detection.targets import ignored_classes, is_ignored
 
 _REPORTED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
+_CURVES = ("precision", "scores")
+
+
+@final
+@dataclass(frozen=True)
+class ClassPrecision:
+    """COCO's average precision and recall of each class, and its curves.
+
+    Attributes:
+        classes: The C classes that have an object or a detection.
+        values: (C,) by name: AP, AP50, AP75, and AR100, the recall of 100 detections per image; nan without an object.
+        ious: The T thresholds of intersection over union.
+        recalls: The R recalls of the curves.
+        precision: (T, R, C), the precision at each recall, or -1 without an object.
+        scores: (T, R, C), the lowest score of the detections that are needed for it.
+    """
+
+    classes: list[int]
+    values: dict[str, npt.NDArray[Any]]
+    ious: list[float]
+    recalls: list[float]
+    precision: npt.NDArray[Any]
+    scores: npt.NDArray[Any]
 
 
 @final
@@ -67,15 +93,41 @@ class PaddedMeanAveragePrecision(Metric):
 
     def compute(self) -> dict[str, Any]:
         """Return precision (`map`, `map_50`, `map_small`, ...) and recall (`mar_1`, ...); nan without targets."""
+        values = self._evaluated().compute()
+        return {name: torch.where(values[name] < 0, torch.nan, values[name]) for name in _REPORTED}
+
+    def by_class(self) -> ClassPrecision:
+        """Return precision and recall of each class, and the curves that average precision is the area below."""
+        metric = self._evaluated(class_metrics=True, extended_summary=True)
+        values = metric.compute()
+        classes = values["classes"].reshape(-1).tolist()
+        shape = (len(metric.iou_thresholds), len(metric.rec_thresholds), len(classes))
+        # (T, R, C, areas, numbers of detections): objects of all areas, and 100 detections per image.
+        curves = [values[name][..., 0, -1].numpy() if name in values else np.full(shape, -1.0) for name in _CURVES]
+        ious, precision = [round(float(iou), 2) for iou in metric.iou_thresholds], curves[0]
+        of_class = {
+            "AP": values["map_per_class"],
+            **{
+                f"AP{round(100 * iou)}": torch.from_numpy(precision[ious.index(iou)].mean(axis=0))
+                for iou in (0.5, 0.75)
+            },
+            "AR100": values["mar_100_per_class"],
+        }
+        named = {name: each.reshape(-1)[: len(classes)].double().numpy() for name, each in of_class.items()}
+        undefined = {name: np.where(each < 0, np.nan, each) for name, each in named.items()}
+        return ClassPrecision(classes, undefined, ious, [*map(float, metric.rec_thresholds)], precision, curves[1])
+
+    def _evaluated(self, **options: Any) -> MeanAveragePrecision:
+        """Return torchmetrics' metric of all images."""
         detections = _split_by_image(self.detections, self.detection_counts)
         targets = _split_by_image(self.targets, self.target_counts)
-        metric = MeanAveragePrecision(backend="faster_coco_eval")  # pycocotools takes six times as long
+        # pycocotools takes six times as long
+        metric = MeanAveragePrecision(backend="faster_coco_eval", **options)
         metric.update(
             [{"boxes": rows[:, :4], "scores": rows[:, 4], "labels": rows[:, 5].long()} for rows in detections],
             [_as_target(rows[:, :4], rows[:, 4].long()) for rows in targets],
         )
-        values = metric.compute()
-        return {name: torch.where(values[name] < 0, torch.nan, values[name]) for name in _REPORTED}
+        return metric
 
 
 def detection_metrics() -> MetricCollection:
