@@ -38,6 +38,7 @@ FLOORS = [
     "create catalog",
     "export",
     "inference",
+    "page",
     "training",
     "cli __init__",
 ]
