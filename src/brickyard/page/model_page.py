@@ -87,8 +87,8 @@ def _demo_section(page: ModelPage) -> str:
         element(
             "p",
             {},
-            f"The model runs in this browser, and photos stay on this machine. It is loaded ({size}) with the "
-            "first photo.",
+            f"The model runs in this browser, and photos stay on this machine. It is loaded with the first photo: "
+            f"{size}, and 14 MB of onnxruntime.",
         ),
         element(
             "p",

@@ -100,7 +100,7 @@ def read_models(sources: Iterable[str | os.PathLike[str]]) -> list[SiteModel]:
         The exceptions of `model_info`.
     """
     models: list[SiteModel] = []
-    for source in dict.fromkeys(map(os.fspath, sources)):
+    for source in dict.fromkeys(os.fspath(source) for source in sources):
         models.append(_read_model(source, {model.folder for model in models}))
     return models
 
