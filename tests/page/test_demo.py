@@ -28,7 +28,7 @@ from tests.page.html import Page
 SAMPLES = Path(brickyard.__file__).parent / "samples"
 COFFEE = SAMPLES / "coffee.jpg"
 DIGITS, PHOTOS = "test_resnet_cls-multilabel_seg-tower_det.digits_v1", "mobilenetv2_100_cls.tv_in1k"
-OTHERS = "test_resnet_inst_pose-masks_fomo_kpt_anomaly_depth_emb_ocr"
+OTHERS = "test_resnet_depth_inst_pose-masks_kpt_emb_fomo_anomaly_ocr"
 pytestmark = pytest.mark.slow
 
 
