@@ -39,6 +39,7 @@ FLOORS = [
     "create catalog",
     "export",
     "inference",
+    "page",
     "training",
     "report",
     "cli __init__",

@@ -115,6 +115,7 @@ from .tasks.task import (
 )
 from .training.lightning import LightningBrickCollection as LightningBrickCollection
 from .storage.search import FoundHead as FoundHead
+from .page.site import write_page as write_page
 from .storage.verify import verify as verify
 from .core.visualization import (
     BrickPerImageVisualization as BrickPerImageVisualization,

@@ -99,7 +99,7 @@ def model_info(name: str) -> ModelInfo:
         >>> brickyard.model_info("test_resnet_cls").tasks
         {'cls': 'cls'}
     """
-    stored, full_name = _find(name)
+    stored, full_name = find_stored(name)
     if stored is None or isinstance(stored, ImportEntry):
         bricks = _build_on_meta(name, stored)
     else:
@@ -182,7 +182,7 @@ def find_heads(
 
 def _stored_backbone(name: str | os.PathLike[str], access: Access) -> Backbone:
     """Describe the backbone of a model by name or source."""
-    stored, _ = _find(name, access)
+    stored, _ = find_stored(name, access)
     if stored is None or isinstance(stored, ImportEntry):
         return Backbone(provided_by(_build_on_meta(str(name), stored)), None)
     info = find_brick(stored, BACKBONE).info
@@ -197,10 +197,19 @@ def _build_on_meta(name: str, entry: ImportEntry | None) -> dict[str, Brick]:
         return build(parse_name(name, TimmNames(), task_variants()))
 
 
-def _find(
+def find_stored(
     name: str | os.PathLike[str], access: Access = DEFAULT_ACCESS
 ) -> tuple[Files | ImportEntry | None, str | None]:
-    """Return a model's files or checkpoint of another library, None if untrained; and its full name, if it has one."""
+    """Find where the trained weights of a model are stored; nothing is downloaded.
+
+    Args:
+        name: The name of a model, or the source of a stored one.
+        access: How the Hub is accessed.
+
+    Returns:
+        The files of the model, or the checkpoint of another library, None if untrained; and the full name of the model,
+        if it has one.
+    """
     source = locate(name)
     if is_source(source) or "/" in source:
         files, _ = open_source(source, access=access)

@@ -12,7 +12,7 @@ import click
 from huggingface_hub.errors import HfUriError, HFValidationError, RevisionResolutionError
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
-from brickyard.cli import add_head, export, find, hub, importers, predict, show, train
+from brickyard.cli import add_head, export, find, hub, importers, page, predict, show, train
 from brickyard.cli.models import locate
 from brickyard.cli.output import echo_rows, echo_table, error_text, replace_unprintable
 from brickyard.errors import BrickError
@@ -146,6 +146,7 @@ def graph(name: str) -> None:
 for command in (hub.pull, hub.push, hub.swap, hub.inspect, hub.lock, hub.verify, export.export, export.quantize):
     main.add_command(command)
 main.add_command(find.find)
+main.add_command(page.page)
 main.add_command(importers.import_command)
 main.add_command(predict.predict)
 main.add_command(show.show)

@@ -64,11 +64,13 @@ class _Box:
         return element("g", {}, title, element("rect", {**place, "fill": self.fill, **outline}), *texts)
 
 
-def svg_graph(bricks: Mapping[str, Brick]) -> str:
+def svg_graph(bricks: Mapping[str, Brick], *, styled: bool = True) -> str:
     """Draw bricks, the values that no brick writes, and a line from each to its readers.
 
     Args:
         bricks: The bricks by path, one or more.
+        styled: Whether a `style` attribute fits the drawing to the width of the page. A strict Content-Security-Policy
+            refuses such attributes: pass False, and let the style sheet of the page do it.
 
     Returns:
         An `<svg>` element without scripts, and without references to other files. Tooltips have the names of values.
@@ -97,7 +99,9 @@ def svg_graph(bricks: Mapping[str, Brick]) -> str:
         "viewBox": f"0 0 {width} {top}",
         "width": width,
         "text-anchor": "middle",
-        "style": "max-width:100%;height:auto;font:12px sans-serif",
+        "font-family": "sans-serif",
+        "font-size": 12,
+        **({"style": "max-width:100%;height:auto"} if styled else {}),
     }
     return element("svg", frame, *lines, *titles, *(box.svg() for box in boxes.values()))
 

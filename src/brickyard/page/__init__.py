@@ -1,0 +1,1 @@
+"""A static web site of models: an index, and a page for each model with a demo that runs in the browser."""
