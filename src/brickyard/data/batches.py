@@ -62,7 +62,8 @@ class TrainingOrder(Sampler[list[Draw]]):
             raise BrickInputError("training data", "one image or more", "none")
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
         self.rank, self.world_size = rank, world_size
-        self._lengths, self._shares = (len(data),), (1.0,)
+        self._lengths: tuple[int, ...] = (len(data),)
+        self._shares: tuple[float, ...] = (1.0,)
         if isinstance(data, MixedData):
             self._lengths, self._shares = data.lengths, data.shares
 
