@@ -2,6 +2,8 @@
 
     python scripts/add_to_zoo.py runs/digits --name tf_efficientnet_lite0_seg-unet.digits_v1 --refer backbone
 
+A training in two stages is given as two runs, of which the second started from the last model of the first.
+
 The stored model is measured: the metrics in the JSON of each head are those of `brickyard eval`. Run
 `scripts/make_cards.py` afterwards.
 """
@@ -53,7 +55,7 @@ _REPORTED = (
 )
 
 
-def command_of(settings: dict[str, Any]) -> str:
+def command_of(settings: dict[str, Any], out: str = "runs/digits") -> str:
     """Return the command of a training from the settings in its folder."""
     words = ["brickyard", "train", settings["model"]]
     for option in train.params:
@@ -65,13 +67,23 @@ def command_of(settings: dict[str, Any]) -> str:
             continue
         for each in value if option.multiple else [value]:
             words += [option.opts[0], f"{each:g}" if isinstance(each, float) else f"{each}"]
-    return f"{shlex.join(words)} --out runs/digits"
+    return f"{shlex.join(words)} --out {out}"
 
 
-def add(run: Path, name: str, refer: list[str]) -> None:
-    settings = read_settings(run / SETTINGS)
-    model = BrickCollection.from_pretrained(run / "last")
-    for path, source in (brick.split("=", 1) for brick in settings["bricks"]):
+def commands_of(runs: list[Path]) -> str:
+    """Return the commands of the stages of a training, the later ones from the last model of the one before."""
+    outs = [f"runs/digits-{number}" for number in range(1, len(runs))] + ["runs/digits"]
+    commands = []
+    for run, out, before in zip(runs, outs, [None, *outs[:-1]], strict=True):
+        settings = read_settings(run / SETTINGS)
+        commands.append(command_of(settings if before is None else {**settings, "model": f"{before}/last"}, out))
+    return "; ".join(commands)
+
+
+def add(runs: list[Path], name: str, refer: list[str]) -> None:
+    settings = read_settings(runs[-1] / SETTINGS)
+    model = BrickCollection.from_pretrained(runs[-1] / "last")
+    for path, source in (brick.split("=", 1) for brick in read_settings(runs[0] / SETTINGS)["bricks"]):
         model.swap(path, source)  # it was frozen: refer to the published brick
     folder, tag = ZOO / name, name.rpartition(".")[2]
     trained = [path for path, brick in model.bricks().items() if _has_weights(brick) and path not in refer]
@@ -80,15 +92,16 @@ def add(run: Path, name: str, refer: list[str]) -> None:
     model.save_pretrained(folder, weights=tag, refer=refer)
 
     stored = BrickCollection.from_pretrained(folder)
-    data = open_data(settings["data"], "test", image_size=ImageSize().convert(settings["image_size"], None, None))
+    (data_name,) = settings["data"]
+    data = open_data(data_name, "test", image_size=ImageSize().convert(settings["image_size"], None, None))
     metrics = {metric: round(value, 4) for metric, value in evaluate(stored, data, progress=True).items()}
     for path in trained:
         metadata, prefix = stored[path].metadata, f"{prefix_of(path)}/"
-        metadata |= {"licence": LICENCE, "source": command_of(settings)}
+        metadata |= {"licence": LICENCE, "source": commands_of(runs)}
         if stored[path].head is not None:
             height, width = data[0]["image"].shape[-2:]
             stored[path].head = replace(stored[path].head, image_size=(int(height), int(width)))
-            metadata["measured"] = f"brickyard eval {name} --data {settings['data']}"
+            metadata["measured"] = f"brickyard eval {name} --data {data_name}"
             metadata["metrics"] = {
                 metric: metrics[prefix + metric] for metric in _REPORTED if prefix + metric in metrics
             }
@@ -102,11 +115,11 @@ def _has_weights(brick: Brick) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Add a trained model to zoo/.")
-    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("runs", type=Path, nargs="+", help="folder of the run, or of those of its stages")
     parser.add_argument("--name", required=True, help="name of the zoo model, with its tag")
     parser.add_argument("--refer", nargs="*", default=[], help="bricks of another zoo model to refer to")
     options = parser.parse_args()
-    add(options.run, options.name, options.refer)
+    add(options.runs, options.name, options.refer)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from brickyard.training.run_folder import SETTINGS, read_settings
 
 RUN = {
     "model": "test_resnet_cls",
-    "data": "digits-single",
+    "data": ["digits-single"],
     "image_size": 48,
     "steps": 2,
     "batch_size": 2,
@@ -79,8 +79,7 @@ def test_a_file_has_the_types_of_the_command_line(tmp_path: Path) -> None:
         ({"steps": 1.5}, "run.yaml, steps: .*'1.5' is not a valid integer", BrickInputError),
         ({"steps": None}, "run.yaml, steps: expected a single value, found None", BrickInputError),
         ({"steps": [1]}, r"run.yaml, steps: expected a single value, found \[1\]", BrickInputError),
-        ({"freeze": "backbone"}, "run.yaml, freeze: expected a list of single values", BrickInputError),
-        ({"freeze": [["backbone"]]}, "run.yaml, freeze: expected a list of single values", BrickInputError),
+        ({"freeze": [["backbone"]]}, "run.yaml, freeze: expected a single value, or a list", BrickInputError),
         ({"mode": "big"}, "run.yaml, mode: .*'big' is not one of 'min', 'max'", BrickInputError),
         ({"flip": "perhaps"}, "run.yaml, flip: .*not a valid boolean", BrickInputError),
         ("[1]", "run.yaml: expected options by name, as in 'steps: 1000', found list", BrickInputError),

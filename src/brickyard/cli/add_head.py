@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
+from brickyard.cli.data import data_option
 from brickyard.cli.models import image_options, load_trained, locate
 from brickyard.cli.report import TrainingReport
-from brickyard.cli.train import configs_of, open_splits, told_to_resume, training_options
+from brickyard.cli.train import configs_of, told_to_resume, training_options
 
 if TYPE_CHECKING:
     from brickyard.core.specs import Augmentation, ResizeMode
@@ -34,6 +35,7 @@ _LOCAL = "local-dir:"
 )
 @click.option("--resume", is_flag=True, help="Resume the interrupted training in --run.")
 @click.option("--overwrite", is_flag=True, help="Replace the training in --run.")
+@data_option
 @training_options
 def add_head(
     name: str,
@@ -77,7 +79,7 @@ def add_head(
     images = {**image_options(model, image_size), "flip": flip, "augment": augment, "skip_bad": skip_bad}
     if resize_mode is not None:
         images["resize_mode"] = resize_mode
-    train_data, val_data = open_splits(data, seed=config.seed, **images)
+    train_data, val_data = (brickyard.open_data(data, split, seed=config.seed, **images) for split in ("train", "val"))
     height, width = (int(side) for side in train_data[0]["image"].shape[-2:])
     report = TrainingReport(run, data, (height, width), target)
     provenance = {"model": name, "data": data, **images, "image_size": [height, width]}

@@ -70,8 +70,8 @@ def _mapping(file: Path) -> Mapping[str, Any]:
 def _as_texts(value: Any, option: click.Parameter, ctx: click.Context, location: str) -> str | list[str]:
     """Return a value as the text of the command line, or the texts for a repeatable option."""
     each = value if option.multiple and isinstance(value, list) else [value]
-    if (option.multiple and not isinstance(value, list)) or not all(isinstance(x, (str, int, float)) for x in each):
-        expected = "a list of single values, as in [a, b]" if option.multiple else "a single value"
+    if not all(isinstance(x, (str, int, float)) for x in each):
+        expected = "a single value, or a list as in [a, b]" if option.multiple else "a single value"
         raise BrickInputError(location, expected, repr(value))
     texts = [str(x) for x in each]
     text = texts if option.multiple else texts[0]

@@ -24,6 +24,13 @@ def is_exported(name: str) -> bool:
     return uri.is_exported(name)
 
 
+def tasks_of(model: BrickCollection | str) -> dict[str, str]:
+    """Return the task of each head of a model, none of an exported file."""
+    from brickyard.recipe.inspection import heads_of  # noqa: PLC0415 - it loads torch, and --help must be fast
+
+    return {} if isinstance(model, str) else {head: info.task for head, info in heads_of(model.bricks()).items()}
+
+
 def image_options(model: BrickCollection | str, image_size: int | tuple[int, int] | None) -> dict[str, Any]:
     """Return the arguments of `open_data` for the images that a model or an exported file takes.
 

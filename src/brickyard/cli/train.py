@@ -14,7 +14,8 @@ import click
 
 import brickyard  # torch is loaded when a name is first used, so that --help is fast
 from brickyard.cli.config_file import config_option
-from brickyard.cli.models import frozen_bricks, image_options, is_exported, load_trained, locate
+from brickyard.cli.data import Ratio, data_option, open_for_heads, several_data_option, split_head
+from brickyard.cli.models import frozen_bricks, image_options, is_exported, load_trained, locate, tasks_of
 from brickyard.cli.output import echo_table, format_metric
 from brickyard.cli.report import TrainingReport
 from brickyard.core.names import is_inside
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from brickyard.catalog import ModelInfo
     from brickyard.collection import BrickCollection
     from brickyard.core.specs import Augmentation, ResizeMode
-    from brickyard.data.dataset import LabelledDataset
     from brickyard.training.config import TrainerConfig, TrainingConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -43,13 +43,6 @@ class ImageSize(click.ParamType[tuple[int, int]]):
         return int(sides[0]), int(sides[-1])
 
 
-_DATA = click.option(
-    "--data",
-    required=True,
-    help="Data set: digits, digits-single, digits-text or digits-anomaly, which are generated, or coco:FOLDER, "
-    "coco-keypoints:FOLDER, yolo:FOLDER, voc:FOLDER, imagefolder:FOLDER, pets:FOLDER, mvtec:FOLDER, ocr:FOLDER, "
-    "depth:FOLDER or hf:FOLDER; help(brickyard.open_data) has the layouts.",
-)
 _SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave out samples that are damaged.")
 _SIZE = click.option(
     "--image-size",
@@ -66,7 +59,6 @@ _MONITOR = "validation/loss"
 
 # What `brickyard train` and `brickyard add-head` have in common, in the order of --help.
 _TRAINING_OPTIONS: tuple[Callable[[Command], Command], ...] = (
-    _DATA,
     click.option("--steps", default=10_000, show_default=True, type=_COUNT, help="Number of optimizer steps."),
     click.option(
         "--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per batch and device."
@@ -186,10 +178,15 @@ def training_options(command: Command) -> Command:
     multiple=True,
     help="Also log to csv, tensorboard, wandb or mlflow, in the folder loggers of --out or on a server; repeatable.",
 )
+@several_data_option
+@click.option(
+    "--ratio", type=Ratio(), help="Images of each --data in a batch, as in 2:1.  [default: as many as it has]"
+)
 @training_options
 def train(
     model: str,
-    data: str,
+    data: Sequence[str],
+    ratio: tuple[float, ...] | None,
     out: Path,
     resume: bool,
     overwrite: bool,
@@ -233,24 +230,26 @@ def train(
         raise click.BadParameter("it cannot be used with --resume", param_hint="--overwrite")
     config, trainer_config = configs_of({**options, "unfreeze": tuple(unfreeze)})
     info = brickyard.model_info(locate(model))
-    height, width = image_size or _training_size(info, data)
+    height, width = image_size or _training_size(info, data[0])
     resize_mode = resize_mode or info.spec.input.resize_mode
     images: dict[str, Any] = {"flip": flip, "augment": augment, "resize_mode": resize_mode, "skip_bad": skip_bad}
-    train_data, val_data = open_splits(data, image_size=(height, width), seed=config.seed, **images)
+    opening = {"tasks": info.tasks, "ratio": ratio, "image_size": (height, width), "seed": config.seed, **images}
+    train_data, val_data = (open_for_heads(data, split, **opening) for split in ("train", "val"))
     created = brickyard.create_model_for(
         train_data, locate(model), pretrained=pretrained, bricks=_parse_bricks(bricks), seed=config.seed
     )
     _freeze(created, freeze, config.unfreeze_steps)
     provenance = {
         "model": model,
-        "data": data,
+        "data": list(data),
+        "ratio": None if ratio is None else ":".join(f"{number:g}" for number in ratio),
         "image_size": height if height == width else f"{height}x{width}",
         **images,
         "pretrained": pretrained,
         "bricks": list(bricks),
         "freeze": list(freeze),
     }
-    report = TrainingReport(out, data, (height, width))
+    report = TrainingReport(out, ", ".join(data), (height, width))
     with told_to_resume():
         brickyard.fit(
             created,
@@ -273,7 +272,7 @@ def train(
 
 @click.command(name="eval")
 @click.argument("name")
-@_DATA
+@data_option
 @click.option("--split", default="test", show_default=True, help="Split: train, val, test or another of the data.")
 @click.option("--length", type=_COUNT, help="Use the first images only, this many.")
 @click.option("--batch-size", default=32, show_default=True, type=_COUNT, help="Number of images per batch.")
@@ -316,7 +315,7 @@ def evaluate(
     """
     model = name if is_exported(name) else load_trained(name)
     options = image_options(model, image_size)
-    dataset = brickyard.open_data(data, split, length=length, seed=seed, skip_bad=skip_bad, **options)
+    dataset = open_for_heads([data], split, tasks_of(model), length=length, seed=seed, skip_bad=skip_bad, **options)
     report = None if folder is None else brickyard.EvaluationReport(dataset, worst)
     metrics = brickyard.evaluate(
         model,
@@ -351,11 +350,6 @@ def configs_of(options: dict[str, Any]) -> tuple[TrainingConfig, TrainerConfig]:
     return brickyard.TrainingConfig(**rest), trainer_config
 
 
-def open_splits(data: str, **options: Any) -> tuple[LabelledDataset, LabelledDataset]:
-    """Open the training and the validation split of a data set; arguments are those of `open_data`."""
-    return brickyard.open_data(data, "train", **options), brickyard.open_data(data, "val", **options)
-
-
 @contextmanager
 def told_to_resume() -> Iterator[None]:
     """End the process with a hint to --resume if the training within the block is interrupted."""
@@ -382,7 +376,7 @@ def _training_size(info: ModelInfo, data: str) -> tuple[int, int]:
     from brickyard.data.readers import scene_size  # noqa: PLC0415 - it loads torch, and --help must be fast
 
     images = info.spec.input
-    generated = scene_size(data) if info.weights is None and not images.fixed else None
+    generated = scene_size(split_head(data)[1]) if info.weights is None and not images.fixed else None
     return generated or images.size
 
 
