@@ -63,7 +63,7 @@ def command_of(settings: dict[str, Any], out: str = "runs/digits") -> str:
         if not isinstance(option, click.Option) or value is None or f"{value}" == f"{option.default}":
             continue
         if option.is_flag:
-            words.append((option.opts if value else option.secondary_opts)[0])
+            words += (option.opts if value else option.secondary_opts)[:1]
             continue
         for each in value if option.multiple else [value]:
             words += [option.opts[0], f"{each:g}" if isinstance(each, float) else f"{each}"]
@@ -76,15 +76,25 @@ def commands_of(runs: list[Path]) -> str:
     commands = []
     for run, out, before in zip(runs, outs, [None, *outs[:-1]], strict=True):
         settings = read_settings(run / SETTINGS)
-        commands.append(command_of(settings if before is None else {**settings, "model": f"{before}/last"}, out))
+        command = command_of(settings if before is None else {**settings, "model": f"{before}/last"}, out)
+        stopped = _last_step(run)
+        commands.append(command if stopped == settings["steps"] else f"{command} (stopped at step {stopped})")
     return "; ".join(commands)
 
 
-def add(runs: list[Path], name: str, refer: list[str]) -> None:
+def _last_step(run: Path) -> int:
+    """Return the step of the last validation of a run, whose model is `last`."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return max(row["step"] for row in rows if any(name.startswith("validation/") for name in row))
+
+
+def add(runs: list[Path], name: str, refer: list[str], thresholds: dict[str, float]) -> None:
     settings = read_settings(runs[-1] / SETTINGS)
     model = BrickCollection.from_pretrained(runs[-1] / "last")
     for path, source in (brick.split("=", 1) for brick in read_settings(runs[0] / SETTINGS)["bricks"]):
         model.swap(path, source)  # it was frozen: refer to the published brick
+    for head, threshold in thresholds.items():
+        model[f"{head}/decode"].wrapped.score_threshold = threshold
     folder, tag = ZOO / name, name.rpartition(".")[2]
     trained = [path for path, brick in model.bricks().items() if _has_weights(brick) and path not in refer]
     for path in trained:
@@ -98,6 +108,8 @@ def add(runs: list[Path], name: str, refer: list[str]) -> None:
     for path in trained:
         metadata, prefix = stored[path].metadata, f"{prefix_of(path)}/"
         metadata |= {"licence": LICENCE, "source": commands_of(runs)}
+        if (threshold := thresholds.get(prefix_of(path))) is not None:
+            metadata["source"] += f"; score_threshold={threshold}, the best on the validation split"
         if stored[path].head is not None:
             height, width = data[0]["image"].shape[-2:]
             stored[path].head = replace(stored[path].head, image_size=(int(height), int(width)))
@@ -118,8 +130,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folder of the run, or of those of its stages")
     parser.add_argument("--name", required=True, help="name of the zoo model, with its tag")
     parser.add_argument("--refer", nargs="*", default=[], help="bricks of another zoo model to refer to")
+    parser.add_argument("--score-threshold", nargs="*", default=[], metavar="HEAD=NUMBER", help="of decoders")
     options = parser.parse_args()
-    add(options.runs, options.name, options.refer)
+    thresholds = {head: float(number) for head, number in (text.split("=") for text in options.score_threshold)}
+    add(options.runs, options.name, options.refer, thresholds)
 
 
 if __name__ == "__main__":
