@@ -33,8 +33,8 @@ _ASSETS = ("demo.js", "page.css")  # next to this file
 _RUNTIME = "assets/runtime"
 _FILES = "site.json"  # lists the files of the site, so that --overwrite removes those of the site before and no others
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.A)
-_SAMPLE_SIDE = 1024  # pixels of the longer side of an image of the site
-_EXACT_SIDE = 256  # pixels of the longer side of an image that is stored without loss
+_MAX_SIDE = 1024  # pixels of the longer side of a sample image; larger ones are made smaller
+_MIN_SIDE = 320  # pixels; smaller ones are enlarged, so that what is drawn on them can be read
 _CONFIDENCES = ("probability", "score", "share")  # keys of results with values in [0, 1]
 
 
@@ -140,11 +140,13 @@ class _Sample:
 def _write_sample(file: Path, root: Path) -> _Sample:
     """Write an image anew, without its metadata: a model's folder may have any bytes; equal images become one file."""
     image = read_image(file)
-    image.thumbnail((_SAMPLE_SIDE, _SAMPLE_SIDE))
-    content, is_small = BytesIO(), max(image.size) <= _EXACT_SIDE
-    image.save(content, "PNG" if is_small else "JPEG", quality=92)
-    suffix = ".png" if is_small else ".jpg"
-    name = f"assets/samples/{hashlib.sha256(content.getvalue()).hexdigest()[:16]}{suffix}"
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    factor = -(-_MIN_SIDE // max(image.size))
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor))
+    content = BytesIO()
+    image.save(content, "JPEG", quality=92)
+    name = f"assets/samples/{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.jpg"
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(content.getvalue())
     return _Sample(file.stem.replace("_", " "), name)
