@@ -109,7 +109,7 @@ def add(runs: list[Path], name: str, refer: list[str], thresholds: dict[str, flo
         metadata, prefix = stored[path].metadata, f"{prefix_of(path)}/"
         metadata |= {"licence": LICENCE, "source": commands_of(runs)}
         if (threshold := thresholds.get(prefix_of(path))) is not None:
-            metadata["source"] += f"; score_threshold={threshold}, the best on the validation split"
+            metadata["source"] += f"  # then score_threshold={threshold}, the best on the validation split"
         if stored[path].head is not None:
             height, width = data[0]["image"].shape[-2:]
             stored[path].head = replace(stored[path].head, image_size=(int(height), int(width)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,33 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 import brickyard
-from brickyard import Predictor
+from brickyard import Predictor, model_info, open_data
 from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.parts.drawing.boxes import DrawBoxes
 from brickyard.parts.drawing.masks import DrawSegmentation
+from brickyard.storage.manifest import MANIFEST
+from brickyard.storage.sources.zoo import zoo_folders
 
-SCALE, GAP, COLUMNS, SCENES, LINE = 2, 6, 2, 8, 18
+SCALE, LARGE, GAP, COLUMNS, SCENES, LINE = 2, 3, 6, 2, 8, 18
+_DATA = {"det": "digits", "pose": "digits", "ocr": "digits-text", "anomaly": "digits-anomaly", "kpt": "digits-single"}
 PHOTO_SIDE = 300  # pixels
 INK = (24, 26, 31)
 
 
 def draw_samples(name: str) -> Image.Image:
     """Draw predictions of the zoo model `name` as one image."""
-    return _scenes(name) if "digits" in name else _photos(name)
+    if "digits" not in name:
+        return _photos(name)
+    if components := combined_from(name):
+        return _grid([_drawn(component, 2) for component in components], 1)
+    return _scenes(name) if set(model_info(name).tasks) <= {"cls", "seg", "det"} else _drawn(name, SCENES)
+
+
+def combined_from(name: str) -> list[str]:
+    """Return the models that the heads of a zoo model are references to, none if it has heads of its own."""
+    entries = json.loads((zoo_folders()[name] / MANIFEST).read_text(encoding="utf-8"))["bricks"]
+    heads = [entry["at"] for path, entry in entries.items() if path.endswith("/head")]
+    return list(dict.fromkeys(at.split("/")[2] for at in heads if at.startswith("zoo://")))
 
 
 def _photos(name: str) -> Image.Image:
@@ -32,6 +47,19 @@ def _photos(name: str) -> Image.Image:
         assert prediction.visualization is not None
         images.append(prediction.visualization.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS))
     return _grid(images, len(images))
+
+
+def _drawn(name: str, count: int) -> Image.Image:
+    """Draw images of the data of a model, each beside the predictions of all heads as the model draws them."""
+    large, tasks = Predictor(name), model_info(name).tasks
+    data = next(data for head, data in _DATA.items() if head in tasks)
+    rows = []
+    for sample in open_data(data, "test", length=count):
+        pixels = np.kron(sample["image"].permute(1, 2, 0).numpy(), np.ones((LARGE, LARGE, 1), dtype=np.uint8))
+        (prediction,) = large.predict([pixels], draw=True)
+        assert prediction.visualization is not None
+        rows.append(_grid([Image.fromarray(pixels), prediction.visualization], 2, gap=2))
+    return _grid(rows, COLUMNS)
 
 
 def _scenes(name: str) -> Image.Image:

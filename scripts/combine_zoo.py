@@ -12,16 +12,20 @@ import argparse
 from pathlib import Path
 
 from brickyard import create_model, model_info
+from brickyard.parts.backbones import TimmNames
+from brickyard.recipe.names import parse_name
+from brickyard.tasks.registry import task_variants
 
 ZOO = Path(__file__).parents[1] / "zoo"
 
 
 def combine(backbone: str, names: list[str]) -> Path:
-    """Write the model, whose name has the heads of the models in their order, and return its folder."""
+    """Write the model and return its folder."""
     infos = {name: model_info(name) for name in names}
     sources = {head: f"zoo://{name}/{head}" for name, info in infos.items() for head in info.tasks}
     first, tag = infos[names[0]].backbone, names[0].rpartition(".")[2]
-    stem = first + "".join(name.rpartition(".")[0].removeprefix(first) for name in names)
+    heads = "".join(name.rpartition(".")[0].removeprefix(first) for name in names)
+    stem = parse_name(first + heads, TimmNames(), task_variants()).stem  # with the heads in their order
     model = create_model(stem, bricks={"backbone": backbone, **sources})
     folder = ZOO / f"{stem}.{tag}"
     model.save_pretrained(folder, weights=tag, refer=["backbone", *(f"{head}/head" for head in sources)])

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from card_images import draw_samples
+from card_images import combined_from, draw_samples
 from tqdm import tqdm
 
 from brickyard import model_info
@@ -30,6 +30,13 @@ DIGITS = """Digit scenes: one to five handwritten digits on a crop of a photo, 9
 `brickyard.open_data("digits", split)`. The digits are those of the [Optical Recognition of Handwritten
 Digits](https://archive.ics.uci.edu/dataset/80) data set (E. Alpaydin and C. Kaynak, CC BY 4.0) in scikit-learn, the
 photos are scikit-image's. The splits share no digit and no photo."""
+OTHER_DATA = {
+    "digits-single": "`digits-single`: one digit on a crop of a photo, with its class, its four corners as key points, "
+    "and the digit as identity.",
+    "digits-text": "`digits-text`: a line of one to six digits on a crop of a photo.",
+    "digits-anomaly": "`digits-anomaly`: digits on paper; half of the images of the validation and the test split have "
+    "a foreign object, a piece of a photo.",
+}
 DIGITS_LIMITS = """A demonstration model and a starting point for fine-tuning, trained on synthetic images: 8 x 8 pixel
 digits, enlarged, on a small number of photos. It was not evaluated on other handwriting, on printed digits, or on other
 image sizes."""
@@ -42,17 +49,22 @@ biases of that data set."""
 def sections(name: str, manifest: Manifest, bricks: Mapping[str, BrickInfo]) -> Iterator[str]:
     """Yield the Markdown sections that only the long card has."""
     is_digits = "digits" in name
-    yield f"## Data\n\n{_reflow(DIGITS if is_digits else IMAGENET)}"
+    measured = dict.fromkeys(info.config["measured"] for info in bricks.values() if "measured" in info.config)
+    others = [text for data, text in OTHER_DATA.items() if any(command.endswith(f" {data}") for command in measured)]
+    yield f"## Data\n\n{_reflow(' '.join([DIGITS if is_digits else IMAGENET, *others]))}"
     if commands := dict.fromkeys(info.config["source"] for info in bricks.values() if _is_command(info)):
-        refer = "".join(f" --refer {path}" for path, entry in manifest.bricks.items() if entry.is_published)
-        command = f"python scripts/add_to_zoo.py runs/digits --name {name}{refer}"
+        published = {path: entry.at for path, entry in manifest.bricks.items() if entry.is_published}
+        if components := combined_from(name):
+            command = f"python scripts/combine_zoo.py {published['backbone']} {' '.join(components)}"
+        else:
+            refer = "".join(f" --refer {path}" for path in published)
+            command = f"python scripts/add_to_zoo.py runs/digits --name {name}{refer}"
         yield "## Training\n\n```bash\n" + "\n".join([*commands, command]) + "\n```"
     if rows := [
         [f"`{prefix_of(path)}`", metric, f"{value:.4f}"]
         for path, info in bricks.items()
         for metric, value in info.config.get("metrics", {}).items()
     ]:
-        measured = dict.fromkeys(info.config["measured"] for info in bricks.values() if "measured" in info.config)
         commands = ", ".join(f"`{command}`" for command in measured)
         yield f"## Metrics\n\nMeasured on the test split with {commands}.\n\n" + _table(
             ["head", "metric", "value"], rows

@@ -82,7 +82,7 @@ def test_the_cards_of_the_zoo_pass_the_check_of_the_hub(folder):
     data = ModelCard(content).data
     assert check_card(content) == ([], [])
     assert data.library_name == "brickyard"
-    assert data.pipeline_tag
+    assert data.pipeline_tag or "_anomaly." in folder.name, "the Hub has no name for anomaly detection"
     assert data.license
     assert not (folder / "config.json").exists(), "nobody counts the downloads of a folder"
     assert (data.base_model is None) == (folder / "backbone.safetensors").exists()
