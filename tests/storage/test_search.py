@@ -220,9 +220,16 @@ for head in find_heads("tf_efficientnet_lite0_cls.in1k", fits="exact"):
     print(head.source)
 """
     assert run_python(code, HF_HUB_OFFLINE="1").split() == [
+        "zoo://tf_efficientnet_lite0_anomaly.digits_v1/anomaly",
         "zoo://tf_efficientnet_lite0_cls-multilabel_seg-tower_det.digits_v1/cls",
         "zoo://tf_efficientnet_lite0_cls-multilabel_seg-tower_det.digits_v1/det",
         "zoo://tf_efficientnet_lite0_cls-multilabel_seg-tower_det.digits_v1/seg",
+        "zoo://tf_efficientnet_lite0_depth_pose-masks_fomo.digits_v1/depth",
+        "zoo://tf_efficientnet_lite0_depth_pose-masks_fomo.digits_v1/fomo",
+        "zoo://tf_efficientnet_lite0_depth_pose-masks_fomo.digits_v1/pose",
+        "zoo://tf_efficientnet_lite0_kpt_emb.digits_v1/emb",
+        "zoo://tf_efficientnet_lite0_kpt_emb.digits_v1/kpt",
+        "zoo://tf_efficientnet_lite0_ocr.digits_v1/ocr",
         "zoo://tf_efficientnet_lite0_seg-unet.digits_v1/seg",
         "zoo://tf_efficientnet_lite0_cls.in1k/cls",
     ]
