@@ -200,3 +200,21 @@ def test_the_command_writes_a_site(tmp_path):
     assert result.exit_code == 0, result.output
     assert "index.html" in result.output
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_the_command_serves_the_site_until_it_is_interrupted(tmp_path, monkeypatch):
+    def interrupted(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("brickyard.page.server.ThreadingHTTPServer.serve_forever", interrupted)
+    result = CliRunner().invoke(page_command, [str(tmp_path / "site"), DIGITS, "--serve", "--port", "0"])
+    assert result.exit_code == 0, result.output
+    assert "Serving on http://127.0.0.1:" in result.output
+
+
+def test_a_model_of_other_images_than_photos_has_a_page_without_predictions(tmp_path):
+    create_model("test_resnet_cls", num_classes=2, in_chans=4).save_pretrained(tmp_path / "model")
+    brickyard.write_page(tmp_path / "site", [tmp_path / "model"])
+    (file,) = (tmp_path / "site" / "models").rglob("*.html")
+    assert "4 x " in Page(file).text
+    assert "img" not in {tag for tag, _ in Page(file).elements}

@@ -33,10 +33,8 @@ def model_html(page: ModelPage) -> str:
         element("h1", {}, escape(model.name)),
         element("p", {}, escape(_sentence(model))),
         _demo_section(page),
-        section(
-            "samples", "Predictions", element("div", {"class": "figures"}, *(_figure(each) for each in page.samples))
-        ),
-        section("facts", "What it is", _metadata(page), _heads_table(model), *_class_lists(model)),
+        _predictions(page),
+        section("metadata", "What it is", _metadata(page), _heads_table(model), *_class_lists(model)),
         section("use", "Use it", *_lines(model)),
         section("heads", "Heads that fit its backbone", *_fitting_heads(page)),
         section("graph", "Its bricks", element("div", {"class": "scroll graph", **scrollable("Graph")}, page.graph)),
@@ -99,6 +97,11 @@ def _demo_section(page: ModelPage) -> str:
         element("div", {"id": "demo-app", "hidden": "", "data-config": "demo.json"}, *app),
         element("p", {"id": "demo-status", "role": "status"}),
     )
+
+
+def _predictions(page: ModelPage) -> str:
+    figures = [_figure(sample) for sample in page.samples]
+    return section("samples", "Predictions", element("div", {"class": "figures"}, *figures)) if figures else ""
 
 
 def _figure(sample: PredictedSample) -> str:

@@ -35,6 +35,7 @@ _FILES = "site.json"  # lists the files of the site, so that --overwrite removes
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.A)
 _MAX_SIDE = 1024  # pixels of the longer side of a sample image; larger ones are made smaller
 _MIN_SIDE = 320  # pixels; smaller ones are enlarged, so that what is drawn on them can be read
+_PHOTOS = (1, 3)  # the numbers of channels of images that `Predictor` reads from files
 _CONFIDENCES = ("probability", "score", "share")  # keys of results with values in [0, 1]
 
 
@@ -110,7 +111,8 @@ def _write_model(model: SiteModel, root: Path, runtime: Runtime, models: list[Si
         config = demo_json(model.name, folder / MODEL, predictor, runtime.to_json("../../"))
         _write_json(folder / "demo.json", config)
         demo = Demo(config["size"], runtime.sources)
-    samples = {sample.file: sample for sample in (_write_sample(file, root) for file in model.samples)}
+    files = model.samples if model.info.spec.input.channels in _PHOTOS else ()
+    samples = {sample.file: sample for sample in (_write_sample(file, root) for file in files)}
     predicted: list[PredictedSample] = []
     predictions = predictor.predict([root / file for file in samples], draw=True)
     for sample, prediction in zip(samples.values(), predictions, strict=True):
