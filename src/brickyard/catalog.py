@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -304,13 +302,15 @@ def list_families(names: Sequence[str]) -> list[Family]:
 def list_models(
     filter: str | Sequence[str] = "*", *, pretrained: bool = False, tasks: Sequence[str] | None = None
 ) -> list[str]:
-    """List the names that `create_model` takes.
+    """List the names that `create_model` takes: every backbone with each task, or with all of `tasks`.
+
+    Names of several tasks are only listed for `tasks`: with ten tasks, there are over two million.
 
     Args:
         filter: A pattern with wildcards as in timm, such as "resnet*_cls", or several, of which one must match.
         pretrained: Only models with trained weights for all bricks, with their weights tags: those on this machine, and
             those that can be imported from other libraries, see `import_model`.
-        tasks: Only models with all of these tasks.
+        tasks: Names of models with these tasks; of trained models, also those with further tasks.
 
     Raises:
         UnknownNameError: A task that is not registered.
@@ -320,7 +320,7 @@ def list_models(
         if task not in TASKS:
             raise UnknownNameError("task", task, TASKS)
     wildcards = [filter] if isinstance(filter, str) else list(filter)
-    names = _trained_names() if pretrained else _all_names()
+    names = _trained_names() if pretrained else _all_names(tasks)
     return [
         name
         for name in names
@@ -333,9 +333,7 @@ def _trained_names() -> list[str]:
     return list(dict.fromkeys([*zoo_folders(), *(entry.name for entry in IMPORTS.values())]))
 
 
-def _all_names() -> Iterator[str]:
-    """Yield every backbone with every combination of tasks, without ambiguous names."""
-    counts = range(1, len(TASKS) + 1)
-    suffixes = ["_".join(tasks) for count in counts for tasks in itertools.combinations(TASKS, count)]
-    names = Counter(f"{backbone}_{suffix}" for backbone in TimmNames() for suffix in suffixes)
-    return (name for name, readings in names.items() if readings == 1)
+def _all_names(tasks: Sequence[str] | None) -> Iterator[str]:
+    """Yield every backbone with each task, or with all of some tasks."""
+    suffixes = ["_".join(task for task in TASKS if task in tasks)] if tasks else list(TASKS)
+    return (f"{backbone}_{suffix}" for backbone in TimmNames() for suffix in suffixes)

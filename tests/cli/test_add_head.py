@@ -126,6 +126,6 @@ def test_the_options_of_a_training_are_those_of_train():
     commands = [main.commands[name] for name in ("train", "add-head")]
     train, add_head = ({each.name: each.opts for each in command.params} for command in commands)
     only_train = {"model", "config", "pretrained", "bricks", "freeze", "unfreeze", "allow_unlabelled", "layer_decay"}
-    only_train |= {"loggers"}
+    only_train |= {"loggers", "ratio"}
     assert train.keys() - add_head.keys() == only_train
     assert add_head.keys() - train.keys() == {"name", "head", "run"}

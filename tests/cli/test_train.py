@@ -186,7 +186,7 @@ def test_a_trained_model_has_the_classes_of_the_data_and_its_frozen_brick_unchan
 def test_the_settings_are_saved_with_the_model(trained: tuple[Path, str]) -> None:
     settings = read_settings(trained[0] / SETTINGS)
     assert settings["model"] == NAME
-    assert (settings["data"], settings["image_size"], settings["freeze"]) == ("digits", 48, ["backbone"])
+    assert (settings["data"], settings["image_size"], settings["freeze"]) == (["digits"], 48, ["backbone"])
     assert (settings["steps"], settings["ema"], settings["seed"]) == (4, 0.5, 0)
 
 

@@ -123,7 +123,7 @@ def test_accumulated_batches_give_the_weights_of_a_loop_and_of_one_large_batch(t
         fit(model, data, Rectangles(1), tmp_path / f"{size}", config)
     loop = without_batch_statistics(small_model("test_resnet_cls")).train()
     optimizer = torch.optim.SGD(loop.parameters(), lr=0.05, momentum=0.9)
-    for number, draws in enumerate(TrainingOrder(len(data), 2, 6)):
+    for number, draws in enumerate(TrainingOrder(data, 2, 6)):
         batch = collate_rectangles([data[draw.item] for draw in draws])
         logits = loop(batch, outputs=["cls/logits"])["cls/logits"]
         (cross_entropy(logits, batch["targets/cls"]) / 2).backward()
