@@ -182,7 +182,9 @@ def test_pages_are_as_wide_as_the_window(browser, base, width):
     browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     for page in ("index.html", f"models/{DIGITS}/index.html"):
         browser.driver.get(f"{base}/{page}")
-        assert browser.script("return document.documentElement.scrollWidth") <= width
+        # Chromium lays a page out anew some time after its size was set.
+        browser.wait(lambda _: browser.script("return innerWidth") == width)
+        browser.wait(lambda _: browser.script("return document.documentElement.scrollWidth") <= width)
 
 
 def test_a_changed_runtime_is_refused(browser, base, site):
