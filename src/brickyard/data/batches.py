@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, count
 from math import ceil
 from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from brickyard.data.collate import collate
@@ -72,25 +73,23 @@ class TrainingOrder(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         starts = (0, *accumulate(self._lengths))
-        epochs, orders = [-1] * len(self._lengths), [np.empty(0, dtype=np.int64)] * len(self._lengths)
-        drawn = [0] * len(self._lengths)
+        samples = [
+            self._shuffled(number, start, length)
+            for number, (start, length) in enumerate(zip(starts, self._lengths, strict=False))
+        ]
         numbers = mixed(self._shares)
         whole = self.batch_size * self.world_size  # the samples of a step on all processes
-        own = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        own = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for step in range(self.steps):
-            batch = []
-            for place in range(whole):
-                number = next(numbers)
-                epoch, within = divmod(drawn[number], self._lengths[number])
-                drawn[number] += 1
-                if place not in own:
-                    continue
-                if epoch != epochs[number]:
-                    seed = (self.seed, epoch, number) if number else (self.seed, epoch)
-                    orders[number] = np.random.default_rng(seed).permutation(self._lengths[number])
-                    epochs[number] = epoch
-                batch.append(Draw(step * whole + place, starts[number] + int(orders[number][within])))
-            yield batch
+            positions = range(step * whole, (step + 1) * whole)
+            yield [Draw(position, next(samples[next(numbers)])) for position in positions][own]
+
+    def _shuffled(self, number: int, start: int, length: int) -> Iterator[int]:
+        """Yield the indices of a data set without end: all in a random order, then again in another."""
+        for epoch in count():
+            seed = (self.seed, epoch, number) if number else (self.seed, epoch)
+            for index in np.random.default_rng(seed).permutation(length):
+                yield start + int(index)
 
 
 @final
@@ -145,6 +144,15 @@ def checked(batch: Any) -> Any:
     if isinstance(batch, BrickError):
         raise batch
     return batch
+
+
+def to_device(value: Any, device: torch.device | str) -> Any:
+    """Return a value of a batch with its tensors on a device, also those in dictionaries and lists."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: to_device(entry, device) for name, entry in value.items()}
+    return [to_device(entry, device) for entry in value] if isinstance(value, list) else value
 
 
 def training_batches(data: LabelledDataset, order: TrainingOrder, *, workers: int = 0) -> Batches:

@@ -19,6 +19,7 @@ from brickyard.core.csv_files import write_csv
 from brickyard.core.losses import find_losses
 from brickyard.core.names import join
 from brickyard.core.tags import Stage, Tag
+from brickyard.data.batches import to_device
 from brickyard.data.dataset import LabelledDataset
 from brickyard.data.geometry import resize_geometry
 from brickyard.data.label_drawing import LabelDrawing, enlarged, image_of
@@ -76,7 +77,9 @@ class WorstImages:
                     continue
                 error = error_of({**losses, **_row_of_outputs(head, values, row)})
                 if error is not None:
-                    self._keep(head, _Case(inf if isnan(error) else error, self._num_images + row, _on_cpu(one)))
+                    self._keep(
+                        head, _Case(inf if isnan(error) else error, self._num_images + row, to_device(one, "cpu"))
+                    )
         self._num_images += size
 
     def write(self, folder: Path, model: BrickCollection) -> None:
@@ -88,7 +91,7 @@ class WorstImages:
         """
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         for head, cases in self._cases.items():
-            images = [self._drawn(model, head, _moved(case.named_inputs, device)) for case in cases]
+            images = [self._drawn(model, head, to_device(case.named_inputs, device)) for case in cases]
             captions = [f"image {case.index}: error {case.error:.3g}" for case in cases]
             name = f"{head.replace('/', '_')}_worst"
             contact_sheet(images, captions, _COLUMNS).save(folder / f"{name}.png")
@@ -109,7 +112,9 @@ class WorstImages:
             for name, value in values.items()
             if name.startswith(f"{head}/") and isinstance(value, Tensor) and value.ndim
         }
-        sample = {name: value[0] for name, value in _on_cpu(named_inputs).items() if not name.startswith(LABELLED)}
+        sample = {
+            name: value[0] for name, value in to_device(named_inputs, "cpu").items() if not name.startswith(LABELLED)
+        }
         size = (int(sample["image"].shape[-2]), int(sample["image"].shape[-1]))
         sample = enlarged({name: value for name, value in sample.items() if self._is_known(name)}, self._kinds)
         image = np.asarray(image_of(sample))
@@ -158,15 +163,3 @@ def _row_of_outputs(head: str, values: Mapping[str, Any], row: int) -> dict[str,
     """Return the score of an image, if the head has one for each."""
     score = values.get(join(head, "score"))
     return {join(head, "score"): score[row]} if isinstance(score, Tensor) and score.ndim == 1 else {}
-
-
-def _on_cpu(value: Any) -> Any:
-    return _moved(value, torch.device("cpu"))
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _moved(each, device) for name, each in value.items()}
-    return [_moved(each, device) for each in value] if isinstance(value, list) else value

@@ -16,7 +16,7 @@ from brickyard.collection import BrickCollection
 from brickyard.core.metrics import BrickMetrics
 from brickyard.core.specs import InputSpec
 from brickyard.core.tags import Stage, Tag
-from brickyard.data.batches import checked, evaluation_batches
+from brickyard.data.batches import checked, evaluation_batches, to_device
 from brickyard.data.dataset import LabelledDataset
 from brickyard.errors import BrickMismatchError
 from brickyard.inference.runners import OnnxRunner
@@ -75,7 +75,7 @@ def evaluate(
     batches = evaluation_batches(without_unread_masks(data, measured), batch_size, workers=workers)
     with torch.inference_mode():
         for batch in tqdm(batches, unit="batch", disable=not progress):
-            named_inputs = {name: _to_device(value, device) for name, value in checked(batch).items()}
+            named_inputs = {name: to_device(value, device) for name, value in checked(batch).items()}
             values = measured(named_inputs, tags=_TAGS, skip_missing=True)
             if on_batch is not None:
                 on_batch(measured, named_inputs, values)
@@ -122,11 +122,3 @@ def _collection_of_file(file: str, device: str | None) -> BrickCollection:
     if problems:
         warnings.warn(f"{file}: metrics left out: {'; '.join(problems.values())}. {_HINT}", stacklevel=3)
     return collection
-
-
-def _to_device(value: Any, device: str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {name: _to_device(entry, device) for name, entry in value.items()}
-    return [_to_device(entry, device) for entry in value] if isinstance(value, list) else value
