@@ -105,9 +105,10 @@ def add(runs: list[Path], name: str, refer: list[str], thresholds: dict[str, flo
     (data_name,) = settings["data"]
     data = open_data(data_name, "test", image_size=ImageSize().convert(settings["image_size"], None, None))
     metrics = {metric: round(value, 4) for metric, value in evaluate(stored, data, progress=True).items()}
+    source = commands_of(runs)
     for path in trained:
         metadata, prefix = stored[path].metadata, f"{prefix_of(path)}/"
-        metadata |= {"licence": LICENCE, "source": commands_of(runs)}
+        metadata |= {"licence": LICENCE, "source": source}
         if (threshold := thresholds.get(prefix_of(path))) is not None:
             metadata["source"] += f"  # then score_threshold={threshold}, the best on the validation split"
         if stored[path].head is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from brickyard import Predictor, model_info, open_data
 from brickyard.data.synthetic.digits import DigitScenes
 from brickyard.parts.drawing.boxes import DrawBoxes
 from brickyard.parts.drawing.masks import DrawSegmentation
-from brickyard.storage.manifest import MANIFEST
-from brickyard.storage.sources.zoo import zoo_folders
+from brickyard.storage.read import read_manifest
+from brickyard.storage.sources.zoo import open_zoo
 
 SCALE, LARGE, GAP, COLUMNS, SCENES, LINE = 2, 3, 6, 2, 8, 18
 _DATA = {"det": "digits", "pose": "digits", "ocr": "digits-text", "anomaly": "digits-anomaly", "kpt": "digits-single"}
@@ -35,9 +35,9 @@ def draw_samples(name: str) -> Image.Image:
 
 def combined_from(name: str) -> list[str]:
     """Return the models that the heads of a zoo model are references to, none if it has heads of its own."""
-    entries = json.loads((zoo_folders()[name] / MANIFEST).read_text(encoding="utf-8"))["bricks"]
-    heads = [entry["at"] for path, entry in entries.items() if path.endswith("/head")]
-    return list(dict.fromkeys(at.split("/")[2] for at in heads if at.startswith("zoo://")))
+    bricks = read_manifest(open_zoo(name))[0].bricks
+    heads = [entry.at for path, entry in bricks.items() if path.endswith("/head") and entry.is_published]
+    return list(dict.fromkeys(at.split("/")[2] for at in heads))
 
 
 def _photos(name: str) -> Image.Image:
@@ -51,15 +51,20 @@ def _photos(name: str) -> Image.Image:
 
 def _drawn(name: str, count: int) -> Image.Image:
     """Draw images of the data of a model, each beside the predictions of all heads as the model draws them."""
-    large, tasks = Predictor(name), model_info(name).tasks
+    predictor, tasks = Predictor(name), model_info(name).tasks
     data = next(data for head, data in _DATA.items() if head in tasks)
     rows = []
     for sample in open_data(data, "test", length=count):
-        pixels = np.kron(sample["image"].permute(1, 2, 0).numpy(), np.ones((LARGE, LARGE, 1), dtype=np.uint8))
-        (prediction,) = large.predict([pixels], draw=True)
+        pixels = _pixels(sample, LARGE)
+        (prediction,) = predictor.predict([pixels], draw=True)
         assert prediction.visualization is not None
         rows.append(_grid([Image.fromarray(pixels), prediction.visualization], 2, gap=2))
     return _grid(rows, COLUMNS)
+
+
+def _pixels(sample: Mapping[str, Any], factor: int) -> npt.NDArray[np.uint8]:
+    """Return the image of a sample, each pixel as a square of `factor` pixels."""
+    return np.kron(sample["image"].permute(1, 2, 0).numpy(), np.ones((factor, factor, 1), dtype=np.uint8))
 
 
 def _scenes(name: str) -> Image.Image:
@@ -69,7 +74,7 @@ def _scenes(name: str) -> Image.Image:
     outputs = predictor({"image": np.stack([scene["image"].numpy() for scene in scenes])})
     rows = []
     for index, scene in enumerate(scenes):
-        pixels = np.kron(scene["image"].permute(1, 2, 0).numpy(), np.ones((SCALE, SCALE, 1), dtype=np.uint8))
+        pixels = _pixels(scene, SCALE)
         targets = {
             "cls/probabilities": scene["targets/cls"].numpy(),
             "seg/class_prediction": scene["targets/seg"].numpy(),

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from add_to_zoo import ZOO
+
 from brickyard import create_model, model_info
 from brickyard.parts.backbones import TimmNames
 from brickyard.recipe.names import parse_name
 from brickyard.tasks.registry import task_variants
-
-ZOO = Path(__file__).parents[1] / "zoo"
 
 
 def combine(backbone: str, names: list[str]) -> Path:
