@@ -34,10 +34,10 @@ _FLAGS = (
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
-    """Start a browser with a new profile; the test is skipped on a machine without one."""
+    """Start a browser with a new profile; the test fails on a machine without one."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+        pytest.fail("needs Chromium and its driver: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):

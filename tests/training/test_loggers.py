@@ -1,5 +1,4 @@
 import csv
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,7 +84,6 @@ def test_a_logger_without_its_package_is_an_error_that_names_the_package(
         check_loggers(["csv", name])
 
 
-@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 def test_tensorboard_gets_metrics_and_images(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
 
