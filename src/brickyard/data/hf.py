@@ -166,7 +166,7 @@ class HfDataset(Dataset[dict[str, Any]]):
 
 
 def _rows_of_other_splits(source: Path, split: str) -> Iterator[Row]:
-    """Yield the rows of the other splits in a folder; what is wrong with them is told when they are opened."""
+    """Yield the rows of the other splits in a folder; their faults are reported when they are opened."""
     for other in ("train", "val", "test"):
         if source.is_dir() and split not in split_names(other):
             with suppress(BrickInputError):

@@ -70,7 +70,7 @@ class LabelDrawing:
         return _DRAW[self._kinds[label]](image, value, self._info[label])
 
     def _is_of_class(self, label: str) -> bool:
-        """Tell whether a label is the mask of a class."""
+        """Return whether a label is the mask of a class."""
         head, _, part = label.rpartition("/")
         is_mask = part == "mask" and self._kinds.get(label) is LabelKind.MASK
         return is_mask and self._kinds.get(head) is LabelKind.CLASS_INDEX

@@ -246,7 +246,7 @@ def transformed(
 
 
 def is_generated(text: str) -> bool:
-    """Tell whether a text names generated images."""
+    """Return whether a text names generated images."""
     return text in _SCENES
 
 

@@ -93,7 +93,7 @@ def export_split(
 
 
 def store_parts(files: Mapping[str, Path], folder: Path, *, overwrite: bool, keep_backbone: bool) -> None:
-    """Move new parts into a folder, all or none; another process may have written to it meanwhile.
+    """Move new parts into a folder, all or none; another process may have written to it in between.
 
     Args:
         files: The files by part, on the file system of the folder.

@@ -116,7 +116,7 @@ def current_names(folder: Path, suffix: str) -> list[str]:
 def read_whole(folder: Path, state: Callable[[], Any], read: Callable[[], Read]) -> Read:
     """Read several files of a folder as of one committed change, while other processes may be writing.
 
-    They are read again if they changed meanwhile; if they change again and again, while the writers wait.
+    They are read again if they changed in between; if they change again and again, while the writers wait.
 
     Args:
         folder: The folder.
